@@ -69,7 +69,7 @@ def _room(samples, rng):
     decay = rng.uniform(0.1, 0.9)
     times = np.arange(int(decay * SAMPLE_RATE)) / SAMPLE_RATE
     response = rng.normal(size=len(times)) * 10 ** (-3 * times / decay)
-    response = signal.sosfilt(_sos(rng.uniform(2500, 7500), "low", 1), response)
+    response = np.asarray(signal.sosfilt(_sos(rng.uniform(2500, 7500), "low", 1), response))
     response[: int(rng.uniform(0.002, 0.012) * SAMPLE_RATE)] = 0
     response *= 10 ** (rng.uniform(-22, -1) / 20) / (np.sqrt(np.sum(response**2)) + 1e-12)
     response[0] = 1
@@ -111,10 +111,10 @@ def _codec(samples, rng):
     if kind == 0:
         return signal.sosfiltfilt(_sos(rng.uniform(2800, 7500), "low"), samples)
     if kind == 1:
-        band = signal.butter(2, [rng.uniform(150, 350), rng.uniform(3000, 3800)], "band", fs=SAMPLE_RATE, output="sos")
+        band = _sos((rng.uniform(150, 350), rng.uniform(3000, 3800)), "band")
         return signal.sosfiltfilt(band, samples)
     if kind == 2:
-        band = signal.butter(2, [200, 3400], "band", fs=SAMPLE_RATE, output="sos")
+        band = _sos((200, 3400), "band")
         narrow = signal.sosfiltfilt(band, samples)
         peak = np.abs(narrow).max() + 1e-9
         law = np.sign(narrow) * np.log1p(255 * np.abs(narrow) / peak) / np.log(256)
@@ -139,5 +139,5 @@ def _level(samples, rng):
     return scaled
 
 
-def _sos(hertz: float, kind: str, order: int = 2) -> np.ndarray:
-    return signal.butter(order, hertz, kind, fs=SAMPLE_RATE, output="sos")
+def _sos(hertz: float | tuple[float, float], kind: str, order: int = 2) -> np.ndarray:
+    return np.asarray(signal.butter(order, hertz, kind, fs=SAMPLE_RATE, output="sos"))

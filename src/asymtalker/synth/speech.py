@@ -39,13 +39,12 @@ TEST_SHARE = 0.1
 VOICELESS_STOPS = ("p", "t", "k", "tʃ", "ts")
 
 # espeak-ng variants that sound like people (no robots, croaks or hisses); one variant is one speaker.
-VARIANTS = tuple(
-    """Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike Nguyen Reed
-    RicishayMax Storm adam anika announcer antonio aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3
+_VARIANT_NAMES = """Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike Nguyen
+    Reed RicishayMax Storm adam anika announcer antonio aunty belinda benjamin boris caleb david ed edward edward2 f1 f2 f3
     f4 f5 grandma grandpa gustave ian iven iven2 iven3 iven4 john kaukovalta klatt klatt2 klatt3 klatt4 klatt5 klatt6
     linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 norbert pablo paul pedro quincy rob robert sandro
-    shelby steph steph2 steph3 travis victor whisper whisperf zac""".split()
-)
+    shelby steph steph2 steph3 travis victor whisper whisperf zac"""
+VARIANTS = tuple(_VARIANT_NAMES.split())
 
 
 def split_of(name: str) -> Split:
@@ -247,7 +246,7 @@ def _intervals(starts: Sequence[tuple[str, int]], rate: float, duration: float) 
     parts = []
     for (symbol, start), end in zip(times, ends, strict=True):
         # "ɛɹ" and "əl" are reported as one phoneme; the mouth makes two shapes
-        if len(symbol) > 1 and symbol[-1] in "ɹl" and len(phoneme_letters(symbol)) > 1:
+        if symbol != SILENCE and symbol[-1] in "ɹl" and len(phoneme_letters(symbol)) > 1:
             middle = start + 0.6 * (end - start)
             parts += [(symbol[:-1], start, middle), (symbol[-1], middle, end)]
         else:
@@ -355,7 +354,7 @@ def join(parts: Sequence[Speech]) -> Speech:
 
 
 def cut(speech: Speech, start: int, stop: int) -> Speech:
-    """Samples ``[start, stop)`` with the times moved along; ``text`` becomes the words that are left, if any are known.
+    """Samples ``[start, stop)`` with the times moved along; ``text`` becomes the words that are left.
 
     A cut through sound is faded over 5 ms so that it does not click.
     """
