@@ -1,0 +1,320 @@
+"""Write and read video files (PyAV): H.264 + AAC in MP4, 25 FPS, written as it is made.
+
+A video is ``F H W 3`` uint8 RGB, its sound float32 in [-1, 1]. Memory does not grow with length.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+
+from asymtalker.errors import UserError
+from asymtalker.media import check_file, open_media, read_audio
+from asymtalker.timeline import FPS, SAMPLE_RATE
+
+DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
+FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
+
+
+class _Output:
+    """The file being written, with some room kept back so that a disk that fills up still leaves a playable file."""
+
+    def __init__(self, path: Path):
+        self.name = str(path)  # the MP4 muxer reopens the file by this name to move its index to the front
+        self._reserve = Path(f"{path}.reserve")
+        self.full = False
+        self.error: OSError | None = None
+        self._file = path.open("wb", buffering=0)
+        try:
+            with self._reserve.open("wb") as reserve:
+                os.posix_fallocate(reserve.fileno(), 0, DISK_RESERVE)
+        except OSError:
+            self.remove()
+            raise
+
+    def write(self, data: bytes) -> int:
+        left = memoryview(data)
+        while left:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                if self.full or error.errno not in FULL_DISK:
+                    self.error = error
+                    raise
+                self.full = True
+                self._reserve.unlink(missing_ok=True)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+        self._reserve.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        self.close()
+        Path(self.name).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _uninterrupted():
+    """Ctrl-C waits until the block is done, so that no half-written frame is left in the file."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda *event: caught.append(event))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if caught and callable(before):
+            before(*caught[0])
+
+
+class VideoWriter:
+    """An H.264 (+ AAC) MP4 at 25 FPS that is written as it is made and appears under its name when closed.
+
+    A context manager: leaving it closes the file; leaving it by an exception keeps what was made so far as a playable
+    file (:attr:`kept_seconds` says how much), or leaves nothing behind if there was no frame yet.
+
+    Args:
+        path: ends in .mp4, .m4v or .mov; folders above it are made, an existing file is replaced.
+        size: height and width of the frames, both even.
+        audio_rate: of the sound in Hz, one that AAC has; ``None`` for a video without sound.
+        audio_channels: 1 or 2.
+        metadata: MP4 tags, such as ``title``, ``comment``, ``description``.
+        quality: x264's constant rate factor, 0 (lossless) to 51.
+
+    Raises:
+        UserError: if the file cannot be written there, or, while writing, the disk is full.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int],
+        *,
+        audio_rate: int | None = None,
+        audio_channels: int = 1,
+        metadata: Mapping[str, str] | None = None,
+        quality: int = 17,
+    ):
+        height, width = size
+        if height % 2 or width % 2:
+            raise ValueError(f"H.264 in 4:2:0 needs even sizes, got {height}x{width}")
+        self.path = check_output(path)
+        self.kept_seconds: float | None = None
+        self._size, self._frames, self._samples = size, 0, 0
+        try:
+            self._output = _Output(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"))
+        except OSError as error:
+            raise self._refused(error) from error
+        self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
+        self._container.metadata.update(metadata or {})
+        self._video = self._container.add_stream(
+            "libx264", rate=FPS, options={"preset": "veryfast", "crf": str(quality)}
+        )
+        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+        self._video.codec_context.color_range = 1  # limited
+        self._video.codec_context.colorspace = 1  # these three are BT.709, which players assume least wrongly
+        self._video.codec_context.color_primaries = 1
+        self._video.codec_context.color_trc = 1
+        self._audio: Any = None
+        if audio_rate is not None:
+            self._layout = "stereo" if audio_channels == 2 else "mono"
+            self._audio = self._container.add_stream("aac", rate=audio_rate, layout=self._layout)
+            self._audio.bit_rate = 96_000 * audio_channels
+
+    @property
+    def seconds(self) -> float:
+        """Length of the picture written so far."""
+        return self._frames / FPS
+
+    def write(self, frames: np.ndarray) -> None:
+        """Append ``F H W 3`` uint8 RGB frames."""
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (*self._size, 3):
+            raise ValueError(f"expected uint8 frames of F {self._size[0]} {self._size[1]} 3, got {frames.shape}")
+        for picture in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
+            with self._writing():
+                self._container.mux(self._video.encode(frame))
+                self._frames += 1
+
+    def write_audio(self, samples: np.ndarray) -> None:
+        """Append ``(n,)`` or ``(n, channels)`` float samples; keep in step with the picture, chunk by chunk."""
+        samples = samples.reshape(len(samples), -1).astype(np.float32)
+        if not len(samples):
+            return
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=self._layout)
+        frame.sample_rate, frame.pts = self._audio.rate, self._samples
+        frame.time_base = Fraction(1, self._audio.rate)
+        with self._writing():
+            self._container.mux(self._audio.encode(frame))
+            self._samples += len(samples)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            with _uninterrupted():
+                yield
+        except (OSError, av.error.FFmpegError) as error:
+            self.abort(keep=False)
+            if self._output.error is None:
+                raise
+            raise self._refused(self._output.error) from error
+        if self._output.full:
+            seconds = self.abort(keep=True)
+            raise UserError(
+                f"The disk is full: the first {seconds:.1f} s are kept in {self.path}; make room and run it again."
+            )
+
+    def _refused(self, error: OSError) -> UserError:
+        reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
+        return UserError(f"Cannot write {self.path} ({reason}): choose another place for the output.")
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Does nothing when the file was closed or aborted before."""
+        if self.kept_seconds is None:
+            with self._writing():
+                self._finish()
+
+    def _finish(self) -> None:
+        for stream in (self._video, self._audio):
+            if stream is not None:
+                self._container.mux(stream.encode(None))
+        self._container.close()
+        self._output.close()
+        os.replace(self._output.name, self.path)
+        self.kept_seconds = self.seconds
+
+    def abort(self, keep: bool) -> float:
+        """Stop early; ``keep`` what was made under the file's name. Returns the seconds kept, 0 for none."""
+        if self.kept_seconds is not None:
+            return self.kept_seconds
+        if keep and self._frames:
+            with contextlib.suppress(OSError, av.error.FFmpegError), _uninterrupted():
+                self._finish()
+                return self.seconds
+        self.kept_seconds = 0.0
+        with contextlib.suppress(OSError, av.error.FFmpegError):  # the muxer tries to write its index once more
+            self._container.close()
+        self._output.remove()
+        return 0.0
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort(keep=True)
+
+
+def check_output(path: str | Path) -> Path:
+    """The path of a video to be written, its folder made.
+
+    Raises:
+        UserError: if it is a folder, does not end in .mp4, .m4v or .mov, or its folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"The output {path} is a folder: give the name of a file in it, such as {path / 'video.mp4'}.")
+    if path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
+        raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+    return path
+
+
+def write_video(
+    path: str | Path,
+    frames: np.ndarray,
+    samples: np.ndarray | None = None,
+    audio_rate: int = SAMPLE_RATE,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a short video at once: ``F H W 3`` uint8 frames and, if any, ``(n,)`` or ``(n, channels)`` sound."""
+    rate = None if samples is None else audio_rate
+    channels = 1 if samples is None or samples.ndim == 1 else samples.shape[1]
+    size = frames.shape[1:3]
+    with VideoWriter(path, size, audio_rate=rate, audio_channels=channels, metadata=metadata) as writer:
+        writer.write(frames)
+        if samples is not None:
+            writer.write_audio(samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a video file's header says."""
+
+    width: int
+    height: int
+    fps: float
+    seconds: float
+    audio_rate: int | None
+    audio_channels: int
+    metadata: dict[str, str]
+
+
+def probe_video(path: str | Path) -> VideoInfo:
+    """Header of a video file. Raises UserError if it is not a video."""
+    with _open_video(path) as container:
+        video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
+        return VideoInfo(
+            width=video.width,
+            height=video.height,
+            fps=float(video.average_rate or video.base_rate or 0),
+            seconds=float(video.duration * video.time_base) if video.duration else (container.duration or 0) / 1e6,
+            audio_rate=audio and audio.rate,
+            audio_channels=audio.channels if audio else 0,
+            metadata=dict(container.metadata),
+        )
+
+
+def _open_video(path: str | Path) -> Any:
+    path = check_file(path, "video")
+    container = open_media(path, "video")
+    if not container.streams.video:
+        container.close()
+        raise UserError(f"{path} has no picture: give a video file.")
+    return container
+
+
+def decode_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """Every frame of a video in order, each ``H W 3`` uint8 RGB. Raises UserError if it is damaged or not a video."""
+    with _open_video(path) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        try:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+        except av.error.FFmpegError as error:
+            raise UserError(f"The video {path} is damaged: give another file.") from error
+
+
+def read_video(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """``(frames, audio)``: ``F H W 3`` uint8 and ``(n,)`` float32 at 16 kHz mono (``(0,)`` if there is no sound)."""
+    frames = np.stack(list(decode_frames(path)))
+    silent = probe_video(path).audio_rate is None
+    return frames, np.zeros(0, np.float32) if silent else read_audio(path)
