@@ -1,0 +1,98 @@
+"""Pixels and normalised latents: the only home of range, axis order, mean and standard deviation."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from asymtalker import timeline
+from asymtalker.config import CodecConfig
+
+
+def build_vae(config: CodecConfig) -> AutoencoderKLWan:
+    """A codec with random weights. Every size is diffusers' own class."""
+    patch = config.patch_size or 1
+    return AutoencoderKLWan(
+        base_dim=config.base_dim,
+        decoder_base_dim=config.decoder_base_dim,
+        z_dim=config.z_dim,
+        dim_mult=list(config.dim_mult),
+        num_res_blocks=config.num_res_blocks,
+        temperal_downsample=list(config.temperal_downsample),
+        is_residual=config.is_residual,
+        patch_size=config.patch_size,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        scale_factor_temporal=2 ** sum(config.temperal_downsample),
+        scale_factor_spatial=patch * 2 ** (len(config.dim_mult) - 1),
+        latents_mean=[0.0] * config.z_dim,
+        latents_std=[1.0] * config.z_dim,
+    )
+
+
+def to_pixels(frames: np.ndarray) -> Tensor:
+    """``uint8 (F, H, W, 3)`` frames as float pixels ``(1, 3, F, H, W)`` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+def to_frames(pixels: Tensor) -> np.ndarray:
+    """Pixels ``(1, 3, F, H, W)`` in [-1, 1] as ``uint8 (F, H, W, 3)`` frames."""
+    frames = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return frames.permute(1, 2, 3, 0).cpu().numpy()
+
+
+def latent_statistics(samples: Iterable[Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of raw latents ``(B, C, T, h, w)``.
+
+    Pass posterior *samples*, not means: a channel the encoder does not use then has the prior's spread of 1 and is not
+    blown up by normalisation.
+    """
+    count, total, square = 0, torch.zeros(1), torch.zeros(1)
+    for sample in samples:
+        flat = sample.double().transpose(0, 1).flatten(1)  # (C, N)
+        count += flat.shape[1]
+        total = total + flat.sum(1)
+        square = square + flat.square().sum(1)
+    mean = total / count
+    return mean.tolist(), (square / count - mean.square()).clamp_min(1e-8).sqrt().tolist()
+
+
+class Codec:
+    """The frozen 3D causal VAE with normalised latents.
+
+    Args:
+        vae: the autoencoder; its config carries ``latents_mean`` and ``latents_std``.
+        autocast: run in this precision where the device has it; ``None`` runs in the weights' own.
+    """
+
+    def __init__(self, vae: AutoencoderKLWan, autocast: torch.dtype | None = None):
+        self.vae = vae
+        self.autocast = autocast
+        self.channels: int = vae.config.z_dim
+        self.spatial: int = vae.config.scale_factor_spatial
+        shape = (1, -1, 1, 1, 1)
+        self._mean = torch.tensor(vae.config.latents_mean).view(shape)
+        self._std = torch.tensor(vae.config.latents_std).view(shape)
+
+    def _precision(self, device: torch.device) -> AbstractContextManager:
+        return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(B, 3, F, H, W)`` in [-1, 1] to normalised latents ``(B, C, 1 + (F-1)/4, H/s, W/s)``, float32.
+
+        Raises:
+            ValueError: if ``F`` is not ``1 + 4m``.
+        """
+        timeline.latents_of_frames(pixels.shape[2])
+        with self._precision(pixels.device):
+            latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
+        return (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents ``(B, C, T, h, w)`` to pixels ``(B, 3, 1 + 4 (T-1), H, W)`` in [-1, 1], float32."""
+        raw = latents * self._std.to(latents.device) + self._mean.to(latents.device)
+        with self._precision(latents.device):
+            return self.vae.decode(raw.to(self.vae.dtype)).sample.float()

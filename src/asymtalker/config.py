@@ -1,0 +1,278 @@
+"""Every setting of every stage, as frozen dataclasses. Values live in ``recipes.py``; unknown keys are errors."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from asymtalker.errors import UserError
+
+IdentityStrategy = Literal["tre", "etr", "clip", "vtp"]
+Continuity = Literal["ground_truth", "generated"]
+Part = Literal["codec", "audio", "readout", "teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig:
+    """The synthetic corpus."""
+
+    out: Path
+    """Folder of the corpus."""
+    clips: int
+    """Number of clips."""
+    seconds: float
+    """Length of each clip."""
+    size: int = 256
+    """Width and height in pixels."""
+    seed: int = 0
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; the corpus does not depend on it."""
+    shard_clips: int = 16
+    """Clips per shard."""
+    photo_fraction: float = 0.7
+    """Share of clips that animate a photograph (only with ``portraits``)."""
+    procedural_fraction: float = 0.3
+    """Share of rendered heads with a random, unnatural texture."""
+    portraits: Path | None = None
+    """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
+    landmarks: Path | None = None
+    """478 face-mesh points of each portrait (``.npz``); found beside the portraits when not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up, an optional cosine fall to ``final_scale`` and clipping by global norm."""
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    final_scale: float = 1.0
+    """Learning rate at the last step as a share of ``lr`` (cosine); 1 keeps it constant."""
+    grad_clip: float = 1.0
+    ema_decay: float = 0.0
+    """Decay of the averaged weights that are saved for use; 0 keeps no average."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long a run lasts and how often it says and saves something."""
+
+    steps: int
+    seed: int = 0
+    batch: int
+    log_every: int = 10
+    checkpoint_every: int = 200
+    sample_every: int = 0
+    """Steps between sample videos; 0 writes none."""
+    device: str = "cpu"
+    autocast: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """Size of ``AutoencoderKLWan`` (diffusers argument names)."""
+
+    base_dim: int
+    decoder_base_dim: int
+    z_dim: int
+    dim_mult: tuple[int, ...]
+    num_res_blocks: int
+    temperal_downsample: tuple[bool, ...]
+    is_residual: bool
+    patch_size: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecTrainConfig:
+    """Training of a codec on clips of a corpus and on photographs in motion."""
+
+    model: CodecConfig
+    frames: int
+    """Frames per training clip, ``1 + 4m``."""
+    crop: int
+    """Side of the square crop in pixels."""
+    picture_fraction: float
+    """Share of samples made from photographs rather than corpus clips (1 without a corpus)."""
+    kl_weight: float
+    """Weight of the KL term, averaged over latent values."""
+    edge_weight: float
+    """Weight of the L1 distance between spatial gradients."""
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    init: Path | None = None
+    """Diffusers folder of a codec to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioEncoderConfig:
+    """Size of ``Wav2Vec2Model`` (transformers argument names)."""
+
+    conv_dim: tuple[int, ...]
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioTrainConfig:
+    """Training of a small wav2vec2 on frame-wise phonemes of synthetic speech."""
+
+    model: AudioEncoderConfig
+    seconds: float
+    """Length of a training utterance."""
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadoutTrainConfig:
+    """Training of the network that reads lip aperture from frames."""
+
+    width: int
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkConfig:
+    """The chunk loop (section 3.2)."""
+
+    frames: int = 81
+    continuity_frames: int = 5
+    """K of the paper (its number is lost in the text)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Size of ``AsymTalkerTransformer3DModel``."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    ffn_dim: int
+    num_layers: int
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    freq_dim: int = 256
+    audio_context: int = 2
+    """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
+    identity: IdentityStrategy = "tre"
+    prediction_type: Literal["velocity", "clean"] = "velocity"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Teacher training (eq. 5)."""
+
+    model: TransformerConfig
+    chunk: ChunkConfig
+    tgc_weight: float = 0.1
+    """Weight of the temporal gradient consistency loss; the paper's value is lost in the text."""
+    ff_weight: float = 0.1
+    """Weight of the face focus loss; the paper's value is lost in the text."""
+    pixel_frames: int = 5
+    """Frames decoded with gradient for the two pixel losses, ``1 + 4m``."""
+    pixel_max_sigma: float = 0.5
+    """Pixel losses apply only below this noise level, where the predicted clean chunk means something."""
+    pixel_every: int = 1
+    """Steps between steps with pixel losses."""
+    continuity_dropout: float = 0.2
+    """Share of chunks trained without continuity reference, as the first chunk of a video is generated."""
+    audio_dropout: float = 0.1
+    """Share of chunks trained on null audio, for guidance."""
+    num_timesteps: int = 1000
+    shift: float = 3.0
+    """Noise-level shift."""
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+    init: Path | None = None
+    """Pipeline folder whose transformer to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Asymmetric knowledge distillation (eq. 6-15)."""
+
+    chunk: ChunkConfig
+    teacher_continuity: Continuity = "ground_truth"
+    student_continuity: Continuity = "generated"
+    chunks: int = 2
+    """Chunks the student rolls out per step; the last one is trained."""
+    steps_per_sample: int = 4
+    shift: float = 3.0
+    critic_updates: int = 5
+    """Critic updates per student update."""
+    guidance_scale: float = 3.0
+    """Audio guidance of the real score, standard form."""
+    min_sigma: float = 0.02
+    max_sigma: float = 0.98
+    anchor_weight: float = 0.1
+    """Weight of the Huber anchor; the paper's value is lost in the text."""
+    anchor_scale: float = 0.1
+    """``c`` of the pseudo-Huber anchor."""
+    loop: LoopConfig
+    student: OptimizerConfig
+    critic: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """How a chunk is sampled."""
+
+    num_steps: int = 4
+    shift: float = 3.0
+    guidance_scale: float = 1.0
+    """Audio guidance, standard form: 1 is none and costs no second pass."""
+    renew_noise: bool = False
+    """Draw fresh noise after every step, as a distilled student is trained to expect; otherwise Euler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything one model needs, from codec to student."""
+
+    codec: CodecTrainConfig | None
+    """``None`` where a published codec is used."""
+    audio: AudioTrainConfig | None
+    """``None`` where a published wav2vec2 is used."""
+    readout: ReadoutTrainConfig
+    teacher: TeacherConfig
+    distill: DistillConfig
+    sampler: SamplerConfig
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``key: old -> new`` for every value that differs between two configs as dicts."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += difference(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before} -> {after}")
+    return lines
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Check what the parts of a recipe must agree on.
+
+    Raises:
+        UserError: naming the setting that does not fit.
+    """
+    from asymtalker import timeline
+
+    for name, chunk in (("teacher", recipe.teacher.chunk), ("distill", recipe.distill.chunk)):
+        for key in ("frames", "continuity_frames"):
+            try:
+                timeline.latents_of_frames(getattr(chunk, key))
+            except ValueError as error:
+                raise UserError(f"recipe: {name}.chunk.{key}: {error}") from error

@@ -1,0 +1,254 @@
+"""The Wan2.1 DiT driven by audio: text gives way to frame-aligned audio, identity and continuity join the channels.
+
+Letters in shape comments: ``B`` batch, ``C`` latent channels, ``T`` latent frames, ``H W`` latent height and width,
+``L = T H' W'`` tokens after patching, ``D`` width, ``F`` frames, ``A`` audio feature size, ``N`` audio slots per latent frame, ``I`` image tokens.
+"""
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.normalization import FP32LayerNorm
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanRotaryPosEmbed,
+    WanTimeTextImageEmbedding,
+    WanTransformerBlock,
+)
+from torch import Tensor, nn
+
+from asymtalker import timeline
+
+MASK_CHANNELS = timeline.TEMPORAL_COMPRESSION  # one per frame of a latent frame, as in Wan2.1 I2V
+
+
+class FrameAlignedAttnProcessor:
+    """Cross-attention in which the tokens of a latent frame see the audio slots of that latent frame and no others.
+
+    With image tokens (``num_image_tokens`` > 0, the CLIP and VTP strategies of appendix G) every token also attends to
+    all of them through the added projections, and the two results are summed.
+    """
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __init__(self, num_audio_tokens: int):
+        self.num_audio_tokens = num_audio_tokens
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """``hidden_states`` ``(B, L, D)``, ``encoder_hidden_states`` ``(B, T, N + I, D)``; returns ``(B, L, D)``."""
+        assert encoder_hidden_states is not None, "frame-aligned attention needs audio"
+        batch, length, _ = hidden_states.shape
+        num_latents = encoder_hidden_states.shape[1]
+        audio = encoder_hidden_states[:, :, : self.num_audio_tokens].flatten(0, 1)  # (B T, N, D)
+        image = encoder_hidden_states[:, 0, self.num_audio_tokens :]  # (B, I, D)
+
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B, L, heads, d)
+        key = attn.norm_k(attn.to_k(audio)).unflatten(2, (attn.heads, -1))
+        value = attn.to_v(audio).unflatten(2, (attn.heads, -1))
+        framed = query.reshape(batch * num_latents, length // num_latents, attn.heads, -1)
+        mixed = dispatch_attention_fn(framed, key, value, backend=self._attention_backend)
+        mixed = mixed.reshape(batch, length, -1).type_as(query)
+
+        if attn.add_k_proj is not None:
+            key = attn.norm_added_k(attn.add_k_proj(image)).unflatten(2, (attn.heads, -1))
+            value = attn.add_v_proj(image).unflatten(2, (attn.heads, -1))
+            seen = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
+            mixed = mixed + seen.flatten(2, 3).type_as(query)
+
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
+    r"""Wan2.1 transformer with audio cross-attention (section 3.1) and identity and continuity channels (3.2, 3.3).
+
+    Args:
+        patch_size: patch in latent frames, height and width.
+        num_attention_heads: heads per layer.
+        attention_head_dim: channels per head.
+        latent_channels: channels of the codec; the input holds ``latent_channels`` noisy channels, 4 mask channels and, if
+            ``identity_channels``, as many identity channels.
+        identity_channels: channels of the identity latents (TRE, ETR), 0 for the image-token strategies (CLIP, VTP).
+        audio_dim: size of a wav2vec feature.
+        audio_context: frames of audio on both sides of a latent frame's own that its tokens attend to.
+        freq_dim: size of the sinusoidal time embedding.
+        ffn_dim: inner size of the feed-forward layers.
+        num_layers: number of blocks.
+        cross_attn_norm: norm before cross-attention, as in Wan.
+        eps: epsilon of the norms.
+        image_dim: size of an image token (CLIP, VTP), ``None`` without.
+        rope_max_seq_len: longest axis the rotary embedding covers.
+        prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean latents as
+            a change of the identity latents, which a narrow network learns faster because the noise need not
+            pass through it; :func:`asymtalker.rollout.predict_velocity` converts.
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns = ("patch_embedding", "condition_embedder", "norm")
+    _no_split_modules = ("WanTransformerBlock",)
+    _keep_in_fp32_modules = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    _repeated_blocks = ("WanTransformerBlock",)
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        num_attention_heads: int = 12,
+        attention_head_dim: int = 128,
+        latent_channels: int = 16,
+        identity_channels: int = 16,
+        audio_dim: int = 768,
+        audio_context: int = 2,
+        freq_dim: int = 256,
+        ffn_dim: int = 8960,
+        num_layers: int = 30,
+        cross_attn_norm: bool = True,
+        eps: float = 1e-6,
+        image_dim: int | None = None,
+        rope_max_seq_len: int = 1024,
+        prediction_type: str = "velocity",
+    ) -> None:
+        super().__init__()
+        if prediction_type not in ("velocity", "clean"):
+            raise ValueError(f"prediction_type must be 'velocity' or 'clean', got {prediction_type!r}")
+        width = num_attention_heads * attention_head_dim
+        in_channels = latent_channels + MASK_CHANNELS + identity_channels
+        self.num_audio_tokens = timeline.TEMPORAL_COMPRESSION + 2 * audio_context
+
+        self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
+        self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+        # Its text_embedder is the MLP that projects wav2vec features, its image_embedder the one for image tokens.
+        self.condition_embedder = WanTimeTextImageEmbedding(
+            dim=width,
+            time_freq_dim=freq_dim,
+            time_proj_dim=6 * width,
+            text_embed_dim=audio_dim,
+            image_embed_dim=image_dim,
+        )
+        self.audio_slots = nn.Parameter(torch.zeros(self.num_audio_tokens, width))  # which frame of the window
+        self.blocks = nn.ModuleList(
+            WanTransformerBlock(
+                width,
+                ffn_dim,
+                num_attention_heads,
+                "rms_norm_across_heads",
+                cross_attn_norm,
+                eps,
+                width if image_dim is not None else None,
+            )
+            for _ in range(num_layers)
+        )
+        for block in self.blocks:
+            block.attn2.set_processor(FrameAlignedAttnProcessor(self.num_audio_tokens))
+        self.norm_out = FP32LayerNorm(width, eps, elementwise_affine=False)
+        self.proj_out = nn.Linear(width, latent_channels * math.prod(patch_size))
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
+        self.gradient_checkpointing = False
+
+    def initialize(self) -> None:
+        """Weights to train from nothing: Xavier linears, output layer zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
+            nn.init.normal_(linear.weight, std=0.02)
+        nn.init.normal_(self.audio_slots, std=0.02)
+        nn.init.zeros_(self.proj_out.weight)
+
+    def audio_windows(self, audio: Tensor) -> Tensor:
+        """Give each latent frame the audio tokens of its own frames and their context.
+
+        Args:
+            audio: ``(B, F + 2 context, D)``; index ``k`` is frame ``k - context`` of the chunk.
+
+        Returns:
+            ``(B, T, N, D)``. Latent frame 0 has fewer frames of its own: its first slots repeat its first frame.
+
+        Raises:
+            ValueError: if ``F`` is not ``1 + 4m``.
+        """
+        context = self.config.audio_context
+        num_latents = timeline.latents_of_frames(audio.shape[1] - 2 * context)
+        rows = []
+        for latent in range(num_latents):
+            window = [frame + context for frame in timeline.audio_window(latent, context)]
+            rows.append([window[0]] * (self.num_audio_tokens - len(window)) + window)
+        return audio[:, torch.tensor(rows, device=audio.device)]
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_image: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[Tensor]:
+        """Predict the velocity (or the clean latents, see ``prediction_type``) of a chunk.
+
+        Args:
+            hidden_states: ``(B, latent_channels + 4 + identity_channels, T, H, W)``: noisy latents, mask (1 where a
+                latent frame is given), identity latents.
+            timestep: noise level times 1,000, ``(B,)``, or ``(B, T)`` for one per latent frame.
+            encoder_hidden_states: wav2vec features ``(B, F + 2 audio_context, A)`` with ``F = 1 + 4 (T - 1)``.
+            encoder_hidden_states_image: image tokens ``(B, I, image_dim)`` for the CLIP and VTP strategies.
+            return_dict: return a ``Transformer2DModelOutput`` instead of a tuple.
+
+        Returns:
+            ``sample`` of shape ``(B, latent_channels, T, H, W)``.
+        """
+        batch, _, num_latents, height, width = hidden_states.shape
+        p_t, p_h, p_w = self.config.patch_size
+        grid = (num_latents // p_t, height // p_h, width // p_w)
+        identity = hidden_states[:, self.config.latent_channels + MASK_CHANNELS :]
+
+        rotary_emb = self.rope(hidden_states)
+        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # (B, L, D)
+
+        per_latent = timestep.ndim == 2
+        temb, modulation, audio, image = self.condition_embedder(
+            timestep.flatten(),
+            encoder_hidden_states,
+            encoder_hidden_states_image,
+            timestep_seq_len=timestep.shape[1] if per_latent else None,
+        )
+        if per_latent:
+            temb = temb.repeat_interleave(grid[1] * grid[2], dim=1)  # (B, L, D)
+            modulation = modulation.repeat_interleave(grid[1] * grid[2], dim=1)
+        modulation = modulation.unflatten(-1, (6, -1))  # (B, 6, D) or (B, L, 6, D)
+        context = self.audio_windows(audio) + self.audio_slots  # (B, T, N, D)
+        if image is not None:
+            context = torch.cat([context, image[:, None].expand(-1, context.shape[1], -1, -1)], dim=2)
+
+        for block in self.blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, context, modulation, rotary_emb)
+            else:
+                hidden_states = block(hidden_states, context, modulation, rotary_emb)
+
+        table = self.scale_shift_table if not per_latent else self.scale_shift_table[None]
+        shift, scale = (table + temb.unsqueeze(-2)).unbind(-2)
+        if not per_latent:
+            shift, scale = shift[:, None], scale[:, None]
+        hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
+        hidden_states = self.proj_out(hidden_states)  # (B, L, C p_t p_h p_w)
+
+        sample = hidden_states.reshape(batch, *grid, p_t, p_h, p_w, -1)
+        sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)  # (B, C, T, H, W)
+        if self.config.prediction_type == "clean" and identity.shape[1]:
+            sample = sample + identity
+        return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

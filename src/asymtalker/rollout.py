@@ -1,0 +1,244 @@
+"""THE chunk loop (section 3.2, appendix D). Training, distillation, generation and serving all sample through it.
+
+The asymmetry of the method is one argument: ``continuity="ground_truth"`` carries frames of the real video from chunk to
+chunk (teacher, real score), ``"generated"`` the frames just made (student, critic, generation).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from asymtalker import flow
+from asymtalker.codec import Codec
+from asymtalker.config import ChunkConfig, Continuity, SamplerConfig
+from asymtalker.models.identity import Identity
+from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
+from asymtalker.timeline import Span
+
+NUM_TIMESTEPS = 1000  # the transformer's time embedding is told sigma * 1000, as in Wan
+MIN_SIGMA = 0.05  # a clean prediction turns into a velocity by division; below this it would only amplify error
+
+
+class FrameFeatures(Protocol):
+    """Audio features by frame, see :mod:`asymtalker.models.audio`."""
+
+    def frames(self, start: int, stop: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything a chunk is generated from.
+
+    Attributes:
+        audio: ``(B, F + 2 context, A)`` wav2vec features.
+        identity: the identity reference.
+        continuity: clean latents ``(B, C, 1 + m, h, w)`` that stand at the head; ``None`` for a first chunk.
+    """
+
+    audio: Tensor
+    identity: Identity
+    continuity: Tensor | None = None
+
+    def without_audio(self) -> "Conditions":
+        """The same with null audio (zeros), for guidance."""
+        return replace(self, audio=torch.zeros_like(self.audio))
+
+
+def generated_mask(latents: Tensor, conditions: Conditions) -> Tensor:
+    """``(1, 1, T, 1, 1)``: 1 for latent frames to be generated, 0 for the given head."""
+    mask = torch.ones(1, 1, latents.shape[2], 1, 1, device=latents.device)
+    if conditions.continuity is not None:
+        mask[:, :, : conditions.continuity.shape[2]] = 0
+    return mask
+
+
+def with_head(latents: Tensor, conditions: Conditions) -> Tensor:
+    """``latents`` with the continuity reference, clean, at their head."""
+    if conditions.continuity is None:
+        return latents
+    return torch.cat([conditions.continuity, latents[:, :, conditions.continuity.shape[2] :]], dim=2)
+
+
+def predict_velocity(
+    transformer: AsymTalkerTransformer3DModel, noisy: Tensor, sigma: Tensor, conditions: Conditions
+) -> Tensor:
+    """Velocity of a chunk: the one place where conditions meet the network.
+
+    The head given by the continuity reference is clean (noise level 0, mask 1); its velocity is not meaningful.
+
+    Args:
+        transformer: teacher, student or critic.
+        noisy: ``(B, C, T, h, w)`` at noise level ``sigma``.
+        sigma: ``(B,)`` in [0, 1].
+        conditions: audio, identity, continuity.
+
+    Returns:
+        ``(B, C, T, h, w)``, float32.
+    """
+    batch, _, num_latents, height, width = noisy.shape
+    noisy = with_head(noisy, conditions)
+    generated = generated_mask(noisy, conditions)
+    given = (1 - generated).expand(batch, MASK_CHANNELS, num_latents, height, width).to(noisy)
+    channels = [noisy, given]
+    if conditions.identity.latents is not None:
+        channels.append(conditions.identity.latents)
+    sigmas = sigma[:, None] * generated.view(1, -1)  # (B, T)
+    output = transformer(
+        torch.cat(channels, dim=1),
+        (sigmas if conditions.continuity is not None else sigma) * NUM_TIMESTEPS,
+        conditions.audio,
+        conditions.identity.tokens,
+    ).sample.float()
+    if transformer.config.prediction_type == "velocity":
+        return output
+    return (noisy - output) / flow.expand(sigmas.clamp_min(MIN_SIGMA), noisy)
+
+
+def guided_velocity(
+    transformer: AsymTalkerTransformer3DModel, noisy: Tensor, sigma: Tensor, conditions: Conditions, scale: float
+) -> Tensor:
+    """Classifier-free guidance on audio, ``v_null + scale (v - v_null)``; ``scale`` 1 costs no second pass."""
+    velocity = predict_velocity(transformer, noisy, sigma, conditions)
+    if scale == 1:
+        return velocity
+    null = predict_velocity(transformer, noisy, sigma, conditions.without_audio())
+    return null + scale * (velocity - null)
+
+
+def sample_chunk(
+    transformer: AsymTalkerTransformer3DModel,
+    conditions: Conditions,
+    shape: tuple[int, ...],
+    sampler: SamplerConfig,
+    generator: torch.Generator,
+    exit_step: int | None = None,
+) -> Tensor:
+    """Denoise one chunk from pure noise.
+
+    Args:
+        transformer: the network.
+        conditions: audio, identity, continuity.
+        shape: ``(B, C, T, h, w)``.
+        sampler: steps, shift, guidance, and whether each step renews the noise (as a distilled student expects).
+        generator: source of all noise, on the CPU so that devices agree.
+        exit_step: return the clean prediction of this step (0-based) instead of the last. Where gradients are enabled,
+            only this step records them.
+
+    Returns:
+        Clean latents ``(B, C, T, h, w)`` with the continuity reference at their head.
+    """
+    device = conditions.audio.device
+    sigmas = flow.sampling_sigmas(sampler.num_steps, sampler.shift).to(device)
+    last = sampler.num_steps - 1 if exit_step is None else exit_step
+    latents = torch.randn(shape, generator=generator).to(device)
+    clean = latents
+    for index in range(last + 1):
+        sigma = sigmas[index].expand(shape[0])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and index == last):
+            velocity = guided_velocity(transformer, latents, sigma, conditions, sampler.guidance_scale)
+            clean = flow.clean_from_velocity(latents, velocity, sigma)
+        if index < last:
+            if sampler.renew_noise:
+                noise = torch.randn(shape, generator=generator).to(device)
+            else:
+                noise = flow.noise_from_velocity(latents, velocity, sigma)
+            latents = flow.interpolate(clean, noise, sigmas[index + 1].expand(shape[0]))
+    return with_head(clean, conditions)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One generated chunk.
+
+    Attributes:
+        span: where it stands in the video.
+        latents: clean latents ``(B, C, T, h, w)``.
+    """
+
+    span: Span
+    latents: Tensor
+    codec: Codec
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Decoded frames ``(B, 3, F, H, W)`` in [-1, 1], decoded once, without gradient."""
+        with torch.no_grad():
+            return self.codec.decode(self.latents.detach())
+
+    @property
+    def new_pixels(self) -> Tensor:
+        """The frames this chunk adds to the video, without the repeated head and the padded end."""
+        return self.pixels[:, :, self.span.new.start - self.span.start : self.span.new.stop - self.span.start]
+
+
+def rollout(
+    transformer: AsymTalkerTransformer3DModel,
+    codec: Codec,
+    audio: FrameFeatures,
+    identity: Identity,
+    spans: Iterable[Span],
+    *,
+    chunk: ChunkConfig,
+    size: tuple[int, int],
+    sampler: SamplerConfig,
+    seed: int,
+    batch: int = 1,
+    continuity: Continuity = "generated",
+    ground_truth: Callable[[Span], Tensor] | None = None,
+    exit_step: int | None = None,
+    gradient_chunk: int | None = None,
+) -> Iterator[Chunk]:
+    """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
+
+    Args:
+        transformer: the network.
+        codec: the frozen codec.
+        audio: features by frame of the whole sound.
+        identity: the identity reference, encoded once for all chunks.
+        spans: chunks to make, from :func:`asymtalker.timeline.chunk_spans`.
+        chunk: chunk length and continuity window.
+        size: height and width of the video in pixels.
+        sampler: how a chunk is sampled.
+        seed: the same seed gives the same video on one machine; noise depends on it and the chunk's index alone.
+        batch: videos made side by side.
+        continuity: whose frames stand at the head of the next chunk.
+        ground_truth: for ``"ground_truth"``: pixels ``(B, 3, K, H, W)`` of the real video at the head of a span.
+        exit_step: see :func:`sample_chunk`.
+        gradient_chunk: index of the one chunk that is sampled with gradient, if any.
+
+    Yields:
+        :class:`Chunk`, in order.
+
+    Raises:
+        ValueError: if ``continuity`` is ``"ground_truth"`` without ``ground_truth``.
+    """
+    if continuity == "ground_truth" and ground_truth is None:
+        raise ValueError("continuity='ground_truth' needs the ground_truth frames")
+    context = transformer.config.audio_context
+    num_latents = (chunk.frames - 1) // 4 + 1
+    shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
+    previous: Chunk | None = None
+    for span in spans:
+        with torch.set_grad_enabled(gradient_chunk is not None and span.index == gradient_chunk):
+            head = None
+            if previous is not None:
+                if ground_truth is not None and continuity == "ground_truth":
+                    frames = ground_truth(span)
+                else:
+                    frames = previous.pixels[:, :, -chunk.continuity_frames :]
+                with torch.no_grad():
+                    head = codec.encode(frames)
+            conditions = Conditions(audio.frames(span.start - context, span.stop + context), identity, head)
+            generator = chunk_generator(seed, span.index)
+            latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step)
+        previous = Chunk(span, latents, codec)
+        yield previous
+
+
+def chunk_generator(seed: int, index: int) -> torch.Generator:
+    """Noise source of chunk ``index``."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)

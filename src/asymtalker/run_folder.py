@@ -1,0 +1,195 @@
+"""A run folder explains itself and resumes by the same command.
+
+``config.json`` (resolved), ``version.json``, ``stats.jsonl``, TensorBoard events, ``samples/``, ``checkpoint.pt``.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+import asymtalker
+from asymtalker import config as configs
+from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from asymtalker.config import LoopConfig, OptimizerConfig
+from asymtalker.errors import UserError
+
+# These may change between the commands of one run; anything else would make it another run.
+RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every")
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step. They depend on nothing but ``(seed, step)``, so a resumed run repeats them."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+
+
+class RunFolder:
+    """Folder of one training run.
+
+    Args:
+        path: created if missing.
+        config: any config dataclass; a folder made with another one is refused.
+        inputs: named input paths, recorded with the config.
+
+    Raises:
+        UserError: if the folder can't be made or holds a run with other settings (they are named).
+    """
+
+    def __init__(self, path: Path, config: Any, inputs: dict[str, str] | None = None):
+        self.path = path
+        resolved = configs.to_dict(config) | {"inputs": inputs or {}}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
+        saved = path / "config.json"
+        if saved.exists():
+            changed = [
+                line
+                for line in configs.difference(json.loads(saved.read_text()), resolved)
+                if not line.startswith(RESUMABLE)
+            ]
+            if changed:
+                raise UserError(f"{path}: holds a run with other settings ({'; '.join(changed)}); use another folder")
+        _write_whole(saved, json.dumps(resolved, indent=2))
+        _write_whole(path / "version.json", json.dumps(_version(), indent=2))
+        self.checkpoint = path / "checkpoint.pt"
+        self.stats = path / "stats.jsonl"
+        self._board = None
+
+    def restart_stats(self, step: int) -> None:
+        """Drop the lines written after ``step`` by a run that was killed."""
+        if self.stats.exists():
+            kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
+            _write_whole(self.stats, "".join(line + "\n" for line in kept))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line to ``stats.jsonl`` and to TensorBoard."""
+        with self.stats.open("a") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 1)} | values) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    @property
+    def board(self):
+        """TensorBoard writer, made on first use."""
+        if self._board is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path))
+        return self._board
+
+
+def run_steps(
+    run: RunFolder,
+    loop: LoopConfig,
+    parts: dict[str, Stateful],
+    step: Callable[[int], dict[str, Tensor]],
+    *,
+    on_checkpoint: Callable[[int], None] | None = None,
+    on_sample: Callable[[int], None] | None = None,
+) -> None:
+    """Call ``step(i)`` for every step not yet done, with progress, log, checkpoints and resume.
+
+    ``step`` returns the values to log. Progress and ETA go to stderr. Ctrl-C saves a checkpoint, then goes on up.
+    """
+    done = load_checkpoint(run.checkpoint, parts)
+    run.restart_stats(done)
+    columns = (TextColumn(run.path.name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    sums: dict[str, float] = {}
+    since, started = 0, time.perf_counter()
+    with Progress(*columns, TextColumn("{task.fields[last]}"), console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=loop.steps, completed=done, last="")
+        for index in range(done, loop.steps):
+            try:
+                values = step(index)
+            except KeyboardInterrupt:
+                progress.console.print(f"stopped after {index} steps; the same command goes on from the last checkpoint")
+                raise
+            since += 1
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            count = index + 1
+            if count % loop.log_every == 0 or count == loop.steps:
+                means = {name: total / since for name, total in sums.items()}
+                means["seconds_per_step"] = (time.perf_counter() - started) / since
+                run.log(count, means)
+                progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
+                sums, since, started = {}, 0, time.perf_counter()
+            progress.advance(bar)
+            if count % loop.checkpoint_every == 0 or count == loop.steps:
+                save_checkpoint(run.checkpoint, count, parts)
+                if on_checkpoint:
+                    on_checkpoint(count)
+            if on_sample and loop.sample_every and count % loop.sample_every == 0:
+                on_sample(count)
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; vectors (biases, norms, modulation tables) are not decayed."""
+    wanted = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in wanted if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine from ``lr`` to ``lr * final_scale``."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    position = min(1.0, step / max(1, steps))
+    return config.lr * warmup * (config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * position)))
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: float) -> Tensor:
+    """Clip, check, step and clear gradients; returns the gradient norm before clipping.
+
+    Raises:
+        FloatingPointError: before the update, if a gradient is not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+    if not torch.isfinite(norm):
+        raise FloatingPointError("the gradient is not finite; stopped before the optimizer step")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # a line cut short by a kill
+
+
+def _version() -> dict[str, str]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "asymtalker": asymtalker.__version__,
+        "commit": commit or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }

@@ -1,0 +1,234 @@
+"""Train a codec (``AutoencoderKLWan``) on clips of a corpus and on photographs in motion, then freeze it.
+
+At the paper's size the codec is Wan2.1's own and this file is not used.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from asymtalker import corpus, media
+from asymtalker.checkpoint import EMA
+from asymtalker.codec import build_vae, latent_statistics, to_pixels
+from asymtalker.config import CodecTrainConfig
+from asymtalker.errors import UserError
+from asymtalker.run_folder import (
+    RunFolder,
+    build_optimizer,
+    learning_rate,
+    optimizer_step,
+    run_steps,
+    step_generator,
+)
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | None, portraits: Path | None) -> None:
+    """Train and write ``run_path/vae`` (a diffusers folder with latent statistics in its config).
+
+    Args:
+        config: sizes and schedule.
+        run_path: run folder; the same command resumes.
+        corpus_path: corpus whose training clips are used, or ``None``.
+        portraits: folder of pictures that are set in motion, or ``None``.
+
+    Raises:
+        UserError: if neither source is given or one is empty.
+    """
+    source = ClipSource.open(config, corpus_path, portraits)
+    loop = config.loop
+    run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
+    torch.manual_seed(loop.seed)
+    vae = AutoencoderKLWan.from_pretrained(config.init) if config.init else build_vae(config.model)
+    vae = vae.to(loop.device).train()
+    optimizer = build_optimizer(vae.parameters(), config.optimizer)
+    ema = EMA(vae, config.optimizer.ema_decay)
+    precision = getattr(torch, loop.autocast)
+
+    def step(index: int) -> dict[str, Tensor]:
+        generator = step_generator(loop.seed, index)
+        pixels = source.batch(loop.batch, generator).to(loop.device)  # (B, 3, F, s, s)
+        with torch.autocast(loop.device, precision, enabled=precision != torch.float32):
+            posterior = vae.encode(pixels).latent_dist
+            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(pixels)
+            decoded = _decode_unclamped(vae, latents)
+        l1 = (decoded.float() - pixels).abs().mean()
+        edges = _edge_distance(decoded.float(), pixels)
+        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+        (l1 + config.edge_weight * edges + config.kl_weight * kl).backward()
+        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
+        ema.update(vae)
+        mse = F.mse_loss(decoded.float().clamp(-1, 1), pixels).detach()
+        return {"l1": l1.detach(), "kl": kl.detach(), "psnr": 10 * torch.log10(4 / mse), "grad_norm": norm}
+
+    def save(_: int) -> None:
+        save_codec(vae, ema, source, config, run_path / "vae")
+
+    run_steps(run, loop, {"vae": vae, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
+
+
+@torch.no_grad()
+def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: CodecTrainConfig, folder: Path) -> None:
+    """Write the averaged weights with latent statistics measured on training clips."""
+    frozen = AutoencoderKLWan.from_config(vae.config)
+    frozen.load_state_dict(vae.state_dict())
+    ema.copy_to(frozen)
+    frozen = frozen.to(config.loop.device).eval()
+    precision = getattr(torch, config.loop.autocast)
+
+    def samples() -> Iterator[Tensor]:
+        for index in range(8):
+            generator = step_generator(config.loop.seed + 1, index)
+            pixels = source.batch(config.loop.batch, generator).to(config.loop.device)
+            with torch.autocast(config.loop.device, precision, enabled=precision != torch.float32):
+                posterior = frozen.encode(pixels).latent_dist
+            yield (posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)).float()
+
+    mean, std = latent_statistics(samples())
+    frozen.register_to_config(latents_mean=mean, latents_std=std)
+    frozen.save_pretrained(folder)
+
+
+def _decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Decode with gradient everywhere: diffusers clamps to [-1, 1], which would kill it outside."""
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+    vae.clear_cache()
+    hidden = vae.post_quant_conv(latents)
+    frames = []
+    for index in range(hidden.shape[2]):
+        vae._conv_idx = [0]
+        frames.append(
+            vae.decoder(
+                hidden[:, :, index : index + 1],
+                feat_cache=vae._feat_map,
+                feat_idx=vae._conv_idx,
+                first_chunk=index == 0,
+            )
+        )
+    vae.clear_cache()
+    decoded = torch.cat(frames, 2)
+    return unpatchify(decoded, vae.config.patch_size) if vae.config.patch_size else decoded
+
+
+def _edge_distance(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Mean L1 distance of horizontal and vertical differences: keeps lips, teeth and lids sharp."""
+    error = decoded - pixels
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Random training clips, each a pure function of a generator."""
+
+    config: CodecTrainConfig
+    corpus_path: Path | None
+    keys: tuple[str, ...]
+    pictures: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, config: CodecTrainConfig, corpus_path: Path | None, portraits: Path | None) -> "ClipSource":
+        """List the training clips of ``corpus_path`` and the pictures below ``portraits``."""
+        keys: tuple[str, ...] = ()
+        if corpus_path:
+            rows = corpus.read_manifest(corpus_path)
+            keys = tuple(row["key"] for row in rows if row["split"] == "train" and not row["rejected_by"])
+            if not keys:
+                raise UserError(f"{corpus_path}: no training clip in this corpus")
+        pictures: tuple[Path, ...] = ()
+        if portraits:
+            pictures = tuple(sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES))
+            if not pictures:
+                raise UserError(f"{portraits}: no picture in this folder; give one with .jpg or .png files")
+        if not keys and not pictures:
+            raise UserError("codec training needs --corpus, --portraits or both")
+        return cls(config, corpus_path, keys, pictures)
+
+    def batch(self, size: int, generator: torch.Generator) -> Tensor:
+        """Pixels ``(size, 3, frames, crop, crop)`` in [-1, 1]."""
+        return torch.cat([self._sample(generator) for _ in range(size)])
+
+    def _sample(self, generator: torch.Generator) -> Tensor:
+        from_picture = _uniform(generator) < self.config.picture_fraction
+        if self.pictures and (from_picture or not self.keys):
+            path = self.pictures[_index(len(self.pictures), generator)]
+            return photograph_in_motion(_thumbnail(path), self.config.frames, self.config.crop, generator)
+        key = self.keys[_index(len(self.keys), generator)]
+        assert self.corpus_path
+        frames = _clip_frames(self.corpus_path, key)
+        start = _index(max(1, len(frames) - self.config.frames + 1), generator)
+        return random_crop(frames[start : start + self.config.frames], self.config.crop, generator)
+
+
+@lru_cache(maxsize=1024)
+def _thumbnail(path: Path) -> np.ndarray:
+    """The picture with its short side at most 384 px: about the scale of framed faces."""
+    picture = media.read_picture(path)
+    scale = 384 / min(picture.shape[:2])
+    if scale < 1:
+        tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+        tensor = F.interpolate(tensor, scale_factor=scale, mode="bilinear", antialias=True)
+        picture = tensor[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+    return picture
+
+
+@lru_cache(maxsize=64)
+def _clip_frames(folder: Path, key: str) -> np.ndarray:
+    return corpus.open_clip(folder, key).frames()
+
+
+def random_crop(frames: np.ndarray, crop: int, generator: torch.Generator) -> Tensor:
+    """A random ``crop`` x ``crop`` window of ``(F, H, W, 3)`` frames, sometimes mirrored: ``(1, 3, F, crop, crop)``."""
+    top = _index(frames.shape[1] - crop + 1, generator)
+    left = _index(frames.shape[2] - crop + 1, generator)
+    pixels = to_pixels(frames[:, top : top + crop, left : left + crop])
+    return pixels.flip(-1) if _uniform(generator) < 0.5 else pixels
+
+
+def photograph_in_motion(picture: np.ndarray, num_frames: int, crop: int, generator: torch.Generator) -> Tensor:
+    """A clip ``(1, 3, F, crop, crop)`` of ``picture`` shifting, turning, zooming and bending smoothly."""
+    height, width = picture.shape[:2]
+    zoom = math.exp(-0.7 + 0.9 * _uniform(generator))  # picture pixels per crop pixel
+    zoom = min(zoom, 0.95 * min(height, width) / crop)
+    centre = torch.rand(2, generator=generator) * torch.tensor([height - zoom * crop, width - zoom * crop])
+    speed = 2.0 ** (-3 + 4 * _uniform(generator))
+    path = _smooth_noise((4, num_frames), 5, generator) * speed  # dy, dx, angle, log zoom
+    bend = _smooth_noise((2, num_frames), 2, generator)  # two local bumps open and close, as lips and lids do
+    axis = torch.linspace(-0.5, 0.5, crop)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle, scale = 0.04 * path[2], zoom * crop * torch.exp(0.03 * path[3])
+    cos, sin = (angle.cos() * scale)[:, None, None], (angle.sin() * scale)[:, None, None]
+    rows = cos * y + sin * x + (0.02 * crop * path[0])[:, None, None] + centre[0] + zoom * crop / 2
+    columns = cos * x - sin * y + (0.02 * crop * path[1])[:, None, None] + centre[1] + zoom * crop / 2
+    for bump in bend:
+        at = torch.rand(2, generator=generator) - 0.5
+        radius = 0.05 + 0.15 * _uniform(generator)
+        weight = torch.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * radius**2))
+        rows = rows + 0.06 * zoom * crop * bump[:, None, None] * weight * torch.sign(y - at[0])
+    grid = torch.stack([columns / (width - 1), rows / (height - 1)], -1) * 2 - 1
+    source = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+    frames = F.grid_sample(source.expand(num_frames, -1, -1, -1), grid, padding_mode="reflection", align_corners=True)
+    return frames.transpose(0, 1)[None].clamp(-1, 1)
+
+
+def _smooth_noise(shape: tuple[int, int], knots: int, generator: torch.Generator) -> Tensor:
+    """``shape`` of unit normal knots, interpolated in time."""
+    values = torch.randn(1, shape[0], knots, generator=generator)
+    return F.interpolate(values, shape[1], mode="linear", align_corners=True)[0]
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def _index(length: int, generator: torch.Generator) -> int:
+    return int(torch.randint(length, (), generator=generator))
