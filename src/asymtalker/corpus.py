@@ -1,0 +1,353 @@
+"""The corpus contract of ``docs/architecture.md``: WebDataset shards and a manifest, written whole, read at random.
+
+A shard is an uncompressed tar; per clip it holds ``<key>.mp4``, ``<key>.mask.mp4``, ``<key>.wav`` and ``<key>.json``.
+The manifest is derived from the JSON members alone, so it can always be made again from the shards.
+"""
+
+import functools
+import io
+import json
+import os
+import tarfile
+import wave
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from asymtalker.errors import UserError
+from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+
+MANIFEST = "manifest.parquet"
+MEMBERS = ("mp4", "mask.mp4", "wav", "json")
+KEYFRAME_INTERVAL = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestRow:
+    """One clip of the manifest."""
+
+    key: str
+    shard: str
+    """File name of the shard within the corpus folder."""
+    split: Literal["train", "test"]
+    source_id: str
+    identity_id: str
+    voice_id: str
+    kind: str
+    """``"rendered"`` or ``"photo"`` for synthetic heads, ``"real"`` for curated video."""
+    fps: float
+    frames: int
+    height: int
+    width: int
+    crop: str | None = None
+    """JSON text: where in the source's picture the clip was cut out (left, top, right, bottom), null if all of it."""
+    scores: str = "{}"
+    """JSON text: what the filters measured."""
+    rejected_by: str | None = None
+    """The filter that rejected the clip, null if it was kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewClip:
+    """A clip to be written."""
+
+    key: str
+    split: Literal["train", "test"]
+    source_id: str
+    identity_id: str
+    voice_id: str
+    kind: str
+    frames: np.ndarray
+    """``(F, H, W, 3)`` uint8 RGB, 25 FPS; H and W even."""
+    mask: np.ndarray
+    """``(F, H, W)`` uint8, face = 255."""
+    audio: np.ndarray
+    """``(N,)`` float32 at 16 kHz, F frames long: ``640 (F - 1) < N <= 640 F``."""
+    ground_truth: dict[str, Any] | None = None
+    crop: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    rejected_by: str | None = None
+
+
+class ShardWriter:
+    """Writes a corpus shard by shard; a shard that is there already is kept, so a stopped run goes on where it was."""
+
+    def __init__(self, folder: Path):
+        """Make the folder.
+
+        Raises:
+            UserError: if the folder can't be made or written to.
+        """
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"can't make the corpus folder {folder}: {error.strerror}; choose another") from None
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"can't write to the corpus folder {folder}; change its permissions or choose another")
+
+    def has(self, index: int) -> bool:
+        """Whether shard ``index`` is finished."""
+        return (self.folder / shard_name(index)).is_file()
+
+    def write(self, index: int, clips: Iterable[NewClip]) -> None:
+        """Write one shard from its clips, one in memory at a time; the file appears when it is whole.
+
+        The same clips give the same bytes.
+        """
+        target = self.folder / shard_name(index)
+        partial = target.with_name(f".{target.name}.part")
+        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for clip in clips:
+                for suffix, data in _encode_members(clip, target.name):
+                    member = tarfile.TarInfo(f"{clip.key}.{suffix}")
+                    member.size, member.mode = len(data), 0o644
+                    tar.addfile(member, io.BytesIO(data))
+        os.replace(partial, target)
+
+    def write_manifest(self) -> list[ManifestRow]:
+        """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = []
+        for shard in sorted(self.folder.glob("shard-*.tar")):
+            with shard.open("rb") as file:
+                for name, (offset, size) in _members(shard).items():
+                    if name.endswith(".json"):
+                        file.seek(offset)
+                        info = json.loads(file.read(size))
+                        rows.append(ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)}))
+        rows.sort(key=lambda row: row.key)
+        kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
+        schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
+        partial = self.folder / f".{MANIFEST}.part"
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
+        os.replace(partial, self.folder / MANIFEST)
+        return rows
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}.tar"
+
+
+def _encode_members(clip: NewClip, shard: str) -> list[tuple[str, bytes]]:
+    count, height, width = clip.frames.shape[:3]
+    if clip.mask.shape != (count, height, width):
+        raise ValueError(f"mask {clip.mask.shape} does not fit frames {clip.frames.shape}")
+    if not SAMPLES_PER_FRAME * (count - 1) < len(clip.audio) <= SAMPLES_PER_FRAME * count:
+        raise ValueError(f"{len(clip.audio)} samples of audio for {count} frames")
+    if "." in clip.key or "/" in clip.key:
+        raise ValueError(f"a key has no dot and no slash, got {clip.key!r}")
+    row = ManifestRow(
+        key=clip.key,
+        shard=shard,
+        split=clip.split,
+        source_id=clip.source_id,
+        identity_id=clip.identity_id,
+        voice_id=clip.voice_id,
+        kind=clip.kind,
+        fps=float(FPS),
+        frames=count,
+        height=height,
+        width=width,
+        crop=clip.crop,
+        scores=json.dumps(clip.scores, sort_keys=True),
+        rejected_by=clip.rejected_by,
+    )
+    info = asdict(row) | ({"ground_truth": clip.ground_truth} if clip.ground_truth is not None else {})
+    return [
+        ("mp4", encode_video(clip.frames)),
+        ("mask.mp4", encode_video(clip.mask, crf=18)),
+        ("wav", encode_wav(clip.audio)),
+        ("json", json.dumps(info, ensure_ascii=False).encode()),
+    ]
+
+
+def encode_video(frames: np.ndarray, crf: int = 12) -> bytes:
+    """H.264 in MP4 in memory, 25 FPS: RGB frames ``(F, H, W, 3)`` without chroma subsampling, or grey ``(F, H, W)``.
+
+    One thread and no timestamps in the file: the same frames give the same bytes.
+    """
+    grey = frames.ndim == 3
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1", "flags": "+bitexact"}
+        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream.pix_fmt = "gray" if grey else "yuv444p"
+        stream.height, stream.width = frames.shape[1:3]
+        stream.gop_size = KEYFRAME_INTERVAL
+        stream.time_base = Fraction(1, FPS)
+        for index, picture in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray" if grey else "rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def decode_video(data: bytes, start: int, stop: int, grey: bool = False) -> np.ndarray:
+    """Frames ``[start, stop)`` of a video made by :func:`encode_video`: ``(n, H, W, 3)`` RGB or ``(n, H, W)`` grey.
+
+    Decoding begins at the last key frame before ``start``; a frame is known by its time, so seeking is exact.
+
+    Raises:
+        UserError: if the data is no video or ends before ``stop``.
+    """
+    pictures = []
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            stream = container.streams.video[0]
+            if not isinstance(stream, VideoStream) or stream.time_base is None:
+                raise UserError("the clip's video has no picture; write the corpus again")
+            stream.codec_context.thread_count = 1
+            if start >= KEYFRAME_INTERVAL:
+                container.seek(round(Fraction(start, FPS) / stream.time_base), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                index = round(frame.pts * stream.time_base * FPS) if frame.pts is not None else len(pictures)
+                if index >= stop:
+                    break
+                if index >= start:
+                    pictures.append(frame.to_ndarray(format="gray" if grey else "rgb24"))
+    except FFmpegError as error:
+        raise UserError(f"a clip's video can't be decoded ({error}); its shard is damaged, write it again") from None
+    if len(pictures) != stop - start:
+        raise UserError(f"a clip's video has no frames {start} to {stop}; its shard is damaged, write it again")
+    return np.stack(pictures)
+
+
+def encode_wav(samples: np.ndarray) -> bytes:
+    """16 kHz mono PCM16 of float samples in [-1, 1]."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def decode_wav(data: bytes) -> np.ndarray:
+    """Samples ``(N,)`` float32 in [-1, 1] of :func:`encode_wav`."""
+    with wave.open(io.BytesIO(data)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+
+
+@functools.lru_cache(maxsize=4096)
+def _index(path: str, size: int, modified: int) -> dict[str, tuple[int, int]]:
+    members = {}
+    with tarfile.open(path, "r:") as tar:
+        for member in tar:
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError("unexpected end of data")
+            members[member.name] = (member.offset_data, member.size)
+    return members
+
+
+def _members(shard: Path) -> dict[str, tuple[int, int]]:
+    """Members of a shard: ``name -> (offset, size)``; kept as long as the file does not change."""
+    try:
+        state = shard.stat()
+        return _index(str(shard), state.st_size, state.st_mtime_ns)
+    except FileNotFoundError:
+        raise UserError(f"the corpus has lost its shard {shard}; copy it again or write the corpus again") from None
+    except tarfile.TarError as error:
+        raise UserError(f"the shard {shard} is damaged ({error}); delete it and write the corpus again") from None
+
+
+def read_manifest(folder: Path) -> list[ManifestRow]:
+    """The rows of a corpus's manifest, in order of key.
+
+    Raises:
+        UserError: if the folder is no corpus or its manifest is damaged.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a corpus: it has no {MANIFEST}; give a folder that synth or curate has written"
+        )
+    state = path.stat()
+    return list(_manifest(str(path), state.st_size, state.st_mtime_ns).values())
+
+
+@functools.lru_cache(maxsize=16)
+def _manifest(path: str, size: int, modified: int) -> dict[str, ManifestRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # a file handle: a folder named like "split=train" must not become a column
+        with Path(path).open("rb") as file:
+            records = pq.read_table(file).to_pylist()
+        return {record["key"]: ManifestRow(**record) for record in records}
+    except (pa.ArrowException, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is no manifest of a corpus ({error}); write the corpus again") from None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a corpus; nothing is read before it is asked for."""
+
+    row: ManifestRow
+    shard: Path
+
+    @property
+    def num_frames(self) -> int:
+        return self.row.frames
+
+    def _read(self, suffix: str) -> bytes:
+        name = f"{self.row.key}.{suffix}"
+        place = _members(self.shard).get(name)
+        if place is None:
+            raise UserError(f"the shard {self.shard} has no {name}; delete it and write the corpus again")
+        offset, size = place
+        with self.shard.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def _range(self, start: int, stop: int | None) -> tuple[int, int]:
+        stop = self.row.frames if stop is None else stop
+        if not 0 <= start < stop <= self.row.frames:
+            raise ValueError(f"frames {start} to {stop} of a clip of {self.row.frames}")
+        return start, stop
+
+    def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Frames ``[start, stop)`` as ``(n, H, W, 3)`` uint8 RGB, all of them by default."""
+        return decode_video(self._read("mp4"), *self._range(start, stop))
+
+    def mask(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Face masks ``(n, H, W)`` uint8, face = 255, of frames ``[start, stop)``."""
+        return decode_video(self._read("mask.mp4"), *self._range(start, stop), grey=True)
+
+    def audio(self) -> np.ndarray:
+        """The whole sound: ``(N,)`` float32 in [-1, 1] at 16 kHz; frame ``k`` owns samples ``[640k, 640(k+1))``."""
+        return decode_wav(self._read("wav"))
+
+    @functools.cached_property
+    def info(self) -> dict[str, Any]:
+        """The JSON member: the manifest's row and, for synthetic clips, ``ground_truth``."""
+        return json.loads(self._read("json"))
+
+
+def open_clip(folder: Path, key: str) -> Clip:
+    """The clip ``key`` of the corpus in ``folder``.
+
+    Raises:
+        UserError: if the folder is no corpus, has no such clip, or the clip's shard is missing or damaged.
+    """
+    read_manifest(folder)
+    path = Path(folder) / MANIFEST
+    state = path.stat()
+    row = _manifest(str(path), state.st_size, state.st_mtime_ns).get(key)
+    if row is None:
+        raise UserError(f"the corpus {folder} has no clip {key!r}; its manifest lists the keys")
+    shard = Path(folder) / row.shard
+    _members(shard)
+    return Clip(row, shard)
