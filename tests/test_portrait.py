@@ -1,0 +1,137 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asymtalker.errors import UserError
+from asymtalker.media import read_picture
+from asymtalker.portrait import (
+    FaceBox,
+    Placement,
+    choose_face,
+    crop_square,
+    even_picture,
+    find_faces,
+    paste_back,
+    turned_by,
+)
+from drawn_face import background, draw_face
+
+DATA = Path(os.environ.get("ASYMTALKER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [((300, 300), 60), ((600, 700), 300), ((3000, 4000), 240), ((4000, 2500), 1500)],
+    ids=["small", "plain", "far away in a large picture", "close in a large picture"],
+)
+def test_a_face_is_found_where_it_is(size, width):
+    centre = size[1] // 2 + 10, size[0] // 2 - 5
+    (face,) = find_faces(draw_face(background(*size), centre, width))
+    assert face.left + face.width / 2 == pytest.approx(centre[0], abs=0.12 * width)
+    assert face.top + face.height / 2 == pytest.approx(centre[1], abs=0.25 * width)
+    assert 0.7 * width < face.width < 1.4 * width
+
+
+def test_faces_come_largest_first_and_the_choice_is_said():
+    picture = draw_face(draw_face(background(400, 700), (150, 200), 90), (480, 200), 160)
+    faces = find_faces(picture)
+    assert len(faces) == 2
+    said: list[str] = []
+    assert choose_face(faces, None, "x.png", said.append) == faces[0]
+    assert faces[0].left > faces[1].left
+    assert len(said) == 1
+    assert "2 faces in x.png" in said[0]
+    assert choose_face(faces, 2, "x.png", said.append) == faces[1]
+    assert len(said) == 1
+    for number in (0, 3, -1):
+        with pytest.raises(UserError, match="2 faces"):
+            choose_face(faces, number, "x.png")
+
+
+def test_no_face_is_an_error_and_a_turned_one_is_noticed():
+    picture = background(300, 400)
+    assert find_faces(picture) == []
+    with pytest.raises(UserError, match=r"No face was found in empty\.png"):
+        choose_face([], None, "empty.png")
+    assert turned_by(picture) is None
+    upright = draw_face(picture, (200, 150), 120)
+    assert turned_by(np.ascontiguousarray(np.rot90(upright))) == 90
+    assert turned_by(np.ascontiguousarray(np.rot90(upright, 2))) == 180
+
+
+@pytest.mark.parametrize("size", [64, 128, 500])
+def test_crop_has_the_face_in_its_place(size):
+    picture = np.zeros((500, 600, 3), np.uint8)
+    picture[180:300, 240:360] = 255  # the face box
+    portrait = crop_square(picture, FaceBox(240, 180, 120, 120, 1.0), size)
+    assert portrait.picture.shape == (size, size, 3)
+    assert portrait.placement == Placement(180, 108, 240)
+    rows, columns = np.nonzero(portrait.picture[..., 0] > 127)
+    assert np.ptp(columns) + 1 == pytest.approx(size / 2, abs=2)
+    assert columns.mean() / size == pytest.approx(0.5, abs=0.02)
+    assert rows.mean() / size == pytest.approx(0.55, abs=0.02)
+
+
+def test_crop_over_the_edge_continues_the_picture():
+    picture = background(300, 300)
+    portrait = crop_square(picture, FaceBox(180, 0, 120, 120, 1.0), 256)
+    assert portrait.placement.left + portrait.placement.side > 300
+    assert portrait.placement.top < 0
+    inside = crop_square(
+        np.pad(picture, ((300, 300), (300, 300), (0, 0)), mode="edge"), FaceBox(480, 300, 120, 120, 1), 256
+    )
+    assert np.abs(portrait.picture.astype(int) - inside.picture).max() < 12
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((2000, 2000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    portrait = crop_square(stripes, FaceBox(750, 750, 500, 500, 1.0), 64)
+    assert np.abs(portrait.picture.astype(int) - 127).max() < 6
+
+
+@pytest.mark.parametrize(
+    "box", [FaceBox(240, 180, 120, 120, 1), FaceBox(10, 20, 200, 200, 1), FaceBox(450, 350, 90, 90, 1)]
+)
+def test_pasting_the_crop_back_changes_nothing_much(box):
+    picture = draw_face(background(500, 600), (300, 240), 150)
+    portrait = crop_square(picture, box, 256)
+    pasted = paste_back(picture, portrait.picture, portrait.placement)
+    assert pasted.shape == picture.shape
+    assert np.abs(pasted.astype(int) - picture).mean() < 1
+    assert np.abs(pasted.astype(int) - picture).max() < 90  # sharp drawn edges, scaled twice
+
+
+def test_pasted_frame_fades_out_at_its_border():
+    picture, frame = np.zeros((400, 400, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    pasted = paste_back(picture, frame, Placement(100, 120, 200))[..., 0].astype(int)
+    assert pasted[220, 200] == 200
+    assert not pasted[:119].any()
+    assert not pasted[:, 301:].any()
+    assert np.abs(np.diff(pasted, axis=0)).max() < 20
+    assert np.abs(np.diff(pasted, axis=1)).max() < 20
+    assert not picture.any()
+
+
+def test_pictures_for_video_are_even():
+    assert even_picture(background(301, 403), 1920).shape == (300, 402, 3)
+    assert even_picture(background(1500, 3001), 1000).shape == (500, 1000, 3)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no real material")
+def test_every_real_portrait_is_framed():
+    paths = sorted((DATA / "portraits").glob("*.jpg"))
+    assert len(paths) == 12
+    landmarks = np.load(DATA / "landmarks478.npz", allow_pickle=True)
+    points = dict(zip(landmarks["names"].tolist(), landmarks["points"], strict=True))
+    for path in paths:
+        picture = read_picture(path)
+        faces = find_faces(picture)
+        assert len(faces) == 1, path
+        placement = crop_square(picture, faces[0], 256).placement
+        corners = (points[f"portraits/{path.name}"][[61, 291], :2] - [placement.left, placement.top]) / placement.side
+        mouth = corners.mean(axis=0)
+        assert 0.38 < mouth[0] < 0.62, path
+        assert 0.58 < mouth[1] < 0.76, path
