@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from asymtalker.phonemes import SILENCE, phoneme_class
-from asymtalker.synth.identity import BLENDSHAPES
+from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.speech import Speech
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
@@ -104,11 +104,6 @@ _DOMINANCE = {
 # Falling-off rate of the dominance, 1/s, before and after the phoneme: rounding begins earliest.
 _RISE = np.array([18.0, 9.0, 18.0, 26.0])
 _FALL = np.array([18.0, 15.0, 18.0, 26.0])
-
-NOD_SIGN = 1.0
-LEFT_OF_YAW = 1.0
-UP_OF_PITCH = -1.0
-"""Signs of ``Pose``: a nod raises pitch; yaw is positive to the subject's left."""
 
 CLOSURE_SECONDS = 0.046
 """Least time that a p, b or m keeps the lips shut: longer than a frame, so that no closure falls between two."""
@@ -360,7 +355,7 @@ def _head(accents, speaking, style: Style, rng) -> np.ndarray:
             # the head is lifted a little before it falls
             nods -= 0.35 * depth * np.exp(-0.5 * ((times - moment + 2.2 * width) / width) ** 2)
     motion = slow + fast
-    motion[:, 1] += NOD_SIGN * nods
+    motion[:, 1] -= nods  # pitch > 0 lifts the face
     # turning carries the head's middle sideways
     motion[:, 3] += 0.001 * motion[:, 0]
     return np.array(style.base_pose) + style.head * motion
@@ -401,8 +396,8 @@ def _eyes(poses, times, style: Style, rng) -> dict[str, np.ndarray]:
         aim[int(np.ceil(moment * FPS)) :] = rng.normal(0, [9, 5] if away else [2.0, 1.2], 2) * style.gaze
         moment += rng.uniform(0.3, 0.9) if away else rng.gamma(2.0, 0.7) + 0.2
     aim = gaussian_filter1d(aim, 0.4, axis=0, mode="nearest")  # a saccade takes one to two frames
-    left = aim[:, 0] - LEFT_OF_YAW * poses[:, 0]
-    up = aim[:, 1] - UP_OF_PITCH * poses[:, 1]
+    left = aim[:, 0] - poses[:, 0]  # yaw > 0 turns to the subject's left
+    up = aim[:, 1] - poses[:, 1]
     left, up = (left / 32).clip(-0.8, 0.8), (up / 28).clip(-0.7, 0.7)
     blink = _blinks(times, style, rng)
     down = (-up).clip(0)

@@ -1,0 +1,393 @@
+"""The ``synth`` stage: a corpus of synthetic talking heads with ground truth, the same for any number of processes."""
+
+import csv
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from asymtalker import config as configs
+from asymtalker.config import SynthConfig
+from asymtalker.corpus import ManifestRow, NewClip, ShardWriter
+from asymtalker.errors import UserError
+from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.motion import Motion, animate
+from asymtalker.synth.pose import Pose
+from asymtalker.synth.speech import Speech, Split, augment, speak, split_of
+from asymtalker.timeline import FPS
+
+SETTINGS = "synth.json"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+MANIFEST_SECONDS = 60.0
+
+
+class Rendered(Protocol):
+    """What a studio gives for one frame."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """``(H, W, 3)`` uint8 RGB."""
+        ...
+
+    @property
+    def mask(self) -> np.ndarray:
+        """``(H, W)`` uint8, face = 255."""
+        ...
+
+    @property
+    def lip_aperture(self) -> float:
+        """Inner-lip gap over the distance between the outer eye corners."""
+        ...
+
+
+class Studio(Protocol):
+    """Where heads are filmed; one a process."""
+
+    def cast_rendered(self, seed: int, procedural: bool) -> None:
+        """Put the rendered head of ``seed`` before the camera."""
+        ...
+
+    def cast_photo(self, picture: np.ndarray, landmarks: np.ndarray, key: str) -> None:
+        """Put the head of a photograph before the camera; a :class:`UserError` if it can't be fitted."""
+        ...
+
+    def frame(self, weights: np.ndarray, pose: Pose) -> Rendered: ...
+
+
+class VtkStudio:
+    """The studio of this package: MakeHuman heads and photo heads, rendered offscreen."""
+
+    def __init__(self, size: int):
+        from asymtalker.synth.render import Renderer
+
+        self._renderer = Renderer(size)
+
+    def cast_rendered(self, seed: int, procedural: bool) -> None:
+        from asymtalker.synth.identity import random_identity
+
+        self._renderer.load(random_identity(seed, texture="procedural" if procedural else "natural"))
+
+    def cast_photo(self, picture: np.ndarray, landmarks: np.ndarray, key: str) -> None:
+        from asymtalker.synth.photo import fit_photo
+
+        self._renderer.load(fit_photo(picture, landmarks, key))
+
+    def frame(self, weights: np.ndarray, pose: Pose) -> Rendered:
+        return self._renderer.frame(weights, pose)
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture with its face-mesh points."""
+
+    name: str
+    """Its path below the portraits' folder."""
+    path: Path
+    landmarks: np.ndarray
+    """``(478, 3)`` in pixels."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know."""
+
+    config: SynthConfig
+    portraits: tuple[Portrait, ...]
+    studio: Callable[[int], Studio]
+
+
+def synthesize_corpus(config: SynthConfig, studio: Callable[[int], Studio] = VtkStudio) -> list[ManifestRow]:
+    """Write the corpus that ``config`` describes; finished shards of an earlier, stopped run are kept.
+
+    Clip ``i`` depends on the seed and ``i`` alone, not on the number of workers nor on interruptions.
+
+    Args:
+        config: the corpus; progress with ETA goes to stderr.
+        studio: makes the studio of a process from the size in pixels.
+
+    Returns:
+        The manifest's rows.
+
+    Raises:
+        UserError: on settings out of range, a folder that holds another corpus, or portraits that can't be used.
+    """
+    _check(config)
+    writer = ShardWriter(config.out)
+    portraits = tuple(find_portraits(config.portraits, config.landmarks)) if config.portraits else ()
+    _claim(config, portraits)
+    shards = -(-config.clips // config.shard_clips)
+    todo = [index for index in range(shards) if not writer.has(index)]
+    job = Job(config, portraits, studio)
+    columns = (TextColumn("synth"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        kept = config.clips - sum(len(_clips_of(config, index)) for index in todo)
+        bar = progress.add_task("", total=config.clips, completed=kept)
+        if config.workers == 1:
+            for index in todo:
+                _write_shard(job, index, lambda: progress.advance(bar))
+        elif todo:
+            _write_parallel(job, todo, writer, lambda: progress.advance(bar))
+    return writer.write_manifest()
+
+
+def _check(config: SynthConfig) -> None:
+    counts = {"clips": config.clips, "size": config.size, "workers": config.workers, "shard_clips": config.shard_clips}
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"synth: {name} is {value}, but at least 1 is needed")
+    if config.seed < 0:
+        raise UserError(f"synth: seed is {config.seed}, but a number from 0 up is needed")
+    if config.size % 2:
+        raise UserError(f"synth: size is {config.size}, but H.264 needs an even number")
+    if round(config.seconds * FPS) < 1:
+        raise UserError(f"synth: seconds is {config.seconds}, but a clip has at least one frame (0.04)")
+    for name, share in (("photo", config.photo_fraction), ("procedural", config.procedural_fraction)):
+        if not 0 <= share <= 1:
+            raise UserError(f"synth: {name}_fraction is {share}, but a share is from 0 to 1")
+
+
+def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait]:
+    """The pictures below ``folder`` that have face-mesh points, in order of name; says what it leaves out.
+
+    Names in the landmarks' file are paths below that file's own folder. Without ``landmarks`` the file is
+    ``landmarks478.npz`` in ``folder`` or the folder above. Rows of an ``index.tsv`` in ``folder`` with a value under
+    ``same_as_test_portrait`` are left out.
+
+    Raises:
+        UserError: if the folder, the points or usable pictures are missing.
+    """
+    from asymtalker.synth.photo import read_landmarks
+
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise UserError(f"there is no folder of portraits {folder}; give one that exists")
+    places = [landmarks] if landmarks else [folder / "landmarks478.npz", folder.parent / "landmarks478.npz"]
+    table = next((Path(place).resolve() for place in places if place.is_file()), None)
+    if table is None:
+        raise UserError(
+            f"photo heads need the face-mesh points of the portraits, but there is no {' nor '.join(map(str, places))}"
+            "; give the file with --landmarks"
+        )
+    points = read_landmarks(table)
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    tests = _test_portraits(folder / "index.tsv")
+    portraits, without, reserved = [], 0, 0
+    for path in pictures:
+        name = path.relative_to(folder).as_posix()
+        below = path.relative_to(table.parent).as_posix() if path.is_relative_to(table.parent) else name
+        if name in tests:
+            reserved += 1
+        elif below not in points:
+            without += 1
+        else:
+            portraits.append(Portrait(name, path, points[below]))
+    if without:
+        _say(f"{without} of {len(pictures)} pictures below {folder} have no points in {table} and are left out")
+    if reserved:
+        _say(f"{reserved} pictures below {folder} are test portraits too and are left out")
+    if not portraits:
+        raise UserError(f"none of the {len(pictures)} pictures below {folder} has points in {table}; make them first")
+    return portraits
+
+
+def _test_portraits(index: Path) -> set[str]:
+    if not index.is_file():
+        return set()
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return {row["file"] for row in rows if (row.get("same_as_test_portrait") or "").strip() and "file" in row}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
+    """Write the settings into the folder, or compare them with those that are there."""
+    settings = configs.to_dict(config)
+    for name in ("out", "workers", "portraits", "landmarks"):
+        del settings[name]  # where things lie changes no clip; which portraits there are does
+    points = hashlib.sha256()
+    for portrait in portraits:
+        points.update(portrait.name.encode() + portrait.landmarks.tobytes())
+    settings["portraits"] = f"{len(portraits)} ({points.hexdigest()[:12]})" if portraits else None
+    path = config.out / SETTINGS
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{path} is damaged; delete the folder or give another") from None
+        if changed := configs.difference(found, settings):
+            raise UserError(
+                f"{config.out} holds a corpus with other settings ({'; '.join(changed)}); give another folder"
+            )
+        return
+    partial = path.with_name(f".{SETTINGS}.part")
+    partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _clips_of(config: SynthConfig, shard: int) -> range:
+    return range(shard * config.shard_clips, min((shard + 1) * config.shard_clips, config.clips))
+
+
+@functools.cache
+def _studio(factory: Callable[[int], Studio], size: int) -> Studio:
+    return factory(size)
+
+
+def _write_shard(job: Job, index: int, advance: Callable[[], None]) -> None:
+    def clips() -> Iterator[NewClip]:
+        for clip in _clips_of(job.config, index):
+            yield film(job, clip)
+            advance()
+
+    ShardWriter(job.config.out).write(index, clips())
+
+
+def film(job: Job, index: int) -> NewClip:
+    """Clip ``index`` of the corpus: a head, a voice, its motion, the pictures and the recording."""
+    config = job.config
+    seeds = np.random.SeedSequence([config.seed, index]).spawn(4)
+    head_rng, speech_rng, motion_rng, sound_rng = (np.random.default_rng(seed) for seed in seeds)
+    studio = _studio(job.studio, config.size)
+    kind, source_id, identity_id = _cast(job, studio, head_rng)
+    split: Split = split_of(identity_id)
+
+    count = round(config.seconds * FPS)
+    speech = speak(speech_rng, count / FPS, split)
+    motion = animate(speech, motion_rng, count)
+    shots = [
+        studio.frame(weights, Pose(*map(float, pose)))
+        for weights, pose in zip(motion.blendshapes, motion.poses, strict=True)
+    ]
+    audio = speech.samples
+    if sound_rng.random() < 0.75:
+        babble = speak(sound_rng, 3.0, split).samples + speak(sound_rng, 3.0, split).samples
+        audio = augment(audio, sound_rng, babble)
+    return NewClip(
+        key=f"clip-{index:07d}",
+        split=split,
+        source_id=source_id,
+        identity_id=identity_id,
+        voice_id=speech.voice_id,
+        kind=kind,
+        frames=np.stack([shot.picture for shot in shots]),
+        mask=np.stack([shot.mask for shot in shots]),
+        audio=audio,
+        ground_truth=ground_truth(motion, speech, [shot.lip_aperture for shot in shots]),
+    )
+
+
+def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Choose a head and put it before the camera: ``(kind, source id, identity id)``."""
+    if job.portraits and rng.random() < job.config.photo_fraction:
+        refusals = []
+        for choice in rng.permutation(len(job.portraits))[:20]:
+            portrait = job.portraits[choice]
+            identity_id = f"photo-{hashlib.sha256(portrait.path.read_bytes()).hexdigest()[:16]}"
+            try:
+                studio.cast_photo(_read_picture(portrait.path), portrait.landmarks, identity_id)
+            except UserError as error:  # another portrait does as well; the choice is the same in every run
+                refusals.append(str(error))
+                continue
+            return "photo", portrait.name, identity_id
+        raise UserError(f"none of {len(refusals)} portraits could be used, the last because: {refusals[-1]}")
+    seed = int(rng.integers(2**62))
+    procedural = bool(rng.random() < job.config.procedural_fraction)
+    studio.cast_rendered(seed, procedural)
+    identity_id = f"head-{seed:016x}"
+    return "rendered", f"makehuman-{'procedural' if procedural else 'natural'}", identity_id
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except OSError as error:
+        raise UserError(f"{path} can't be read as a picture ({error})") from None
+
+
+def ground_truth(motion: Motion, speech: Speech, apertures: list[float]) -> dict[str, Any]:
+    """The ``ground_truth`` of ``docs/architecture.md`` for one clip."""
+    return {
+        "blendshapes": {"names": list(BLENDSHAPES), "weights": np.round(motion.blendshapes.astype(float), 4).tolist()},
+        "head_pose": np.round(motion.poses.astype(float), 4).tolist(),
+        "phonemes": [[symbol, round(start, 4), round(end, 4)] for symbol, start, end in speech.phonemes],
+        "lip_aperture": [round(float(aperture), 5) for aperture in apertures],
+        "text": speech.text,
+        "language": speech.language,
+    }
+
+
+_worker: tuple[Job, Any] | None = None
+"""What this process works on, and the queue it reports finished clips to; set once when a worker starts."""
+
+
+def _start_worker(job: Job, ticks) -> None:
+    global _worker
+    _worker = (job, ticks)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # the parent was killed: nobody waits for this shard
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _work(index: int) -> None:
+    assert _worker is not None
+    job, ticks = _worker
+    _write_shard(job, index, lambda: ticks.put(None))
+
+
+def _write_parallel(job: Job, todo: list[int], writer: ShardWriter, advance: Callable[[], None]) -> None:
+    """Shards in parallel processes; the manifest is brought up to date once a minute."""
+    context = multiprocessing.get_context("spawn")  # VTK and espeak-ng do not survive a fork
+    ticks = context.SimpleQueue()
+    workers = min(job.config.workers, len(todo))
+    others = set(multiprocessing.active_children())
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(job, ticks))
+    try:
+        pending = {executor.submit(_work, index) for index in todo}
+        written = time.monotonic()
+        while pending:
+            finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            while not ticks.empty():
+                ticks.get()
+                advance()
+            for future in finished:
+                future.result()
+            if finished and time.monotonic() - written > MANIFEST_SECONDS:
+                writer.write_manifest()
+                written = time.monotonic()
+    except BrokenProcessPool:
+        raise UserError(
+            "a synth process was ended from outside, most likely for want of memory; the same command goes on from "
+            "the finished shards, with --workers set lower if it happens again"
+        ) from None
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
