@@ -1,7 +1,8 @@
 """The Wan2.1 DiT driven by audio: text gives way to frame-aligned audio, identity and continuity join the channels.
 
 Letters in shape comments: ``B`` batch, ``C`` latent channels, ``T`` latent frames, ``H W`` latent height and width,
-``L = T H' W'`` tokens after patching, ``D`` width, ``F`` frames, ``A`` audio feature size, ``N`` audio slots per latent frame, ``I`` image tokens.
+``L = T H' W'`` tokens after patching, ``D`` width, ``F`` frames, ``A`` audio feature size, ``N`` audio slots per
+latent frame, ``I`` image tokens.
 """
 
 import math
@@ -72,6 +73,31 @@ class FrameAlignedAttnProcessor:
         return attn.to_out[1](attn.to_out[0](mixed))
 
 
+class VisualTokenEmbedding(nn.Module):
+    """Embedding of discrete visual tokens with learned positions (eq. 28); the projection is the image embedder's.
+
+    One table of 2^18 rows would hold more weights than a small network and meet each row only a few times in training,
+    so the bits of an index are split in two halves with a table each, and the two are summed.
+
+    Args:
+        codebook_bits: bits of a token.
+        num_tokens: tokens of a picture.
+        dim: size of the embedding.
+    """
+
+    def __init__(self, codebook_bits: int, num_tokens: int, dim: int):
+        super().__init__()
+        self.low_bits = codebook_bits // 2
+        self.low = nn.Embedding(2**self.low_bits, dim)
+        self.high = nn.Embedding(2 ** (codebook_bits - self.low_bits), dim)
+        self.positions = nn.Parameter(torch.randn(num_tokens, dim))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Indices ``(B, I)``, int64, to ``(B, I, dim)``."""
+        low = self.low(tokens & (2**self.low_bits - 1))
+        return low + self.high(tokens >> self.low_bits) + self.positions
+
+
 class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
     r"""Wan2.1 transformer with audio cross-attention (section 3.1) and identity and continuity channels (3.2, 3.3).
 
@@ -79,8 +105,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         patch_size: patch in latent frames, height and width.
         num_attention_heads: heads per layer.
         attention_head_dim: channels per head.
-        latent_channels: channels of the codec; the input holds ``latent_channels`` noisy channels, 4 mask channels and, if
-            ``identity_channels``, as many identity channels.
+        latent_channels: channels of the codec; the input holds ``latent_channels`` noisy channels, 4 mask channels and
+            ``identity_channels`` more.
         identity_channels: channels of the identity latents (TRE, ETR), 0 for the image-token strategies (CLIP, VTP).
         audio_dim: size of a wav2vec feature.
         audio_context: frames of audio on both sides of a latent frame's own that its tokens attend to.
@@ -90,10 +116,12 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         cross_attn_norm: norm before cross-attention, as in Wan.
         eps: epsilon of the norms.
         image_dim: size of an image token (CLIP, VTP), ``None`` without.
+        image_codebook_bits: bits of a discrete image token (VTP), ``None`` where image tokens are features.
+        num_image_tokens: discrete image tokens of a picture (VTP).
         rope_max_seq_len: longest axis the rotary embedding covers.
-        prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean latents as
-            a change of the identity latents, which a narrow network learns faster because the noise need not
-            pass through it; :func:`asymtalker.rollout.predict_velocity` converts.
+        prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean
+            latents as a change of the identity latents, which a narrow network learns faster because the noise
+            need not pass through it; :func:`asymtalker.rollout.predict_velocity` converts.
     """
 
     _supports_gradient_checkpointing = True
@@ -118,6 +146,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         cross_attn_norm: bool = True,
         eps: float = 1e-6,
         image_dim: int | None = None,
+        image_codebook_bits: int | None = None,
+        num_image_tokens: int = 256,
         rope_max_seq_len: int = 1024,
         prediction_type: str = "velocity",
     ) -> None:
@@ -138,6 +168,11 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             text_embed_dim=audio_dim,
             image_embed_dim=image_dim,
         )
+        self.visual_tokens = None
+        if image_codebook_bits is not None:
+            if image_dim is None:
+                raise ValueError("image_codebook_bits needs image_dim")
+            self.visual_tokens = VisualTokenEmbedding(image_codebook_bits, num_image_tokens, image_dim)
         self.audio_slots = nn.Parameter(torch.zeros(self.num_audio_tokens, width))  # which frame of the window
         self.blocks = nn.ModuleList(
             WanTransformerBlock(
@@ -205,7 +240,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
                 latent frame is given), identity latents.
             timestep: noise level times 1,000, ``(B,)``, or ``(B, T)`` for one per latent frame.
             encoder_hidden_states: wav2vec features ``(B, F + 2 audio_context, A)`` with ``F = 1 + 4 (T - 1)``.
-            encoder_hidden_states_image: image tokens ``(B, I, image_dim)`` for the CLIP and VTP strategies.
+            encoder_hidden_states_image: image tokens: features ``(B, I, image_dim)`` (CLIP), indices ``(B, I)`` (VTP).
             return_dict: return a ``Transformer2DModelOutput`` instead of a tuple.
 
         Returns:
@@ -219,6 +254,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # (B, L, D)
 
+        if self.visual_tokens is not None and encoder_hidden_states_image is not None:
+            encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)
         per_latent = timestep.ndim == 2
         temb, modulation, audio, image = self.condition_embedder(
             timestep.flatten(),
@@ -236,7 +273,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(block, hidden_states, context, modulation, rotary_emb)
+                hidden_states = self._gradient_checkpointing_func(
+                    block, hidden_states, context, modulation, rotary_emb
+                )
             else:
                 hidden_states = block(hidden_states, context, modulation, rotary_emb)
 
