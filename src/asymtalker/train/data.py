@@ -1,0 +1,295 @@
+"""Training chunks from a corpus: encoded once, kept beside the corpus, read at random (last stage of appendix F).
+
+Encoding a chunk costs far more than a training step of a small network, so latents, identity references and audio
+features are written once, as fp16 safetensors, under ``<corpus>/cache/<what>-<hash>/<key>.safetensors``. The hash
+covers everything the values depend on (weights, lengths), so a retrained codec or audio encoder never meets stale
+values, and a new audio encoder does not throw away the latents.
+
+No continuity reference is stored: the codec is causal and a chunk is encoded from its own first frame, so the
+ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == E(x)[:, :, :1 + m]``.
+"""
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from asymtalker import corpus
+from asymtalker.codec import to_pixels
+from asymtalker.config import ChunkConfig
+from asymtalker.corpus import ManifestRow
+from asymtalker.errors import UserError
+from asymtalker.models.audio import ArraySource, AudioFeatures
+from asymtalker.models.identity import Identity
+from asymtalker.train.frozen import Frozen
+
+START_STRIDE = 12  # frames between the starts of encoded chunks of a clip
+REFERENCES = 2  # identity references per clip
+AUDIO_MARGIN = 8  # frames of features kept on both sides of a clip, for the context of its first and last chunk
+ENCODE_BATCH = 4  # chunks that go through the codec together
+
+
+def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
+    """First frames of the encoded chunks of a clip: every ``START_STRIDE`` frames, and the last possible one."""
+    last = num_frames - chunk_frames
+    return sorted({*range(0, last + 1, START_STRIDE), last}) if last >= 0 else []
+
+
+def reference_frames(key: str, num_frames: int) -> list[int]:
+    """Frames of a clip that serve as identity references: one from each equal part, fixed by the clip's key."""
+    generator = np.random.default_rng(zlib.crc32(key.encode()))
+    edges = np.linspace(0, num_frames, REFERENCES + 1).astype(int)
+    return [int(generator.integers(low, max(high, low + 1))) for low, high in pairwise(edges)]
+
+
+def usable_rows(folder: Path, min_frames: int, split: str) -> list[ManifestRow]:
+    """Kept clips of ``split`` with at least ``min_frames`` frames.
+
+    Raises:
+        UserError: if there is no kept clip, or all are too short.
+    """
+    rows = [row for row in corpus.read_manifest(folder) if row.split == split and not row.rejected_by]
+    if not rows:
+        raise UserError(f"{folder}: this corpus has no kept clip of the split {split!r}; add clips to it")
+    usable = [row for row in rows if row.frames >= min_frames]
+    if not usable:
+        longest = max(row.frames for row in rows)
+        raise UserError(
+            f"{folder}: every {split} clip is shorter than the {min_frames} frames training needs (the longest has "
+            f"{longest}); make longer clips or use a shorter chunk"
+        )
+    return usable
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where the encoded parts of a corpus lie: one folder for each part, named by what its values depend on."""
+
+    latents: Path
+    identity: Path
+    audio: Path
+
+    @classmethod
+    def of(cls, folder: Path, frozen: Frozen, chunk_frames: int) -> "Cache":
+        """The cache of a corpus for these frozen networks and this chunk length."""
+        root = folder / "cache"
+        codec = _hash(frozen.codec_digest, chunk_frames, START_STRIDE)
+        identity = _hash(frozen.identity_digest, chunk_frames, REFERENCES)
+        audio = _hash(frozen.audio_digest, AUDIO_MARGIN)
+        return cls(root / f"latents-{codec}", root / f"{frozen.strategy}-{identity}", root / f"audio-{audio}")
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chunk_frames: int) -> Cache:
+    """Encode every clip of ``rows`` that is not encoded yet; a stopped run goes on where it was.
+
+    Per clip: latents ``(S, C, T, h, w)`` of chunks at :func:`chunk_starts`, identity references at
+    :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and audio features
+    ``(F + 2 AUDIO_MARGIN, A)`` of the whole clip.
+
+    Args:
+        folder: the corpus.
+        rows: clips of at least ``chunk_frames`` frames.
+        frozen: the frozen codec, audio encoder and identity encoder.
+        chunk_frames: frames of a chunk.
+    """
+    cache = Cache.of(folder, frozen, chunk_frames)
+    parts: list[tuple[Path, Callable[[corpus.Clip], dict[str, Tensor]]]] = [
+        (cache.latents, lambda clip: _encode_chunks(clip, frozen, chunk_frames)),
+        (cache.identity, lambda clip: _encode_references(clip, frozen, chunk_frames)),
+        (cache.audio, lambda clip: _encode_audio(clip, frozen)),
+    ]
+    for path, _ in parts:
+        path.mkdir(parents=True, exist_ok=True)
+    missing = [row for row in rows if not all(_cached(path, row.key).exists() for path, _ in parts)]
+    if not missing:
+        return cache
+    columns = (
+        TextColumn("encoding clips"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for row in progress.track(missing):
+            clip = corpus.open_clip(folder, row.key)
+            for path, encode in parts:
+                target = _cached(path, row.key)
+                if not target.exists():
+                    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+                    save_file({name: value.contiguous() for name, value in encode(clip).items()}, partial)
+                    os.replace(partial, target)
+    return cache
+
+
+def _cached(folder: Path, key: str) -> Path:
+    return folder / f"{key}.safetensors"
+
+
+@torch.no_grad()
+def _encode_chunks(clip: corpus.Clip, frozen: Frozen, chunk_frames: int) -> dict[str, Tensor]:
+    frames = clip.frames()
+    starts = chunk_starts(clip.num_frames, chunk_frames)
+    latents = []
+    for first in range(0, len(starts), ENCODE_BATCH):
+        chunks = [to_pixels(frames[start : start + chunk_frames]) for start in starts[first : first + ENCODE_BATCH]]
+        latents.append(frozen.codec.encode(torch.cat(chunks).to(frozen.device)).cpu().half())
+    return {"latents": torch.cat(latents), "starts": torch.tensor(starts)}
+
+
+@torch.no_grad()
+def _encode_references(clip: corpus.Clip, frozen: Frozen, chunk_frames: int) -> dict[str, Tensor]:
+    wanted = reference_frames(clip.row.key, clip.num_frames)
+    pictures = torch.cat([to_pixels(clip.frames(frame, frame + 1)) for frame in wanted])  # (R, 3, 1, H, W)
+    identity = frozen.encode_identity(pictures.to(frozen.device), chunk_frames)
+    name, value = ("latents", identity.latents) if identity.latents is not None else ("tokens", identity.tokens)
+    assert value is not None
+    value = value.cpu()
+    return {name: value.half() if value.is_floating_point() else value, "frames": torch.tensor(wanted)}
+
+
+def _encode_audio(clip: corpus.Clip, frozen: Frozen) -> dict[str, Tensor]:
+    source = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(clip.audio()), frozen.autocast)
+    return {"features": source.frames(-AUDIO_MARGIN, clip.num_frames + AUDIO_MARGIN)[0].cpu().half()}
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Audio features of a piece of each clip of a batch, by frame as :mod:`asymtalker.rollout` asks for them.
+
+    Attributes:
+        features: ``(B, N, A)``.
+        first: frame that index 0 stands for.
+    """
+
+    features: Tensor
+    first: int
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """Features ``(B, stop - start, A)``; frames past either end repeat the last one there."""
+        index = torch.arange(start, stop, device=self.features.device) - self.first
+        return self.features[:, index.clamp(0, self.features.shape[1] - 1)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chunks of ``B`` clips with their conditions.
+
+    Attributes:
+        keys: the clips.
+        starts: first frame of each chunk in its clip.
+        latents: ground truth ``(B, C, T, h, w)``, float32.
+        audio: features by frame; frame 0 is the chunk's first. It reaches back over the chunks before it.
+        identity: the identity reference.
+    """
+
+    keys: tuple[str, ...]
+    starts: tuple[int, ...]
+    latents: Tensor
+    audio: ClipFeatures
+    identity: Identity
+
+
+class ChunkSource:
+    """Random chunks of an encoded corpus; a batch is a pure function of a generator.
+
+    Args:
+        folder: the corpus.
+        split: ``"train"`` or ``"test"``.
+        frozen: the frozen networks.
+        chunk: chunk length and continuity window.
+        chunks: chunks in a row that must fit in a clip; batches hold the last of them.
+        limit: use no more than this many clips, ``None`` for all.
+
+    Raises:
+        UserError: if the split has no clip that is long enough.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, frozen: Frozen, chunk: ChunkConfig, chunks: int = 1, limit: int | None = None
+    ):
+        self.folder, self.device = folder, frozen.device
+        self.chunk_frames = chunk.frames
+        self.lead = (chunks - 1) * (chunk.frames - chunk.continuity_frames)
+        self.rows = usable_rows(folder, self.lead + chunk.frames, split)[:limit]
+        self.cache = encode_corpus(folder, self.rows, frozen, chunk.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the clips in pixels."""
+        return self.rows[0].height, self.rows[0].width
+
+    def batch(self, size: int, generator: torch.Generator) -> Batch:
+        """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip."""
+        choices = [self._choose(generator) for _ in range(size)]
+        latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
+        stacked = torch.stack(identity).to(self.device)
+        return Batch(
+            keys=tuple(row.key for row, _, _ in choices),
+            starts=tuple(self._starts(row)[index] for row, index, _ in choices),
+            latents=torch.stack(latents).to(self.device),
+            audio=ClipFeatures(torch.stack(audio).to(self.device), -self.lead - AUDIO_MARGIN),
+            identity=Identity(latents=stacked) if stacked.ndim == 5 else Identity(tokens=stacked),
+        )
+
+    def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
+        """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
+        clips = self._clips(batch)
+        return torch.cat([to_pixels(clip.frames(at + start, at + stop)) for clip, at in clips]).to(self.device)
+
+    def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
+        """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
+        masks = [clip.mask(at + start, at + stop) for clip, at in self._clips(batch)]
+        return torch.from_numpy(np.stack(masks))[:, None].to(self.device).float() / 255
+
+    def _clips(self, batch: Batch) -> list[tuple[corpus.Clip, int]]:
+        return [(corpus.open_clip(self.folder, key), at) for key, at in zip(batch.keys, batch.starts, strict=True)]
+
+    def _starts(self, row: ManifestRow) -> list[int]:
+        return chunk_starts(row.frames, self.chunk_frames)
+
+    def _choose(self, generator: torch.Generator) -> tuple[ManifestRow, int, int]:
+        row = self.rows[_index(len(self.rows), generator)]
+        starts = self._starts(row)
+        possible = [index for index, start in enumerate(starts) if start >= self.lead]
+        index = possible[_index(len(possible), generator)]
+        chunk = range(starts[index], starts[index] + self.chunk_frames)
+        frames = reference_frames(row.key, row.frames)
+        elsewhere = [i for i, frame in enumerate(frames) if frame not in chunk] or list(range(len(frames)))
+        return row, index, elsewhere[_index(len(elsewhere), generator)]
+
+    def _read(self, row: ManifestRow, index: int, reference: int) -> tuple[Tensor, Tensor, Tensor]:
+        latents = _read_slice(_cached(self.cache.latents, row.key), "latents", index)
+        features = _read_slice(_cached(self.cache.audio, row.key), "features", slice(None))
+        start = self._starts(row)[index]
+        audio = features[start - self.lead : start + self.chunk_frames + 2 * AUDIO_MARGIN]
+        path = _cached(self.cache.identity, row.key)
+        with safe_open(path, "pt") as file:
+            name = "latents" if "latents" in file.keys() else "tokens"  # noqa: SIM118 (not a dict)
+        return latents, audio, _read_slice(path, name, reference)
+
+
+def _read_slice(path: Path, name: str, index: int | slice) -> Tensor:
+    """Part of a cached tensor, floats as float32; the file is mapped, so the system keeps hot files in memory."""
+    with safe_open(path, "pt") as file:
+        value = file.get_slice(name)[index]
+    return value.float() if value.is_floating_point() else value
+
+
+def _index(length: int, generator: torch.Generator) -> int:
+    return int(torch.randint(length, (), generator=generator))

@@ -1,0 +1,266 @@
+"""Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
+
+import copy
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from asymtalker import flow, timeline
+from asymtalker.checkpoint import EMA
+from asymtalker.codec import Codec
+from asymtalker.config import SamplerConfig, TeacherConfig, TransformerConfig
+from asymtalker.errors import UserError
+from asymtalker.models.identity import transformer_arguments
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
+from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.frozen import Frozen, freeze, load_frozen
+from asymtalker.train.losses import (
+    clean_prediction_weight,
+    face_focus_loss,
+    flow_matching_loss,
+    temporal_consistency_loss,
+)
+from asymtalker.train.sample import write_sample
+
+LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
+HELD_OUT_CLIPS = 8
+HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
+SAMPLE_STEPS = 10
+
+
+def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
+    """Train and write ``run_path/transformer`` (averaged weights, a diffusers folder) at every checkpoint.
+
+    The corpus is encoded first, once (:mod:`asymtalker.train.data`). The same command resumes, bit for bit on a CPU.
+
+    Args:
+        config: sizes, losses and schedule.
+        run_path: run folder.
+        corpus_path: corpus; its test split, if it has one, gives the held-out loss and the sample videos.
+        model_path: folder with ``vae/``, ``audio_encoder/`` and ``feature_extractor/``, such as a pipeline folder.
+
+    Raises:
+        UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
+    """
+    loop = config.loop
+    frozen = load_frozen(model_path, config.model.identity, loop)
+    inputs = {"corpus": str(corpus_path), "model": str(model_path)}
+    run = RunFolder(run_path, config, inputs)
+    source = ChunkSource(corpus_path, "train", frozen, config.chunk)
+    held_out = open_held_out(corpus_path, frozen, config)
+    torch.manual_seed(loop.seed)
+    transformer = start_transformer(config, frozen).train()
+    averaged = freeze(copy.deepcopy(transformer), frozen.device)
+    optimizer = build_optimizer(transformer.parameters(), config.optimizer)
+    ema = EMA(transformer, config.optimizer.ema_decay)
+
+    def step(index: int) -> dict[str, Tensor]:
+        generator = step_generator(loop.seed, index)
+        batch = source.batch(loop.batch, generator)
+        decode = index % config.pixel_every == 0
+        losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
+        total = losses["fm"] + config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
+        total.backward()
+        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
+        ema.update(transformer)
+        if held_out and (index + 1) % (10 * loop.log_every) == 0:
+            ema.copy_to(averaged)
+            run.log(index + 1, held_out_losses(config, averaged, frozen, held_out))
+        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
+
+    def save(_: int) -> None:
+        ema.copy_to(averaged)
+        save_weights(averaged, run.path / "transformer")
+
+    def sample(count: int) -> None:
+        ema.copy_to(averaged)
+        sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
+        write_sample(run, count, averaged, frozen, held_out or source, config.chunk, sampler)
+
+    parts = {"transformer": transformer, "optimizer": optimizer, "ema": ema}
+    run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+
+
+def teacher_losses(
+    config: TeacherConfig,
+    transformer: AsymTalkerTransformer3DModel,
+    frozen: Frozen,
+    source: ChunkSource,
+    batch: Batch,
+    generator: torch.Generator,
+    decode: bool,
+) -> dict[str, Tensor]:
+    """The terms of eq. 5 on one batch: ``fm``, and ``tgc`` and ``ff`` where some chunk is decoded.
+
+    The flow-matching loss covers the generated latent frames, not the given head. A network that predicts clean
+    latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity is
+    clamped, and its loss is capped (:func:`asymtalker.train.losses.clean_prediction_weight`).
+
+    Args:
+        config: weights, dropout, noise levels.
+        transformer: the teacher.
+        frozen: the codec that decodes.
+        source: where ``batch`` came from, for the face masks.
+        batch: ground truth.
+        generator: source of noise levels, noise and dropout, on the CPU.
+        decode: compute the pixel losses, for chunks whose noise level is low enough.
+    """
+    clean = batch.latents
+    conditions = draw_conditions(config, batch, generator)
+    sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator).to(clean)
+    weight = None
+    if config.model.prediction_type == "clean":
+        sigma = sigma.clamp_min(MIN_SIGMA)
+        weight = clean_prediction_weight(sigma)
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    noisy = flow.interpolate(clean, noise, sigma)
+    with frozen.network():
+        velocity = predict_velocity(transformer, noisy, sigma, conditions)
+    head = 0 if conditions.continuity is None else conditions.continuity.shape[2]
+    target = flow.velocity(clean, noise)
+    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight)}
+
+    first, stop = pixel_window(config, clean.shape[2], head, generator)
+    near = sigma <= config.pixel_max_sigma
+    if decode and near.any():
+        predicted = flow.clean_from_velocity(noisy, velocity, sigma)
+        mask = source.face_mask(batch, *decoded_frames(first, stop))
+        losses |= pixel_losses(frozen.codec, predicted[near], clean[near], mask[near], first, stop)
+    return losses
+
+
+def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
+    """Conditions with dropout: the audio of single chunks becomes null, continuity is left out for a whole batch."""
+    first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
+    silent = torch.rand(len(batch.keys), generator=generator) < config.audio_dropout
+    context = config.model.audio_context
+    audio = batch.audio.frames(-context, config.chunk.frames + context)
+    head = timeline.latents_of_frames(config.chunk.continuity_frames)
+    return Conditions(
+        audio=audio * (~silent).to(audio)[:, None, None],
+        identity=batch.identity,
+        continuity=None if first_chunk else batch.latents[:, :, :head],  # E(x[:K]), as the codec is causal
+    )
+
+
+def pixel_window(config: TeacherConfig, num_latents: int, head: int, generator: torch.Generator) -> tuple[int, int]:
+    """Latent frames ``[first, stop)`` that are decoded with gradient: a random window after the given head.
+
+    With the frame before it, or at the very start of the chunk, it makes ``pixel_frames`` frames.
+    """
+    length = timeline.latents_of_frames(config.pixel_frames) - 1
+    first = int(torch.randint(head, max(head, num_latents - length) + 1, (), generator=generator))
+    return first, min(num_latents, first + length + (first == 0))
+
+
+def decoded_frames(first: int, stop: int) -> tuple[int, int]:
+    """Frames of the chunk that latent frames ``[first, stop)`` decode to, with the one before them if there is one."""
+    start = timeline.frames_of_latents(first) - 1 if first else 0
+    return start, timeline.frames_of_latents(stop)
+
+
+def pixel_losses(
+    codec: Codec, predicted: Tensor, clean: Tensor, mask: Tensor, first: int, stop: int
+) -> dict[str, Tensor]:
+    """``L_tgc`` and ``L_ff`` of eq. 5 on latent frames ``[first, stop)``, decoded after a short true lead-in.
+
+    Decoding a causal chunk up to a window costs as much as the window is late. So the window is decoded behind
+    ``LEAD_LATENTS`` ground-truth latent frames instead of all of them, and stands against ``D(z)`` of the same latent
+    frames decoded the same way instead of ``x``: what the short lead-in changes, and the codec's own error, which no
+    prediction can remove, then cancel, and both losses are 0 exactly for the true latents.
+
+    Args:
+        codec: the frozen codec.
+        predicted: clean prediction ``(B, C, T, h, w)`` with gradient.
+        clean: ground truth.
+        mask: face masks ``(B, 1, f, H, W)`` of :func:`decoded_frames`.
+        first: first predicted latent frame.
+        stop: one past the last.
+    """
+    lead = clean[:, :, max(0, first - LEAD_LATENTS) : first]
+    num_frames = mask.shape[2]
+    decoded = codec.decode(torch.cat([lead, predicted[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+    with torch.no_grad():
+        pixels = codec.decode(torch.cat([lead, clean[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+    return {
+        "tgc": temporal_consistency_loss(decoded, pixels),
+        "ff": face_focus_loss(decoded, pixels, mask),
+    }
+
+
+@torch.no_grad()
+def held_out_losses(
+    config: TeacherConfig, transformer: AsymTalkerTransformer3DModel, frozen: Frozen, source: ChunkSource
+) -> dict[str, float]:
+    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
+    context = config.model.audio_context
+    head = timeline.latents_of_frames(config.chunk.continuity_frames)
+    values: dict[str, float] = {}
+    for level in HELD_OUT_SIGMAS:
+        generator = step_generator(config.loop.seed, 0)
+        batch = source.batch(HELD_OUT_CLIPS // 2, generator)
+        audio = batch.audio.frames(-context, config.chunk.frames + context)
+        conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
+        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
+        sigma = torch.full((len(noise),), level, device=noise.device)
+        with frozen.network():
+            noisy = flow.interpolate(batch.latents, noise, sigma)
+            velocity = predict_velocity(transformer, noisy, sigma, conditions)
+        target = flow.velocity(batch.latents, noise)
+        values[f"held_out_{level}"] = float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
+    return values | {"held_out": sum(values.values()) / len(values)}
+
+
+def open_held_out(folder: Path, frozen: Frozen, config: TeacherConfig) -> ChunkSource | None:
+    """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
+    try:
+        return ChunkSource(folder, "test", frozen, config.chunk, limit=HELD_OUT_CLIPS)
+    except UserError:
+        return None
+
+
+def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
+    """The transformer of ``config.init``, or a new one that fits the frozen networks."""
+    if config.init:
+        transformer = AsymTalkerTransformer3DModel.from_pretrained(config.init / "transformer")
+    else:
+        transformer = build_transformer(config.model, frozen)
+        transformer.initialize()
+    nn.Module.to(transformer, frozen.device)
+    return transformer
+
+
+def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
+    """A transformer with random weights whose channels fit the frozen networks."""
+    return AsymTalkerTransformer3DModel(
+        patch_size=config.patch_size,
+        num_attention_heads=config.num_attention_heads,
+        attention_head_dim=config.attention_head_dim,
+        latent_channels=frozen.codec.channels,
+        audio_dim=frozen.audio_encoder.config.hidden_size,
+        audio_context=config.audio_context,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.num_layers,
+        prediction_type=config.prediction_type,
+        **transformer_arguments(
+            config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
+        ),
+    )
+
+
+def save_weights(module: nn.Module, folder: Path) -> None:
+    """Write a diffusers model folder that appears whole."""
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    module.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
