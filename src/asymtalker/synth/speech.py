@@ -1,13 +1,14 @@
 """Speech with phoneme times from espeak-ng, in many voices and nine kinds of language.
 
 espeak-ng is driven through its shared library: its synthesis callback reports every phoneme with the sample at which
-it starts, a thousand times faster than real time. The library keeps global state, so it is loaded once a process and
-is not thread-safe.
+it starts, a hundred times faster than real time. The library keeps state from one text to the next (phases, flutter),
+so it is loaded anew for each one: the same text and voice then give the same samples. It is not thread-safe.
 """
 
+import _ctypes
 import ctypes
-import functools
 import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -134,6 +135,8 @@ class _Engine:
                 "pip install 'asymtalker[synth]'"
             ) from None
         self.library = ctypes.CDLL(espeakng_loader.get_library_path())
+        self.waves: list[np.ndarray] = []
+        self.events: list[tuple[int, int, str, int, int]] = []
         flags = _PHONEME_EVENTS | _PHONEME_IPA | _DONT_EXIT
         self.sample_rate = self.library.espeak_Initialize(
             _SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), flags
@@ -143,10 +146,15 @@ class _Engine:
                 f"espeak-ng found no voice data in {espeakng_loader.get_data_path()}; install espeakng-loader again, "
                 "in a folder whose path is shorter than 150 characters"
             )
-        self.waves: list[np.ndarray] = []
-        self.events: list[tuple[int, int, str, int, int]] = []
         self._callback = _CALLBACK(self._collect)  # kept: the library holds only the pointer
         self.library.espeak_SetSynthCallback(self._callback)
+        self.library.espeak_ng_SetRandSeed(1)
+
+    def close(self) -> None:
+        """Unload the library and with it all its state."""
+        self.library.espeak_Terminate()
+        unload = _ctypes.FreeLibrary if sys.platform == "win32" else _ctypes.dlclose
+        unload(self.library._handle)
 
     def _collect(self, wave, count, events) -> int:
         if wave and count > 0:
@@ -164,7 +172,6 @@ class _Engine:
         return 0
 
     def run(self, text: str, voice: Voice, rate: int):
-        self.waves, self.events = [], []
         name = f"{voice.language}+{voice.variant}"
         if self.library.espeak_SetVoiceByName(name.encode()) != 0:
             raise UserError(f"espeak-ng has no voice {name!r}; languages are {', '.join(SENTENCES)}")
@@ -175,11 +182,6 @@ class _Engine:
         self.library.espeak_Synchronize()
         wave = np.concatenate(self.waves) if self.waves else np.zeros(0, np.int16)
         return wave.astype(np.float32) / 32768, self.events
-
-
-@functools.cache
-def _engine() -> _Engine:
-    return _Engine()
 
 
 def _closure_start(wave: np.ndarray, burst: int, earliest: int, rate: int) -> int:
@@ -198,9 +200,12 @@ def synthesize(text: str, voice: Voice) -> Speech:
     Raises:
         UserError: if espeak-ng or the voice is missing.
     """
-    engine = _engine()
-    # a shifted tract is a resampling, which speeds speech up by the same factor: ask for that much slower speech
-    wave, events = engine.run(text, voice, max(80, min(449, round(voice.rate / voice.tract))))
+    engine = _Engine()
+    try:
+        # a shifted tract is a resampling, which speeds speech up by the same factor: ask for that much slower speech
+        wave, events = engine.run(text, voice, max(80, min(449, round(voice.rate / voice.tract))))
+    finally:
+        engine.close()
     rate = engine.sample_rate * voice.tract
     if not len(wave):
         return Speech(
