@@ -114,10 +114,10 @@ def _tongue(shape: np.ndarray, lip_line: np.ndarray) -> Part:
 
 def _cavity(shape: np.ndarray, lip_line: np.ndarray) -> Part:
     """A dark red wall behind everything, wide enough to fill the opening from any allowed angle."""
-    y, x = np.meshgrid(np.linspace(0.35, -0.75, 9), np.linspace(-0.5, 0.5, 9), indexing="ij")
-    z = lip_line[2] - 0.62 + 0.35 * (np.abs(x) / 0.5) ** 2
+    y, x = np.meshgrid(np.linspace(0.2, -0.6, 9), np.linspace(-0.36, 0.36, 9), indexing="ij")
+    z = lip_line[2] - 0.62 + 0.35 * (np.abs(x) / 0.36) ** 2
     vertices = np.stack([x, y + lip_line[1], z], -1).reshape(-1, 3).astype(np.float32)
-    fade = np.clip(1 - 1.1 * np.hypot(x / 0.5, (y + 0.15) / 0.6), 0.25, 1).reshape(-1, 1)
+    fade = np.clip(1 - 1.1 * np.hypot(x / 0.4, (y + 0.15) / 0.5), 0.25, 1).reshape(-1, 1)
     index = np.arange(81).reshape(9, 9)
     quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1).reshape(-1, 4)
     still = np.zeros((52, 81, 3), np.float32)

@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 
 from asymtalker.synth import photo
+from asymtalker.synth.head_view import HeadView
+from asymtalker.synth.identity import Identity
+from asymtalker.synth.photo import PhotoHead
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.stage import Stage, Surface, flat_camera
 
@@ -28,18 +31,20 @@ class Renderer:
     def __init__(self, size: int = 256):
         self.size = size
         self.stage = Stage(size)
-        self.view: _PhotoView | None = None
+        self.view: _PhotoView | HeadView | None = None
 
-    def load(self, head: photo.PhotoHead) -> None:
-        """Make `head` the one that `frame` draws."""
+    def load(self, head: Identity | PhotoHead, backdrop: np.ndarray | None = None) -> None:
+        """Make `head` the one that `frame` draws; a rendered head may stand before a photograph, `backdrop`
+        (H, W, 3) uint8, thrown out of focus, instead of its painted background."""
         self.stage.clear()
-        self.view = _PhotoView(self.stage, head)
+        self.view = HeadView(self.stage, head, backdrop) if isinstance(head, Identity) else _PhotoView(self.stage, head)
 
     def frame(self, blendshapes: np.ndarray, pose: Pose) -> RenderedFrame:
         """The loaded head with face-unit weights (52,) in [0, 1] in the order of `BLENDSHAPES`, in a pose."""
         if self.view is None:
             raise RuntimeError("Renderer.frame was called before Renderer.load")
-        return self.view.draw(np.asarray(blendshapes, np.float32), pose)
+        picture, outline, aperture = self.view.draw(np.asarray(blendshapes, np.float32), pose)
+        return RenderedFrame(picture, _face_mask(outline, self.size), aperture)
 
 
 def _face_mask(outline: np.ndarray, size: int) -> np.ndarray:
@@ -75,7 +80,8 @@ class _PhotoView:
         for scene in stage.scenes:
             flat_camera(scene)
 
-    def draw(self, weights: np.ndarray, pose: Pose) -> RenderedFrame:
+    def draw(self, weights: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
+        """The picture, the face's outline (k, 2) in it and the lip aperture."""
         now = photo.animate(self.head, weights, pose)
         self.sheet.move(now.sheet)
         for surface, points in zip(self.inside, now.inside, strict=True):
@@ -83,4 +89,4 @@ class _PhotoView:
         for surface, points, texture in zip(self.eyes, now.eyes, now.eye_textures, strict=True):
             surface.move(points)
             surface.paint(texture)
-        return RenderedFrame(self.stage.picture(), _face_mask(now.oval, self.stage.size), now.lip_aperture)
+        return self.stage.picture(), now.oval, now.lip_aperture
