@@ -39,13 +39,14 @@ Split = Literal["train", "test"]
 TEST_SHARE = 0.1
 VOICELESS_STOPS = ("p", "t", "k", "tʃ", "ts")
 
-# espeak-ng variants that sound like people (no robots, croaks or hisses); one variant is one speaker.
+# espeak-ng variants that sound like people (no robots, no croaks) and give the same samples every time, which Reed and
+# caleb do not; one variant is one speaker.
 _VARIANT_NAMES = """
     Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Mike
-    Nguyen Reed RicishayMax Storm adam anika announcer antonio aunty belinda benjamin boris caleb david ed
-    edward edward2 f1 f2 f3 f4 f5 grandma grandpa gustave ian iven iven2 iven3 iven4 john kaukovalta klatt
-    klatt2 klatt3 klatt4 klatt5 klatt6 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 norbert
-    pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor whisper whisperf zac
+    Nguyen RicishayMax Storm adam anika announcer antonio aunty belinda benjamin boris david ed edward edward2
+    f1 f2 f3 f4 f5 grandma grandpa gustave ian iven iven2 iven3 iven4 john kaukovalta klatt klatt2 klatt3
+    klatt4 klatt5 klatt6 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel miguel mike2 norbert pablo paul
+    pedro quincy rob robert sandro shelby steph steph2 steph3 travis victor whisper whisperf zac
 """
 VARIANTS = tuple(_VARIANT_NAMES.split())
 

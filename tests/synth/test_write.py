@@ -1,0 +1,192 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asymtalker.config import SynthConfig
+from asymtalker.corpus import open_clip, read_manifest
+from asymtalker.errors import UserError
+from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.speech import split_of
+from asymtalker.synth.write import find_portraits, synthesize_corpus
+
+pytest.importorskip("espeakng_loader")
+
+
+@dataclass
+class Drawing:
+    picture: np.ndarray
+    mask: np.ndarray
+    lip_aperture: float
+
+
+class DrawnStudio:
+    """Draws an oval face with a mouth: everything but the renderer is real."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.colour = np.zeros(3)
+
+    def cast_rendered(self, seed, procedural):
+        self.colour = np.random.default_rng(seed).uniform(80, 220, 3)
+
+    def cast_photo(self, picture, landmarks, key):
+        if picture.mean() < 5:
+            raise UserError(f"{key}: too dark")
+        self.colour = picture.mean(axis=(0, 1))
+
+    def frame(self, weights, pose):
+        y, x = np.mgrid[: self.size, : self.size] / self.size - 0.5
+        opening = float(weights[BLENDSHAPES.index("jawOpen")] - weights[BLENDSHAPES.index("mouthClose")])
+        face = ((x - pose.x) / 0.3) ** 2 + (y / 0.4) ** 2 < 1
+        mouth = ((x - pose.x) / 0.1) ** 2 + ((y - 0.2) / (0.005 + 0.2 * max(opening, 0))) ** 2 < 1
+        picture = np.full((self.size, self.size, 3), 40.0)
+        picture[face] = self.colour
+        picture[mouth] = (90, 20, 20)
+        return Drawing(picture.astype(np.uint8), face.astype(np.uint8) * 255, max(opening, 0.0))
+
+
+class SlowStudio(DrawnStudio):
+    def frame(self, weights, pose):
+        time.sleep(0.02)
+        return super().frame(weights, pose)
+
+
+def settings(out: Path, **changes) -> SynthConfig:
+    return SynthConfig(out=out, **({"clips": 6, "seconds": 0.6, "size": 32, "workers": 1, "shard_clips": 2} | changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    synthesize_corpus(settings(folder), DrawnStudio)
+    return folder
+
+
+def test_clips_keep_the_contract(corpus):
+    rows = read_manifest(corpus)
+    assert len(rows) == 6
+    assert len({row.identity_id for row in rows}) == 6
+    for row in rows:
+        clip = open_clip(corpus, row.key)
+        truth = clip.info["ground_truth"]
+        assert (row.frames, row.height, row.width, row.fps, row.kind) == (15, 32, 32, 25.0, "rendered")
+        assert clip.frames().shape == (15, 32, 32, 3)
+        assert clip.mask().shape == (15, 32, 32)
+        assert len(clip.audio()) == 15 * 640
+        assert row.split == split_of(row.identity_id) == split_of(row.voice_id)
+        assert truth["blendshapes"]["names"] == list(BLENDSHAPES)
+        assert np.shape(truth["blendshapes"]["weights"]) == (15, 52)
+        assert np.shape(truth["head_pose"]) == (15, 6)
+        assert len(truth["lip_aperture"]) == 15
+        assert truth["phonemes"][-1][2] == pytest.approx(0.6, abs=1e-3)
+        assert {"text", "language"} <= truth.keys()
+
+
+def test_workers_and_shards_do_not_change_clips(corpus, tmp_path):
+    synthesize_corpus(settings(tmp_path / "two", workers=2), DrawnStudio)
+    assert contents(tmp_path / "two") == contents(corpus)
+    synthesize_corpus(settings(tmp_path / "one", clips=3, shard_clips=3), DrawnStudio)
+    for row in read_manifest(tmp_path / "one"):
+        ours, theirs = open_clip(tmp_path / "one", row.key), open_clip(corpus, row.key)
+        np.testing.assert_array_equal(ours.frames(), theirs.frames())
+        np.testing.assert_array_equal(ours.audio(), theirs.audio())
+    synthesize_corpus(settings(tmp_path / "seed", clips=2, seed=1), DrawnStudio)
+    other = open_clip(tmp_path / "seed", "clip-0000000")
+    assert not np.array_equal(other.audio(), open_clip(corpus, "clip-0000000").audio())
+
+
+def run_for_subprocess(folder: str):
+    synthesize_corpus(settings(Path(folder), workers=2), SlowStudio)
+
+
+def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):
+    folder = tmp_path / "killed"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    code += f"import test_write\nif __name__ == '__main__': test_write.run_for_subprocess({str(folder)!r})"
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("shard-*.tar")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = {name: data for name, data in contents(folder).items() if name.startswith("shard-")}
+    assert 1 <= len(finished) < 3
+    for pid in workers:  # they must not go on writing
+        while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    times = {name: os.stat(folder / name).st_mtime_ns for name in finished}
+    synthesize_corpus(settings(folder, workers=1), DrawnStudio)
+    assert contents(folder) == contents(corpus)
+    assert {name: os.stat(folder / name).st_mtime_ns for name in finished} == times
+
+
+def test_another_corpus_in_the_folder_is_refused(corpus):
+    with pytest.raises(UserError, match=r"seconds: 0\.6 -> 0\.8"):
+        synthesize_corpus(replace(settings(corpus), seconds=0.8), DrawnStudio)
+    before = contents(corpus)
+    synthesize_corpus(settings(corpus, workers=2), DrawnStudio)
+    assert contents(corpus) == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"clips": 0}, {"seconds": 0.01}, {"size": 33}, {"photo_fraction": 1.5}, {"workers": 0}, {"seed": -1}]
+)
+def test_bad_settings_are_named(tmp_path, change):
+    with pytest.raises(UserError, match=next(iter(change))):
+        synthesize_corpus(settings(tmp_path, **change), DrawnStudio)
+
+
+@pytest.fixture
+def portraits(tmp_path):
+    folder = tmp_path / "faces" / "set"
+    (folder / "sub").mkdir(parents=True)
+    names = ["sub/a.jpg", "b.png", "dark.jpg", "test.jpg", "unknown.jpg"]
+    for shade, name in zip((200, 120, 0, 80, 90), names, strict=True):
+        Image.new("RGB", (40, 30), (shade, shade, shade)).save(folder / name)
+    (folder / "index.tsv").write_text("file\tsame_as_test_portrait\nb.png\t\ntest.jpg\tother.jpg\n")
+    known = [f"set/{name}" for name in names[:4]]
+    np.savez(tmp_path / "faces" / "landmarks478.npz", names=known, points=np.ones((4, 478, 3), np.float32))
+    return folder
+
+
+def test_portraits_are_those_with_points_that_are_not_test_portraits(portraits, capsys):
+    assert [portrait.name for portrait in find_portraits(portraits)] == ["b.png", "dark.jpg", "sub/a.jpg"]
+    said = capsys.readouterr().err
+    assert "1 of 5 pictures" in said
+    assert "test portraits" in said
+
+
+def test_photo_heads_come_from_the_portraits(portraits, tmp_path):
+    rows = synthesize_corpus(
+        settings(tmp_path / "out", clips=6, portraits=portraits, photo_fraction=1.0, seconds=0.2), DrawnStudio
+    )
+    assert {row.kind for row in rows} == {"photo"}
+    assert {row.source_id for row in rows} == {"b.png", "sub/a.jpg"}  # the dark one can't be fitted
+    assert len({row.identity_id for row in rows}) == 2
+
+
+def test_unusable_portraits_are_refused(portraits, tmp_path):
+    with pytest.raises(UserError, match="no folder of portraits"):
+        find_portraits(tmp_path / "nowhere")
+    (portraits.parent / "landmarks478.npz").rename(tmp_path / "points.npz")
+    with pytest.raises(UserError, match=r"no .*landmarks478\.npz"):
+        find_portraits(portraits)
+    with pytest.raises(UserError, match="none of the 5 pictures"):
+        find_portraits(portraits, tmp_path / "points.npz")
