@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPVisionModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from asymtalker import timeline
 from asymtalker.codec import Codec
@@ -70,7 +70,9 @@ def clip_tokens(encoder: CLIPVisionModel, picture: Tensor) -> Tensor:
     Returns:
         ``(B, P * P, hidden_size)``, rows from the top.
     """
-    pixels = _resize(picture[:, :, 0], encoder.config.image_size).clamp(-1, 1) / 2 + 0.5
+    size = encoder.config.image_size
+    assert isinstance(size, int), "CLIP's pictures are square"
+    pixels = _resize(picture[:, :, 0], size).clamp(-1, 1) / 2 + 0.5
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     pixels = ((pixels - mean) / std).to(encoder.dtype)
     return encoder(pixels, output_hidden_states=True).hidden_states[-2][:, 1:].float()

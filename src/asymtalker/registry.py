@@ -1,0 +1,200 @@
+"""Everything that can be downloaded: where from, how large, its SHA-256 and its licence.
+
+Models that ``transformers`` and ``diffusers`` fetch themselves by hub id are not here.
+"""
+
+import hashlib
+import http.client
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from asymtalker.errors import UserError
+
+PARALLEL = 4
+TIMEOUT_SECONDS = 30.0
+BLOCK_BYTES = 1 << 16
+FAKER_PORTRAITS = "faker-js/assets-person-portrait"
+
+CC0_LANDMARKS = Path(__file__).parent / "synth" / "cc0_landmarks.npz"
+"""Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel: ``names``
+(n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) in pixels."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of an entry.
+
+    Attributes:
+        path: below the entry's folder, and below each of its mirrors.
+        size: in bytes.
+        sha256: in hexadecimal.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Files that belong together.
+
+    Attributes:
+        mirrors: addresses of the folder they are in, tried in order; all must give what the table says.
+        table: lines ``path, size, sha256`` between tabs, below a header.
+        licence: SPDX identifier.
+        origin: who made them and where they say so.
+    """
+
+    mirrors: tuple[str, ...]
+    table: Path
+    licence: str
+    origin: str
+
+    def files(self) -> list[RemoteFile]:
+        """The files, in the order of the table."""
+        lines = self.table.read_text(encoding="utf-8").splitlines()[1:]
+        return [RemoteFile(path, int(size), sha256) for path, size, sha256 in (line.split("\t") for line in lines)]
+
+
+REGISTRY = {
+    "cc0_portraits": Entry(
+        mirrors=(
+            f"https://raw.githubusercontent.com/{FAKER_PORTRAITS}/5b5120a7aaaf363efc72b447c6af82ef57e916a2",
+            f"https://cdn.jsdelivr.net/gh/{FAKER_PORTRAITS}@main",
+        ),
+        table=Path(__file__).with_name("cc0_portraits.tsv"),
+        licence="CC0-1.0",
+        origin=f"{FAKER_PORTRAITS} on GitHub: 176 portraits of adults who do not exist, made with Stable Diffusion 3",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """Folder of downloads: ``ASYMTALKER_CACHE``, else ``asymtalker`` in ``XDG_CACHE_HOME`` or ``~/.cache``."""
+    if chosen := os.environ.get("ASYMTALKER_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "asymtalker"
+
+
+def fetch(name: str) -> Path:
+    """The folder with the files of an entry, downloaded where they are not there yet.
+
+    A download that was cut short goes on where it stopped. Progress goes to stderr.
+
+    Args:
+        name: a key of ``REGISTRY``.
+
+    Raises:
+        UserError: if there is no such entry, no connection, no room, or other contents than registered.
+    """
+    if name not in REGISTRY:
+        raise UserError(f"there is nothing called {name} to download; there is {', '.join(REGISTRY)}")
+    entry, folder = REGISTRY[name], cache_dir() / name
+    files = entry.files()
+    missing = [file for file in files if not _has(folder / file.path, file.size)]
+    if not missing:
+        return folder
+    columns = (TextColumn(f"download {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        done = sum(file.size for file in files) - sum(file.size for file in missing)
+        bar = progress.add_task("", total=sum(file.size for file in files), completed=done)
+        pool = ThreadPoolExecutor(PARALLEL)
+        try:
+            downloads = [
+                pool.submit(
+                    _download, name, entry, file, folder / file.path, lambda count: progress.advance(bar, count)
+                )
+                for file in missing
+            ]
+            for download in downloads:
+                download.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return folder
+
+
+def _has(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
+
+
+def _download(name: str, entry: Entry, file: RemoteFile, target: Path, advance: Callable[[int], None]) -> None:
+    """Bring one file into place from the first mirror that gives it."""
+    part = target.with_name(f"{target.name}.part")
+    problem = ""
+    mirrors = list(entry.mirrors)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = part.stat().st_size if part.is_file() else 0
+        advance(kept)
+        while mirrors:
+            mirror = mirrors.pop(0)
+            try:
+                _receive(f"{mirror}/{file.path}", part, file.size, advance)
+            except (_ConnectionError, http.client.HTTPException) as error:
+                problem = f"{urlsplit(mirror).netloc}: {error}; check the connection and give the same command again"
+                continue
+            found = hashlib.sha256(part.read_bytes()).hexdigest()
+            if found == file.sha256:
+                os.replace(part, target)
+                return
+            problem = (
+                f"{urlsplit(mirror).netloc} gives other contents than registered, SHA-256 {found}; nothing is kept"
+            )
+            advance(-part.stat().st_size)
+            part.unlink()
+            if kept:  # its beginning may have been damaged here: ask for all of it
+                mirrors.insert(0, mirror)
+                kept = 0
+    except OSError as error:
+        raise UserError(f"cannot keep the download of {name} in {target.parent}: {error.strerror or error}") from error
+    raise UserError(f"cannot download {file.path} of {name}: {problem}")
+
+
+class _ConnectionError(Exception):
+    """The network, not the disk."""
+
+
+def _receive(url: str, part: Path, size: int, advance: Callable[[int], None]) -> None:
+    """Append to ``part`` what it lacks of ``size`` bytes.
+
+    Raises:
+        _ConnectionError: if the server cannot be reached, refuses, or stops early.
+        OSError: if ``part`` cannot be written.
+    """
+    start = part.stat().st_size if part.is_file() else 0
+    if start == size:
+        return
+    if start > size:
+        advance(-start)
+        part.unlink()
+        start = 0
+    headers = {"User-Agent": "asymtalker"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
+    except OSError as error:  # also of the kinds URLError and HTTPError
+        raise _ConnectionError(error) from error
+    with response:
+        if start and response.status != http.client.PARTIAL_CONTENT:  # the server sends all of it
+            advance(-start)
+            start = 0
+        with part.open("ab" if start else "wb") as out:
+            while start < size:
+                try:
+                    block = response.read(min(BLOCK_BYTES, size - start))
+                except OSError as error:
+                    raise _ConnectionError(error) from error
+                if not block:
+                    raise _ConnectionError(f"the connection ended after {start} of {size} bytes")
+                out.write(block)
+                start += len(block)
+                advance(len(block))
