@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -24,8 +25,8 @@ BLOCK_BYTES = 1 << 16
 FAKER_PORTRAITS = "faker-js/assets-person-portrait"
 
 CC0_LANDMARKS = Path(__file__).parent / "synth" / "cc0_landmarks.npz"
-"""Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel: ``names``
-(n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) in pixels."""
+"""Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel:
+``names`` (n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) in pixels."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,11 @@ def _receive(url: str, part: Path, size: int, advance: Callable[[int], None]) ->
     headers = {"User-Agent": "asymtalker"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         response = urlopen(Request(url, headers=headers), timeout=TIMEOUT_SECONDS)
-    except OSError as error:  # also of the kinds URLError and HTTPError
+    except HTTPError as error:
+        raise _ConnectionError(error) from error
+    except URLError as error:
+        raise _ConnectionError(error.reason) from error
+    except OSError as error:
         raise _ConnectionError(error) from error
     with response:
         if start and response.status != http.client.PARTIAL_CONTENT:  # the server sends all of it
