@@ -348,7 +348,7 @@ def picture_array(image: Image.Image, name: str = "given") -> np.ndarray:
         if min(image.size) < MIN_PICTURE_SIDE:
             raise UserError(f"The picture {name} is too long and narrow: crop it around the face.")
     upright = ImageOps.exif_transpose(image)
-    return np.asarray(_to_srgb(_eight_bit(upright)))
+    return np.array(_to_srgb(_eight_bit(upright)))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

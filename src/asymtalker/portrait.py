@@ -159,7 +159,7 @@ def crop_square(picture: np.ndarray, box: FaceBox, size: int) -> Portrait:
     if outside is not None:
         blurred = square.filter(ImageFilter.GaussianBlur(BORDER_BLUR * size))
         square = Image.composite(blurred, square, outside)
-    return Portrait(np.asarray(square), placement)
+    return Portrait(np.array(square), placement)
 
 
 def _outside(shape: tuple[int, ...], placement: Placement, size: int) -> Image.Image | None:

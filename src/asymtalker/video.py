@@ -159,9 +159,9 @@ class VideoWriter:
 
     def write_audio(self, samples: np.ndarray) -> None:
         """Append ``(n,)`` or ``(n, channels)`` float samples; keep in step with the picture, chunk by chunk."""
-        samples = samples.reshape(len(samples), -1).astype(np.float32)
         if not len(samples):
             return
+        samples = samples.reshape(len(samples), -1).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=self._layout)
         frame.sample_rate, frame.pts = self._audio.rate, self._samples
         frame.time_base = Fraction(1, self._audio.rate)

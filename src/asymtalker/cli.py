@@ -1,0 +1,261 @@
+"""The ``asymtalker`` command: one verb per stage. Maps a UserError to one sentence on stderr and exit code 2.
+
+A verb's settings are a dataclass and its work a function; both are imported only when the verb is given, so that help
+is quick and no verb needs the packages of another.
+"""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+import asymtalker
+from asymtalker.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb's settings and work are found, as ``"module:name"``."""
+
+    summary: str
+    settings: str
+    """A dataclass; tyro makes its flags."""
+    work: str
+    """A function of one instance of it."""
+
+
+VERBS = {
+    "generate": Verb(
+        "make a talking video from a portrait and a voice", "asymtalker.cli:Generate", "asymtalker.cli:generate"
+    ),
+    "bench": Verb("measure speed and memory", "asymtalker.cli:Bench", "asymtalker.cli:bench"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Make a talking video from a portrait and a voice."""
+
+    image: Path
+    """A photograph with a face (JPEG, PNG, WebP ...)."""
+    audio: Path
+    """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; 0.2 seconds to hours."""
+    output: Path
+    """The MP4 file to write. It is replaced if it exists."""
+    model: str | None = None
+    """Checkpoint folder, or a model of the Hugging Face hub; the bundled one by default."""
+    seed: int = 0
+    """The same seed gives the same video on one machine."""
+    steps: int | None = None
+    """Denoising steps per chunk; by default what the checkpoint was made for."""
+    guidance: float | None = None
+    """Audio guidance, 1 is none; by default what the checkpoint was made for."""
+    face: int | None = None
+    """Which face, counted from 1, the largest (default)."""
+    paste_back: bool = False
+    """Put the talking face back into the whole picture instead of writing the square around it."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure speed and memory; writes JSON with the machine it was measured on."""
+
+    what: tyro.conf.Positional[Literal["generate"]]
+    """The stage to measure."""
+    seconds: str = "10,60,600"
+    """Lengths of audio, separated by commas; each is measured in a process of its own."""
+    out: Path
+    """The JSON file to write, such as benchmarks/results/name.json."""
+    model: str | None = None
+    """Checkpoint folder; the bundled one by default."""
+    image: Path | None = None
+    """A portrait; the bundled one by default."""
+    audio: Path | None = None
+    """Speech, repeated or cut to each length; the bundled one by default."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+
+
+def generate(settings: Generate) -> None:
+    """The ``generate`` verb: progress and remarks on stderr, the path of the video on stdout."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from asymtalker.media import check_file
+    from asymtalker.video import check_output
+
+    check_file(settings.image, "picture")  # before the seconds that loading takes
+    check_file(settings.audio, "audio file")
+    check_output(settings.output)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task("loading", total=None)
+        pipeline = load_pipeline(settings.model, settings.device)
+        bars.update(bar, description="reading the sound")
+        pipeline.generate_to_file(
+            settings.image,
+            settings.audio,
+            settings.output,
+            seed=settings.seed,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            face=settings.face,
+            paste=settings.paste_back,
+            progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
+            say=lambda sentence: bars.console.print(sentence, markup=False),
+        )
+    print(settings.output)
+
+
+def load_pipeline(model: str | None, device: str) -> Any:
+    """The pipeline on a device (``"auto"``: a GPU if there is one), without the libraries' own chatter.
+
+    Raises:
+        UserError: if the checkpoint or the device cannot be used.
+    """
+    import torch
+    import transformers
+    from diffusers.utils import logging as diffusers_logging
+
+    from asymtalker.generate.pipeline import AsymTalkerPipeline
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    pipeline = AsymTalkerPipeline.from_pretrained(model)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {device} cannot be used ({reason}): leave --device out.") from error
+
+
+def bench(settings: Bench) -> None:
+    """The ``bench`` verb."""
+    from asymtalker.generate.bench import bench_generate
+
+    try:
+        seconds = [float(part) for part in settings.seconds.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--seconds must be numbers with commas between, such as 10,60: not {settings.seconds}."
+        ) from None
+    if not seconds or min(seconds) <= 0:
+        raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
+    bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
+    print(settings.out)
+
+
+def _named(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return (
+        "usage: asymtalker VERB [OPTIONS]\n\n"
+        "Identity-consistent talking-head video of any length, from one portrait and a voice.\n\n"
+        + "\n".join(lines)
+        + "\n\nOptions of a verb: asymtalker VERB --help"
+    )
+
+
+def parse(name: str, settings: type, arguments: Sequence[str]) -> Any:
+    """An instance of a verb's settings from its arguments.
+
+    Raises:
+        UserError: one sentence for anything tyro finds wrong.
+        SystemExit: after printing the help that was asked for.
+    """
+
+    def run(given: Sequence[str]) -> Any:
+        return tyro.cli(settings, prog=f"asymtalker {name}", args=given, config=(tyro.conf.FlagCreatePairsOff,))
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return run(arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        run(["--help"])
+    flags = set(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
+    sentence = _unknown_flag(arguments, flags) or _sentence(complaint.getvalue())
+    raise UserError(f"{sentence} See asymtalker {name} --help.")
+
+
+def _unknown_flag(arguments: Sequence[str], flags: set[str]) -> str | None:
+    """A sentence about the first flag that does not exist, which tyro mentions only when nothing else is wrong."""
+    for argument in arguments:
+        flag = argument.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in {known.replace("_", "-") for known in flags}:
+            near = difflib.get_close_matches(flag, flags, n=1)
+            return f"There is no option {flag}{f': did you mean {near[0]}?' if near else '.'}"
+    return None
+
+
+def _sentence(box: str) -> str:
+    """What tyro's box says above its first rule, in one sentence; of missing options their names alone."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
+    lines = [line for line in lines[: rules[0] if rules else None] if line]
+    if lines and lines[0].startswith("Missing"):
+        return f"Missing: {', '.join(line.split()[0] for line in lines if line.startswith('--'))}."
+    return f"{' '.join(lines).rstrip('.:')}."
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    name, *rest = arguments
+    if name in ("--version", "-V"):
+        print(f"asymtalker {asymtalker.__version__}")
+        return
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}."
+        raise UserError(f"There is no verb {name}: {hint}")
+    verb = VERBS[name]
+    settings = parse(name, _named(verb.settings), rest)
+    work: Callable[[Any], None] = _named(verb.work)
+    work(settings)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    try:
+        _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"asymtalker: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("asymtalker: stopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has left; without this Python would complain once more while shutting down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

@@ -1,0 +1,1 @@
+"""From a portrait and a voice to a talking video."""

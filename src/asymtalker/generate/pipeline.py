@@ -1,0 +1,439 @@
+"""``AsymTalkerPipeline``: a portrait and a voice in, a talking video out, chunk by chunk (section 3.2).
+
+A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``vae/``, ``audio_encoder/``,
+``feature_extractor/`` and ``scheduler/``, weights as safetensors only.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils.outputs import BaseOutput
+from PIL import Image
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from asymtalker.codec import Codec, to_frames, to_pixels
+from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
+from asymtalker.errors import UserError
+from asymtalker.generate.provenance import provenance
+from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
+from asymtalker.models.audio import AudioFeatures
+from asymtalker.models.identity import Identity, encode_then_repeat, temporal_reference
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.portrait import Portrait, choose_face, crop_square, even_picture, find_faces, paste_back, turned_by
+from asymtalker.rollout import rollout
+from asymtalker.timeline import chunk_spans, frames_of_samples
+from asymtalker.video import VideoWriter, check_output
+
+Picture = str | Path | Image.Image | np.ndarray
+Sound = str | Path | tuple[np.ndarray, int]
+Progress = Callable[[int, int], None]
+
+PARTS: dict[str, Any] = {
+    "transformer": AsymTalkerTransformer3DModel,
+    "vae": AutoencoderKLWan,
+    "audio_encoder": Wav2Vec2Model,
+    "feature_extractor": Wav2Vec2FeatureExtractor,
+    "scheduler": FlowMatchEulerDiscreteScheduler,
+}
+WEIGHTS = ("transformer", "vae", "audio_encoder")
+MAX_VIDEO_SIDE = 1920
+"""Longest side of the full picture that generated frames are pasted back into."""
+
+
+@dataclass
+class AsymTalkerPipelineOutput(BaseOutput):
+    """``frames``: ``(F, H, W, 3)`` uint8 RGB at 25 FPS, or a list of F Pillow images."""
+
+    frames: np.ndarray | list[Image.Image]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Inputs, read and checked."""
+
+    portrait: Portrait
+    full_picture: np.ndarray
+    audio: AudioSource
+    num_frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """What ``model_index.json`` says beside the parts."""
+
+    sample_size: int
+    chunk: ChunkConfig
+    sampler: SamplerConfig
+    identity: IdentityStrategy
+    name: str
+
+
+class AsymTalkerPipeline(DiffusionPipeline):
+    """Identity-consistent talking-head video of any length.
+
+    Args:
+        transformer: the student (or a teacher, with more steps and guidance).
+        vae: the codec, with ``latents_mean`` and ``latents_std`` in its config.
+        audio_encoder: wav2vec2.
+        feature_extractor: normalises the waveform for it.
+        scheduler: its ``shift`` is the noise-level shift.
+        sample_size: width and height of the frames.
+        chunk_frames: F of the paper.
+        continuity_frames: K of the paper.
+        num_inference_steps: default steps per chunk.
+        guidance_scale: default audio guidance; 1 is none.
+        renew_noise: draw fresh noise after every step, as a distilled student expects.
+        identity: how the portrait enters the network.
+        name: what the checkpoint is called in the tags of the videos it makes.
+    """
+
+    model_cpu_offload_seq = "audio_encoder->transformer->vae"
+
+    def __init__(
+        self,
+        transformer: AsymTalkerTransformer3DModel,
+        vae: AutoencoderKLWan,
+        audio_encoder: Wav2Vec2Model,
+        feature_extractor: Wav2Vec2FeatureExtractor,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        sample_size: int = 256,
+        chunk_frames: int = 81,
+        continuity_frames: int = 5,
+        num_inference_steps: int = 4,
+        guidance_scale: float = 1.0,
+        renew_noise: bool = False,
+        identity: IdentityStrategy = "tre",
+        name: str = "unnamed",
+    ):
+        super().__init__()
+        self.register_modules(
+            transformer=transformer,
+            vae=vae,
+            audio_encoder=audio_encoder,
+            feature_extractor=feature_extractor,
+            scheduler=scheduler,
+        )
+        self.register_to_config(
+            sample_size=sample_size,
+            chunk_frames=chunk_frames,
+            continuity_frames=continuity_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            renew_noise=renew_noise,
+            identity=identity,
+            name=name,
+        )
+        self.settings = PipelineSettings(
+            sample_size=sample_size,
+            chunk=ChunkConfig(frames=chunk_frames, continuity_frames=continuity_frames),
+            sampler=SamplerConfig(
+                num_steps=num_inference_steps,
+                shift=scheduler.config["shift"],
+                guidance_scale=guidance_scale,
+                renew_noise=renew_noise,
+            ),
+            identity=identity,
+            name=name,
+        )
+        for part in (transformer, vae, audio_encoder):
+            part.eval().requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, pretrained_model_name_or_path: str | Path | None = None, *, torch_dtype: torch.dtype = torch.float32
+    ) -> "AsymTalkerPipeline":
+        """Load a checkpoint folder, a model of the Hugging Face hub (``owner/name``), or by default the bundled one.
+
+        Raises:
+            UserError: if there is no such folder or model, or it is not a whole AsymTalker checkpoint.
+        """
+        folder = _checkpoint_folder(pretrained_model_name_or_path)
+        settings = _read_index(folder)
+        parts = {}
+        for name, kind in PARTS.items():
+            options: dict[str, Any] = {}
+            if name in WEIGHTS:
+                # safetensors only: a checkpoint must not be able to run code
+                options = {"dtype" if kind is Wav2Vec2Model else "torch_dtype": torch_dtype, "use_safetensors": True}
+            try:
+                parts[name] = kind.from_pretrained(folder / name, **options)
+            except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise UserError(
+                    f"The checkpoint {folder} is broken: its {name} cannot be loaded ({reason})."
+                ) from error
+        try:
+            return cls(**parts, **settings)
+        except TypeError as error:
+            raise UserError(f"The checkpoint {folder} has settings that are unknown here: {error}.") from error
+
+    def __call__(
+        self,
+        image: Picture,
+        audio: Sound,
+        *,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        face: int | None = None,
+        output_type: str = "np",
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> AsymTalkerPipelineOutput:
+        """All frames at once; for long sound use :meth:`generate_to_file` or :meth:`stream`.
+
+        Args:
+            image: path, Pillow image, or ``H W 3`` uint8 array, showing a face.
+            audio: path of anything with sound, or ``(samples, rate)``.
+            seed: the same seed gives the same video on one machine.
+            num_inference_steps: per chunk; by default what the checkpoint was made for.
+            guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
+            face: which face, counted from 1, the largest (default).
+            output_type: ``"np"`` or ``"pil"``.
+            progress: called with frames done and frames in all.
+            say: called with a sentence when there is something to know.
+
+        Returns:
+            ``frames``, ``ceil(n / 640)`` of them for ``n`` samples at 16 kHz.
+
+        Raises:
+            UserError: if an input cannot be used.
+        """
+        if output_type not in ("np", "pil"):
+            raise ValueError(f"output_type must be 'np' or 'pil', got {output_type!r}")
+        job = self._prepare(image, audio, face, say)
+        parts = self._frames(job, self._sampler(num_inference_steps, guidance_scale), seed, progress)
+        frames = np.concatenate(list(parts))
+        return AsymTalkerPipelineOutput(
+            frames=frames if output_type == "np" else [Image.fromarray(frame) for frame in frames]
+        )
+
+    def stream(
+        self,
+        image: Picture,
+        audio: Sound,
+        *,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        face: int | None = None,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> Iterator[np.ndarray]:
+        """The frames of each chunk ``(F, H, W, 3)`` uint8 as it is made. Arguments as in :meth:`__call__`."""
+        job = self._prepare(image, audio, face, say)
+        return self._frames(job, self._sampler(num_inference_steps, guidance_scale), seed, progress)
+
+    def generate_to_file(
+        self,
+        image: Picture,
+        audio: Sound,
+        output: str | Path,
+        *,
+        seed: int = 0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        face: int | None = None,
+        paste: bool = False,
+        progress: Progress | None = None,
+        say: Callable[[str], None] = print,
+    ) -> Path:
+        """Write an MP4 (H.264 and the original sound), chunk by chunk, in memory that does not grow with length.
+
+        When it is stopped (Ctrl-C, an error, a full disk) the part made so far is kept as a playable file and said.
+
+        Args:
+            image: see :meth:`__call__`, as for all arguments not listed here.
+            audio: its own sound, mono or stereo, goes into the file.
+            output: path of the MP4 file; its folder is made, an existing file is replaced.
+            seed: see above.
+            num_inference_steps: see above.
+            guidance_scale: see above.
+            face: see above.
+            paste: put the generated square back into the full picture instead of writing it alone.
+            progress: see above.
+            say: see above.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            UserError: if an input cannot be used or the output not be written.
+        """
+        output = check_output(output)
+        _check_not_input(output, image, audio)
+        sampler = self._sampler(num_inference_steps, guidance_scale)
+        job = self._prepare(image, audio, face, say, MAX_VIDEO_SIDE if paste else None)
+        track = job.audio.track()
+        writer = VideoWriter(
+            output,
+            job.full_picture.shape[:2] if paste else job.portrait.picture.shape[:2],
+            audio_rate=track.rate,
+            audio_channels=track.channels,
+            metadata=provenance(self.settings.name, seed, image, audio).tags(),
+        )
+        try:
+            with writer:
+                for frames in self._frames(job, sampler, seed, progress):
+                    if paste:
+                        for frame in frames:
+                            writer.write(paste_back(job.full_picture, frame, job.portrait.placement)[None])
+                    else:
+                        writer.write(frames)
+                    writer.write_audio(track.take_until(writer.seconds))
+                writer.write_audio(track.take_until(None))
+        except UserError:
+            raise  # its sentence says what was kept
+        except BaseException:
+            if writer.kept_seconds:
+                say(f"Stopped early: the first {writer.kept_seconds:.1f} s are kept in {output}.")
+            raise
+        return output
+
+    def _prepare(
+        self, image: Picture, audio: Sound, face: int | None, say: Callable[[str], None], longest: int | None = None
+    ) -> _Job:
+        """Read and check the inputs; with ``longest`` the full picture is made fit for video."""
+        picture, name = _read_image(image)
+        if longest is not None:
+            picture = even_picture(picture, longest)
+        faces = find_faces(picture)
+        turn = turned_by(picture) if not faces else None
+        if turn is not None:
+            raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
+        box = choose_face(faces, face, name, say)
+        source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
+        return _Job(
+            portrait=crop_square(picture, box, self.settings.sample_size),
+            full_picture=picture,
+            audio=source,
+            num_frames=frames_of_samples(source.num_samples),
+        )
+
+    def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
+        sampler = self.settings.sampler
+        if num_inference_steps is not None:
+            sampler = replace(sampler, num_steps=num_inference_steps)
+        if guidance_scale is not None:
+            sampler = replace(sampler, guidance_scale=guidance_scale)
+        if sampler.num_steps < 1:
+            raise UserError(f"The number of steps must be at least 1, not {sampler.num_steps}.")
+        return sampler
+
+    @property
+    def _autocast(self) -> torch.dtype | None:
+        """float32 weights run in bfloat16, as they were trained; other weights in their own precision."""
+        return torch.bfloat16 if self.transformer.dtype == torch.float32 else None
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
+
+    def _identity(self, codec: Codec, picture: np.ndarray) -> Identity:
+        pixels = to_pixels(picture[None]).to(self.device)
+        encode = temporal_reference if self.settings.identity == "tre" else encode_then_repeat
+        return Identity(latents=encode(codec, pixels, self.settings.chunk.frames))
+
+    def _frames(self, job: _Job, sampler: SamplerConfig, seed: int, progress: Progress | None) -> Iterator[np.ndarray]:
+        """The rollout, as frames."""
+        chunk = self.settings.chunk
+        codec = Codec(self.vae, self._autocast)
+        audio = AudioFeatures(self.audio_encoder, self.feature_extractor, job.audio, self._autocast)
+        size = self.settings.sample_size
+        done = 0
+        if progress:
+            progress(0, job.num_frames)
+        with torch.inference_mode(), self._precision():
+            chunks = rollout(
+                self.transformer,
+                codec,
+                audio,
+                self._identity(codec, job.portrait.picture),
+                chunk_spans(job.num_frames, chunk.frames, chunk.continuity_frames),
+                chunk=chunk,
+                size=(size, size),
+                sampler=sampler,
+                seed=seed,
+            )
+        while True:
+            # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
+            with torch.inference_mode(), self._precision():
+                made = next(chunks, None)
+                if made is None:
+                    return
+                frames = to_frames(made.new_pixels)
+            yield frames
+            done += len(frames)
+            if progress:
+                progress(done, job.num_frames)
+
+
+def _checkpoint_folder(name: str | Path | None) -> Path:
+    """The local folder of a checkpoint, fetched from the hub if need be."""
+    if name is None:
+        bundled = Path(str(resources.files("asymtalker"))) / "assets" / "tiny"
+        if not bundled.is_dir():
+            raise UserError("This installation has no bundled checkpoint: give one with --model.")
+        return bundled
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(f"The checkpoint {name} is a file: give the folder that holds model_index.json.")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        raise UserError(f"The checkpoint folder {name} does not exist: check the path.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now."
+        ) from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """The pipeline's settings in ``model_index.json``, after checking that the folder is whole."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json.")
+    try:
+        content = json.loads(index.read_text())
+        kind = content["_class_name"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{index} is damaged: fetch the checkpoint again.") from error
+    if kind != AsymTalkerPipeline.__name__:
+        raise UserError(f"{folder} is a checkpoint of {kind}, not of {AsymTalkerPipeline.__name__}.")
+    missing = [part for part in PARTS if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")
+    return {key: value for key, value in content.items() if not key.startswith("_") and key not in PARTS}
+
+
+def _read_image(image: Picture) -> tuple[np.ndarray, str]:
+    """The picture as an array and what to call it in a sentence."""
+    if isinstance(image, str | Path):
+        return read_picture(image), str(image)
+    if isinstance(image, np.ndarray):
+        try:
+            image = Image.fromarray(image)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"A picture array must be H W 3 uint8, not {image.shape} {image.dtype}.") from error
+    return picture_array(image), "the picture"
+
+
+def _check_not_input(output: Path, *inputs: object) -> None:
+    for path in inputs:
+        if isinstance(path, str | Path) and output.exists() and Path(path).exists() and output.samefile(path):
+            raise UserError(f"The output {output} would overwrite an input: give it another name.")
