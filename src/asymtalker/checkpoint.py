@@ -68,5 +68,7 @@ def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:
             part.load_state_dict(state[name])
     except (KeyError, RuntimeError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: not a checkpoint of this run ({reason}); remove it or use another run folder") from error
+        raise UserError(
+            f"{path}: not a checkpoint of this run ({reason}); remove it or use another run folder"
+        ) from error
     return state["step"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def expand(sigma: Tensor, like: Tensor) -> Tensor:
-    """Shape ``sigma`` of ``(B,)`` or per latent frame ``(B, T)`` to broadcast against ``like`` of ``(B, C, T, H, W)``."""
+    """Shape ``sigma``, ``(B,)`` or per latent frame ``(B, T)``, to broadcast against ``like`` ``(B, C, T, H, W)``."""
     if sigma.ndim == 1:
         return sigma.view(-1, 1, 1, 1, 1).to(like.dtype)
     return sigma.view(sigma.shape[0], 1, sigma.shape[1], 1, 1).to(like.dtype)
@@ -52,6 +52,6 @@ def sampling_sigmas(num_steps: int, shift: float) -> Tensor:
 
 
 def training_sigmas(batch: int, shift: float, num_timesteps: int, generator: torch.Generator) -> Tensor:
-    """``(batch,)`` random noise levels on the grid ``1/N .. 1`` of ``num_timesteps`` N, shifted (1,000 in the paper)."""
+    """``(batch,)`` random noise levels on the shifted grid ``1/N .. 1`` of ``num_timesteps`` N (the paper: 1,000)."""
     index = torch.randint(1, num_timesteps + 1, (batch,), generator=generator)
     return shift_sigma(index / num_timesteps, shift)

@@ -1,7 +1,7 @@
 """THE chunk loop (section 3.2, appendix D). Training, distillation, generation and serving all sample through it.
 
-The asymmetry of the method is one argument: ``continuity="ground_truth"`` carries frames of the real video from chunk to
-chunk (teacher, real score), ``"generated"`` the frames just made (student, critic, generation).
+The asymmetry of the method is one argument: ``continuity="ground_truth"`` carries frames of the real video from chunk
+to chunk (teacher, real score), ``"generated"`` the frames just made (student, critic, generation).
 """
 
 from collections.abc import Callable, Iterable, Iterator

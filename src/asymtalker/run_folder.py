@@ -105,8 +105,14 @@ def run_steps(
     """
     done = load_checkpoint(run.checkpoint, parts)
     run.restart_stats(done)
-    columns = (TextColumn(run.path.name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    sums: dict[str, float] = {}
+    columns = (
+        TextColumn(run.path.name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    logged: dict[str, list[float]] = {}
     since, started = 0, time.perf_counter()
     with Progress(*columns, TextColumn("{task.fields[last]}"), console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=loop.steps, completed=done, last="")
@@ -114,18 +120,20 @@ def run_steps(
             try:
                 values = step(index)
             except KeyboardInterrupt:
-                progress.console.print(f"stopped after {index} steps; the same command goes on from the last checkpoint")
+                progress.console.print(
+                    f"stopped after {index} steps; the same command goes on from the last checkpoint"
+                )
                 raise
             since += 1
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+                logged.setdefault(name, []).append(float(value))
             count = index + 1
             if count % loop.log_every == 0 or count == loop.steps:
-                means = {name: total / since for name, total in sums.items()}
+                means = {name: sum(values) / len(values) for name, values in logged.items()}
                 means["seconds_per_step"] = (time.perf_counter() - started) / since
                 run.log(count, means)
                 progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
-                sums, since, started = {}, 0, time.perf_counter()
+                logged, since, started = {}, 0, time.perf_counter()
             progress.advance(bar)
             if count % loop.checkpoint_every == 0 or count == loop.steps:
                 save_checkpoint(run.checkpoint, count, parts)
@@ -149,7 +157,9 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
     """Linear warm-up, then a cosine from ``lr`` to ``lr * final_scale``."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
     position = min(1.0, step / max(1, steps))
-    return config.lr * warmup * (config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * position)))
+    return (
+        config.lr * warmup * (config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * position)))
+    )
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: float) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor
 
 from asymtalker import corpus, media
@@ -49,7 +50,7 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(loop.seed)
     vae = AutoencoderKLWan.from_pretrained(config.init) if config.init else build_vae(config.model)
-    vae = vae.to(loop.device).train()
+    vae.train().to(loop.device)
     optimizer = build_optimizer(vae.parameters(), config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)
     precision = getattr(torch, loop.autocast)
@@ -59,7 +60,9 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
         pixels = source.batch(loop.batch, generator).to(loop.device)  # (B, 3, F, s, s)
         with torch.autocast(loop.device, precision, enabled=precision != torch.float32):
             posterior = vae.encode(pixels).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(pixels)
+            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(
+                pixels
+            )
             decoded = _decode_unclamped(vae, latents)
         l1 = (decoded.float() - pixels).abs().mean()
         edges = _edge_distance(decoded.float(), pixels)
@@ -79,10 +82,10 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
 @torch.no_grad()
 def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: CodecTrainConfig, folder: Path) -> None:
     """Write the averaged weights with latent statistics measured on training clips."""
-    frozen = AutoencoderKLWan.from_config(vae.config)
+    frozen = build_vae(config.model)
     frozen.load_state_dict(vae.state_dict())
     ema.copy_to(frozen)
-    frozen = frozen.to(config.loop.device).eval()
+    frozen.eval().to(config.loop.device)
     precision = getattr(torch, config.loop.autocast)
 
     def samples() -> Iterator[Tensor]:
@@ -100,8 +103,6 @@ def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: Co
 
 def _decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
     """Decode with gradient everywhere: diffusers clamps to [-1, 1], which would kill it outside."""
-    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
     vae.clear_cache()
     hidden = vae.post_quant_conv(latents)
     frames = []
@@ -141,7 +142,7 @@ class ClipSource:
         keys: tuple[str, ...] = ()
         if corpus_path:
             rows = corpus.read_manifest(corpus_path)
-            keys = tuple(row["key"] for row in rows if row["split"] == "train" and not row["rejected_by"])
+            keys = tuple(row.key for row in rows if row.split == "train" and not row.rejected_by)
             if not keys:
                 raise UserError(f"{corpus_path}: no training clip in this corpus")
         pictures: tuple[Path, ...] = ()
@@ -187,7 +188,7 @@ def _clip_frames(folder: Path, key: str) -> np.ndarray:
 
 
 def random_crop(frames: np.ndarray, crop: int, generator: torch.Generator) -> Tensor:
-    """A random ``crop`` x ``crop`` window of ``(F, H, W, 3)`` frames, sometimes mirrored: ``(1, 3, F, crop, crop)``."""
+    """A random square window of ``(F, H, W, 3)`` frames, mirrored half the time: ``(1, 3, F, crop, crop)``."""
     top = _index(frames.shape[1] - crop + 1, generator)
     left = _index(frames.shape[2] - crop + 1, generator)
     pixels = to_pixels(frames[:, top : top + crop, left : left + crop])

@@ -1,0 +1,151 @@
+"""Named recipes: functions that return every setting of a model, from codec to student.
+
+Variants are made with ``dataclasses.replace``. What a recipe scored is written beside it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from asymtalker.config import (
+    AudioEncoderConfig,
+    AudioTrainConfig,
+    ChunkConfig,
+    CodecConfig,
+    CodecTrainConfig,
+    DistillConfig,
+    LoopConfig,
+    OptimizerConfig,
+    ReadoutTrainConfig,
+    Recipe,
+    SamplerConfig,
+    TeacherConfig,
+    TransformerConfig,
+)
+
+
+def tiny() -> Recipe:
+    """The bundled model: 256x256, trained from nothing on a synthetic corpus; runs on a laptop's CPU."""
+    chunk = ChunkConfig(frames=81, continuity_frames=5)
+    return Recipe(
+        codec=CodecTrainConfig(
+            model=CodecConfig(
+                base_dim=48,
+                decoder_base_dim=32,
+                z_dim=48,
+                dim_mult=(1, 2, 2),
+                num_res_blocks=1,
+                temperal_downsample=(True, True),
+                is_residual=True,
+                patch_size=4,
+            ),
+            frames=33,
+            crop=96,
+            picture_fraction=0.3,
+            kl_weight=5e-4,
+            edge_weight=0.5,
+            loop=LoopConfig(steps=20_000, batch=2),
+            optimizer=OptimizerConfig(
+                lr=1.5e-3, betas=(0.9, 0.99), weight_decay=0.0, warmup_steps=200, final_scale=0.05, ema_decay=0.995
+            ),
+        ),
+        audio=AudioTrainConfig(
+            model=AudioEncoderConfig(
+                conv_dim=(64, 64, 64, 96, 96, 128, 128),
+                hidden_size=192,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                intermediate_size=512,
+            ),
+            seconds=4.0,
+            loop=LoopConfig(steps=6_000, batch=8, log_every=20),
+            optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), final_scale=0.05, ema_decay=0.99),
+        ),
+        readout=ReadoutTrainConfig(
+            width=24,
+            loop=LoopConfig(steps=2_000, batch=32, log_every=20),
+            optimizer=OptimizerConfig(lr=2e-3, final_scale=0.02, ema_decay=0.99),
+        ),
+        teacher=TeacherConfig(
+            model=TransformerConfig(
+                num_attention_heads=4,
+                attention_head_dim=64,
+                ffn_dim=1024,
+                num_layers=8,
+                prediction_type="clean",
+            ),
+            chunk=chunk,
+            pixel_every=4,
+            loop=LoopConfig(steps=20_000, batch=2),
+            optimizer=OptimizerConfig(lr=6e-4, betas=(0.9, 0.95), final_scale=0.1, ema_decay=0.995),
+        ),
+        distill=DistillConfig(
+            chunk=chunk,
+            chunks=2,
+            loop=LoopConfig(steps=800, batch=1),
+            student=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999), ema_decay=0.99),
+            critic=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999)),
+        ),
+        sampler=SamplerConfig(num_steps=4, shift=3.0),
+    )
+
+
+def smoke() -> Recipe:
+    """``tiny`` cut down until every stage runs in minutes: proves the chain, not the picture."""
+    recipe = tiny()
+    assert recipe.codec
+    assert recipe.audio
+    chunk = ChunkConfig(frames=33, continuity_frames=5)
+    return Recipe(
+        codec=replace(recipe.codec, frames=9, crop=64, loop=LoopConfig(steps=30, batch=1, checkpoint_every=10)),
+        audio=replace(recipe.audio, seconds=2.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)),
+        readout=replace(recipe.readout, loop=LoopConfig(steps=30, batch=16, checkpoint_every=10)),
+        teacher=replace(
+            recipe.teacher,
+            model=replace(recipe.teacher.model, num_layers=2),
+            chunk=chunk,
+            loop=LoopConfig(steps=20, batch=1, checkpoint_every=10, sample_every=20),
+        ),
+        distill=replace(
+            recipe.distill, chunk=chunk, critic_updates=2, loop=LoopConfig(steps=3, batch=1, checkpoint_every=1)
+        ),
+        sampler=recipe.sampler,
+    )
+
+
+def wan_1_3b() -> Recipe:
+    """The paper's settings on Wan2.1-1.3B: published codec and wav2vec2, 15,000 + 1,600 steps."""
+    model = TransformerConfig(num_attention_heads=12, attention_head_dim=128, ffn_dim=8960, num_layers=30)
+    return _wan(model)
+
+
+def wan_14b() -> Recipe:
+    """The paper's settings on Wan2.1-14B."""
+    model = TransformerConfig(num_attention_heads=40, attention_head_dim=128, ffn_dim=13824, num_layers=40)
+    return _wan(model)
+
+
+def _wan(model: TransformerConfig) -> Recipe:
+    chunk = ChunkConfig(frames=81, continuity_frames=5)
+    return Recipe(
+        codec=None,
+        audio=None,
+        readout=tiny().readout,
+        teacher=TeacherConfig(
+            model=model,
+            chunk=chunk,
+            shift=5.0,
+            loop=LoopConfig(steps=15_000, batch=4, checkpoint_every=500, device="cuda"),
+            optimizer=OptimizerConfig(lr=1e-5, ema_decay=0.999),
+        ),
+        distill=DistillConfig(
+            chunk=chunk,
+            shift=5.0,
+            loop=LoopConfig(steps=1_600, batch=4, checkpoint_every=100, device="cuda"),
+            student=OptimizerConfig(lr=2e-6, betas=(0.0, 0.999), grad_clip=10.0, ema_decay=0.99),
+            critic=OptimizerConfig(lr=4e-7, betas=(0.0, 0.999), grad_clip=10.0),
+        ),
+        sampler=SamplerConfig(num_steps=4, shift=5.0),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in (smoke, tiny, wan_1_3b, wan_14b)}
