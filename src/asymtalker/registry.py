@@ -26,7 +26,7 @@ FAKER_PORTRAITS = "faker-js/assets-person-portrait"
 
 CC0_LANDMARKS = Path(__file__).parent / "synth" / "cc0_landmarks.npz"
 """Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel:
-``names`` (n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) in pixels."""
+``names`` (n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) pixels."""
 
 
 @dataclass(frozen=True)
