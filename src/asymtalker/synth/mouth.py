@@ -77,7 +77,7 @@ def _teeth(row: str, shape: np.ndarray, lip_line: np.ndarray) -> Part:
     depth = 0.50 * (1 - np.cos(angle)) / (1 - np.cos(1.28))
     front = lip_line[2] - (0.075 if row == "upper" else 0.105)
     sign = 1.0 if row == "upper" else -1.0
-    edge = lip_line[1] + (-0.030 if row == "upper" else -0.045)
+    edge = lip_line[1] + (-0.048 if row == "upper" else -0.050)
     height = 0.19 if row == "upper" else 0.17
     grid_v = np.linspace(0, 1, rows)  # 0 gum, 1 biting edge
     points = np.zeros((rows, columns, 3))

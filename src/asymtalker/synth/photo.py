@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from scipy.spatial import Delaunay
+from scipy.spatial.transform import Rotation
 
 from asymtalker.errors import UserError
 from asymtalker.synth import facemesh, mesh, mouth
@@ -34,7 +35,8 @@ class PhotoHead:
 
     `units` (52, n, 3) face-unit displacements; `neutral` (n, 3) closes parted lips; `follow` (g, 72) spreads the
     displacement of the face oval on to the grid; `head_weight` (g,) how far the grid moves with the head;
-    `frame` (3, 3) takes MakeHuman's axes and unit to the crop's (rotation times scale).
+    `frame` (3, 3) takes MakeHuman's axes and unit to the crop's (rotation times scale), `inside_frame` those of the mouth's
+    inside about `inside_origin`, which comes to lie at `inside_place`.
     """
 
     key: str
@@ -52,7 +54,7 @@ class PhotoHead:
     inside: list[mouth.Part]
     inside_origin: np.ndarray
     inside_place: np.ndarray
-    inside_scale: float
+    inside_frame: np.ndarray
     inside_light: np.ndarray
     eye_distance: float
 
@@ -94,7 +96,7 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
     if landmarks.shape != (478, 3) or not np.isfinite(landmarks).all():
         raise UserError(f"{key}: 478 face-mesh points (x, y, z) are needed, got an array of shape {landmarks.shape}.")
     face = facemesh.face_mesh()
-    origin, side = _crop(landmarks, np.random.default_rng(zlib.crc32(key.encode())))
+    origin, side = _crop(landmarks, picture.shape[:2], np.random.default_rng(zlib.crc32(key.encode())))
     points = (landmarks - [*origin, landmarks[:, 2].mean()]) / side * [1, 1, -1]
     points[:, 1] = 1 - points[:, 1]
     texture = _crop_texture(picture, origin, side)
@@ -108,6 +110,7 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
     _part_lips(dense, face, turn[:, 1])
     units = np.einsum("und,cd->unc", face.units, frame)
     _fit_lids(units, dense, on_head, face, frame)
+    dense[:, 2] = _smooth_depth(dense, 0.09 * scale)
     neutral = _close_lips(dense, units, face, turn[:, 1])
     grid, sheet_triangles, follow, head_weight = _surroundings(dense, face, scale)
     vertices = np.concatenate([dense, grid])
@@ -133,7 +136,7 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
         inside=mouth.inside_parts(head_shape, head_lips),
         inside_origin=head_lips.astype(np.float32),
         inside_place=lip_middle.astype(np.float32),
-        inside_scale=float(np.clip(widths[0] / widths[1], 0.85, 1.2)),
+        inside_frame=(_part_way(turn, 0.6) * scale * np.clip(widths[0] / widths[1], 0.85, 1.2)).astype(np.float32),
         inside_light=_mouth_light(texture, dense, face),
         eye_distance=float(
             np.linalg.norm(np.diff(points[[facemesh.RIGHT_EYE_OUTER, facemesh.LEFT_EYE_OUTER], :2], axis=0))
@@ -153,7 +156,7 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
         _keep_order(expression, face.chains[upper], face.chains[lower], up)
     upper, lower = face.chains["upper_inner"], face.chains["lower_inner"]
     _keep_order(expression, upper, lower, up)
-    gap = expression[facemesh.UPPER_LIP_MIDDLE] - expression[facemesh.LOWER_LIP_MIDDLE]
+    gap = (expression[facemesh.UPPER_LIP_MIDDLE] - expression[facemesh.LOWER_LIP_MIDDLE]) @ up
     grid = head.vertices[len(displaced) :] + head.follow @ (expression - head.vertices[: len(displaced)])[face.chains["oval"]]
     unit = np.linalg.norm(head.frame[:, 1]) * HEAD_HEIGHT
     turn = rotation(
@@ -167,28 +170,40 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
 
     face_now = moved(expression)
     grid_now = grid + head.head_weight[:, None] * (moved(grid) - grid)
+    # The teeth turn half as far as the head: a flat sheet's lips slide less over them than real lips do.
+    half = rotation(*(0.5 * np.array([soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), 2 * pose.roll])))
+    inside_frame = (half @ head.inside_frame).astype(np.float32)
+    place = moved(head.inside_place)
     inside = []
     for part in head.inside:
         points = part.vertices + np.tensordot(weights, part.units, 1) - head.inside_origin
-        inside.append(moved(points @ head.frame.T * head.inside_scale + head.inside_place))
+        inside.append(points @ inside_frame.T + place)
     return PhotoPose(
         sheet=np.concatenate([face_now, grid_now.astype(np.float32)]),
         inside=inside,
         eyes=[moved(eye.corners) for eye in head.eyes],
         eye_textures=[eye.looking(weights) for eye in head.eyes],
         oval=face_now[face.chains["oval"], :2],
-        lip_aperture=float(max(np.linalg.norm((turn @ gap)[:2]) if gap @ up > 0 else 0.0, 0.0) / head.eye_distance),
+        lip_aperture=float(max(gap, 0.0) * np.linalg.norm((turn @ up)[:2]) / head.eye_distance),
     )
 
 
-def _crop(landmarks: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Upper left corner (2,) and side of the crop in pixels: the face box is about half of it, a little below centre."""
+def _crop(landmarks: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """Upper left corner (2,) and side of the crop in pixels: the face box is about half of it, a little below centre.
+
+    Where that would leave a photograph of `shape` (height, width), the crop gives way by a few percent.
+    """
     face = landmarks[:468, :2]
     left, right = face[:, 0].min(), face[:, 0].max()
     top, bottom = face[list(facemesh.BROWS), 1].min(), face[:, 1].max()
     side = ((right - left) + (bottom - top)) / 2 / 0.5 * rng.uniform(0.95, 1.05)
     centre = np.array([(left + right) / 2, (top + bottom) / 2])
-    return centre - (np.array([0.5, 0.55]) + rng.uniform(-0.03, 0.03, 2)) * side, float(side)
+    place = np.array([0.5, 0.55]) + rng.uniform(-0.03, 0.03, 2)
+    side = max(min(side, min(shape)), 0.88 * side)
+    origin = centre - place * side
+    size = np.array(shape[::-1])
+    inside = np.clip(origin, np.minimum(0, size - side), np.maximum(size - side, 0))
+    return origin + np.clip(inside - origin, -0.07 * side, 0.07 * side), float(side)
 
 
 def _crop_texture(picture: np.ndarray, origin: np.ndarray, side: float) -> np.ndarray:
@@ -222,6 +237,11 @@ def _similarity(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, flo
     return u @ sign @ vt, float((singular * np.diag(sign)).sum() / (a**2).sum())
 
 
+def _part_way(turn: np.ndarray, share: float) -> np.ndarray:
+    """A rotation about the same axis by `share` of the angle."""
+    return Rotation.from_rotvec(share * Rotation.from_matrix(turn).as_rotvec()).as_matrix()
+
+
 def _lid_pairs(face: facemesh.FaceMesh) -> list[tuple[str, str]]:
     return [(f"{side}_upper_lid", f"{side}_lower_lid") for side in ("right", "left")]
 
@@ -231,6 +251,14 @@ def _keep_order(points: np.ndarray, upper: np.ndarray, lower: np.ndarray, up: np
     crossing = np.minimum((points[upper] - points[lower]) @ up, 0)[:, None] * up
     points[upper] -= crossing / 2
     points[lower] += crossing / 2
+
+
+def _smooth_depth(dense: np.ndarray, reach: float) -> np.ndarray:
+    """Depths (n,) averaged over neighbours in the picture. Where the face turns away from the camera, points at one
+    place of the picture would otherwise move differently with the head and tear its outline."""
+    apart = ((dense[:, None, :2] - dense[None, :, :2]) ** 2).sum(2)
+    weights = np.exp(-apart / reach**2)
+    return weights @ dense[:, 2] / weights.sum(1)
 
 
 def _part_lips(dense: np.ndarray, face: facemesh.FaceMesh, up: np.ndarray) -> None:
@@ -335,7 +363,7 @@ def _surroundings(
     apart = np.linalg.norm(flat[:, None] - ring[None, :, :2], axis=2)
     near = 1 / (apart + 0.01) ** 3
     near /= near.sum(1, keepdims=True)
-    reach = 0.75 * scale
+    reach = 1.15 * scale
     fade = np.clip(1 - apart.min(1) / reach, 0, 1) ** 2
     depth = near @ ring[:, 2] - 0.35 * np.minimum(apart.min(1), 0.3 * scale)
     below = np.clip((centre[1] - 0.45 * scale - flat[:, 1]) / (1.2 * scale), 0, 1)  # neck and shoulders stay behind
