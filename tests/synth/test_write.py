@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asymtalker import registry
 from asymtalker.config import SynthConfig
 from asymtalker.corpus import open_clip, read_manifest
 from asymtalker.errors import UserError
@@ -34,7 +35,7 @@ class DrawnStudio:
         self.size = size
         self.colour = np.zeros(3)
 
-    def cast_rendered(self, seed, procedural):
+    def cast_rendered(self, seed, procedural, backdrop):
         self.colour = np.random.default_rng(seed).uniform(80, 220, 3)
 
     def cast_photo(self, picture, landmarks, key):
@@ -190,3 +191,18 @@ def test_unusable_portraits_are_refused(portraits, tmp_path):
         find_portraits(portraits)
     with pytest.raises(UserError, match="none of the 5 pictures"):
         find_portraits(portraits, tmp_path / "points.npz")
+
+
+def test_the_registered_portraits_serve_by_name(tmp_path, monkeypatch):
+    cached = tmp_path / "cache" / "cc0_portraits" / "female" / "512"
+    cached.mkdir(parents=True)
+    Image.new("RGB", (64, 64), (180, 120, 100)).save(cached / "0.jpg")
+    table = tmp_path / "table.tsv"
+    table.write_text(f"path\tsize\tsha256\nfemale/512/0.jpg\t{(cached / '0.jpg').stat().st_size}\t-\n")
+    monkeypatch.setenv("ASYMTALKER_CACHE", str(tmp_path / "cache"))
+    entry = replace(registry.REGISTRY["cc0_portraits"], table=table)
+    monkeypatch.setitem(registry.REGISTRY, "cc0_portraits", entry)
+    rows = synthesize_corpus(
+        settings(tmp_path / "out", clips=1, portraits=Path("cc0"), photo_fraction=1.0, seconds=0.2), DrawnStudio
+    )
+    assert [row.source_id for row in rows] == ["female/512/0.jpg"]

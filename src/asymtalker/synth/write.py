@@ -35,6 +35,8 @@ from asymtalker.timeline import FPS
 SETTINGS = "synth.json"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 MANIFEST_SECONDS = 60.0
+BACKDROP_SHARE = 0.4
+"""Share of rendered heads that stand before a blurred photograph, when there are portraits."""
 
 
 class Rendered(Protocol):
@@ -59,8 +61,8 @@ class Rendered(Protocol):
 class Studio(Protocol):
     """Where heads are filmed; one a process."""
 
-    def cast_rendered(self, seed: int, procedural: bool) -> None:
-        """Put the rendered head of ``seed`` before the camera."""
+    def cast_rendered(self, seed: int, procedural: bool, backdrop: np.ndarray | None) -> None:
+        """Put the rendered head of ``seed`` before the camera, in front of a photograph out of focus if given one."""
         ...
 
     def cast_photo(self, picture: np.ndarray, landmarks: np.ndarray, key: str) -> None:
@@ -78,10 +80,10 @@ class VtkStudio:
 
         self._renderer = Renderer(size)
 
-    def cast_rendered(self, seed: int, procedural: bool) -> None:
+    def cast_rendered(self, seed: int, procedural: bool, backdrop: np.ndarray | None) -> None:
         from asymtalker.synth.identity import random_identity
 
-        self._renderer.load(random_identity(seed, texture="procedural" if procedural else "natural"))
+        self._renderer.load(random_identity(seed, texture="procedural" if procedural else "natural"), backdrop)
 
     def cast_photo(self, picture: np.ndarray, landmarks: np.ndarray, key: str) -> None:
         from asymtalker.synth.photo import fit_photo
@@ -129,7 +131,7 @@ def synthesize_corpus(config: SynthConfig, studio: Callable[[int], Studio] = Vtk
     """
     _check(config)
     writer = ShardWriter(config.out)
-    portraits = tuple(find_portraits(config.portraits, config.landmarks)) if config.portraits else ()
+    portraits = tuple(_portraits(config))
     _claim(config, portraits)
     shards = -(-config.clips // config.shard_clips)
     todo = [index for index in range(shards) if not writer.has(index)]
@@ -162,12 +164,22 @@ def _check(config: SynthConfig) -> None:
             raise UserError(f"synth: {name}_fraction is {share}, but a share is from 0 to 1")
 
 
+def _portraits(config: SynthConfig) -> list[Portrait]:
+    if config.portraits is None:
+        return []
+    if str(config.portraits) == "cc0" and not config.portraits.is_dir():
+        from asymtalker.registry import CC0_LANDMARKS, fetch
+
+        return find_portraits(fetch("cc0_portraits"), config.landmarks or CC0_LANDMARKS)
+    return find_portraits(config.portraits, config.landmarks)
+
+
 def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait]:
     """The pictures below ``folder`` that have face-mesh points, in order of name; says what it leaves out.
 
-    Names in the landmarks' file are paths below that file's own folder. Without ``landmarks`` the file is
-    ``landmarks478.npz`` in ``folder`` or the folder above. Rows of an ``index.tsv`` in ``folder`` with a value under
-    ``same_as_test_portrait`` are left out.
+    Names in the landmarks' file are paths below that file's own folder, or below ``folder`` if that lies elsewhere.
+    Without ``landmarks`` the file is ``landmarks478.npz`` in ``folder`` or the folder above. Rows of an
+    ``index.tsv`` in ``folder`` with a value under ``same_as_test_portrait`` are left out.
 
     Raises:
         UserError: if the folder, the points or usable pictures are missing.
@@ -311,7 +323,10 @@ def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str,
         raise UserError(f"none of {len(refusals)} portraits could be used, the last because: {refusals[-1]}")
     seed = int(rng.integers(2**62))
     procedural = bool(rng.random() < job.config.procedural_fraction)
-    studio.cast_rendered(seed, procedural)
+    backdrop = None
+    if job.portraits and rng.random() < BACKDROP_SHARE:
+        backdrop = _read_picture(job.portraits[rng.integers(len(job.portraits))].path)
+    studio.cast_rendered(seed, procedural, backdrop)
     identity_id = f"head-{seed:016x}"
     return "rendered", f"makehuman-{'procedural' if procedural else 'natural'}", identity_id
 
