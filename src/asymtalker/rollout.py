@@ -189,8 +189,8 @@ def rollout(
     batch: int = 1,
     continuity: Continuity = "generated",
     ground_truth: Callable[[Span], Tensor] | None = None,
+    exit_chunk: int | None = None,
     exit_step: int | None = None,
-    gradient_chunk: int | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
 
@@ -207,8 +207,9 @@ def rollout(
         batch: videos made side by side.
         continuity: whose frames stand at the head of the next chunk.
         ground_truth: for ``"ground_truth"``: pixels ``(B, 3, K, H, W)`` of the real video at the head of a span.
+        exit_chunk: index of the one chunk, if any, that is sampled only to ``exit_step`` and, where the caller has
+            gradients enabled, with gradient. All others are sampled to the end and without.
         exit_step: see :func:`sample_chunk`.
-        gradient_chunk: index of the one chunk that is sampled with gradient, if any.
 
     Yields:
         :class:`Chunk`, in order.
@@ -223,7 +224,8 @@ def rollout(
     shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
     previous: Chunk | None = None
     for span in spans:
-        with torch.set_grad_enabled(gradient_chunk is not None and span.index == gradient_chunk):
+        exits = span.index == exit_chunk
+        with torch.set_grad_enabled(torch.is_grad_enabled() and exits):
             head = None
             if previous is not None:
                 if ground_truth is not None and continuity == "ground_truth":
@@ -234,7 +236,7 @@ def rollout(
                     head = codec.encode(frames)
             conditions = Conditions(audio.frames(span.start - context, span.stop + context), identity, head)
             generator = chunk_generator(seed, span.index)
-            latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step)
+            latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
         previous = Chunk(span, latents, codec)
         yield previous
 

@@ -185,6 +185,10 @@ class ClipFeatures:
         index = torch.arange(start, stop, device=self.features.device) - self.first
         return self.features[:, index.clamp(0, self.features.shape[1] - 1)]
 
+    def moved(self, frames: int) -> "ClipFeatures":
+        """The same sound on a time axis that begins ``frames`` earlier."""
+        return ClipFeatures(self.features, self.first + frames)
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -98,8 +98,8 @@ def teacher_losses(
     """The terms of eq. 5 on one batch: ``fm``, and ``tgc`` and ``ff`` where some chunk is decoded.
 
     The flow-matching loss covers the generated latent frames, not the given head. A network that predicts clean
-    latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity is
-    clamped, and its loss is capped (:func:`asymtalker.train.losses.clean_prediction_weight`).
+    latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity
+    is clamped, and its loss is capped (:func:`asymtalker.train.losses.clean_prediction_weight`).
 
     Args:
         config: weights, dropout, noise levels.

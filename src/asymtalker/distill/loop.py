@@ -1,0 +1,245 @@
+"""Asymmetric knowledge distillation (section 3.4, eq. 6-15): a few-step student from the frozen teacher.
+
+Three networks start from the teacher's weights. The student generates on its own continuity and the critic follows it
+there; the teacher judges on the continuity of the real video. Which continuity each side gets is two settings, so the
+symmetric ablations of table 4 are other settings of the same loop.
+"""
+
+import copy
+import json
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asymtalker import flow, timeline
+from asymtalker.checkpoint import EMA
+from asymtalker.config import DistillConfig, IdentityStrategy, SamplerConfig
+from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
+from asymtalker.errors import UserError
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout
+from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.timeline import Span
+from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.frozen import Frozen, freeze, load_frozen
+from asymtalker.train.loop import save_weights
+from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
+from asymtalker.train.sample import write_sample
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Teacher (real score, frozen), student and critic (fake score); all start from the teacher's weights."""
+
+    teacher: AsymTalkerTransformer3DModel
+    student: AsymTalkerTransformer3DModel
+    critic: AsymTalkerTransformer3DModel
+
+    @classmethod
+    def of(cls, teacher: AsymTalkerTransformer3DModel) -> "Networks":
+        """Three networks from a teacher."""
+        student, critic = copy.deepcopy(teacher).train(), copy.deepcopy(teacher).train()
+        return cls(teacher.eval().requires_grad_(False), student.requires_grad_(True), critic.requires_grad_(True))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The student's last chunk of a rollout.
+
+    Attributes:
+        latents: ``z_hat`` ``(B, C, T, h, w)``, with gradient to the student where gradients are enabled.
+        student: what it was generated from: audio, identity and the continuity the student got.
+        teacher: the same with the continuity the teacher judges on.
+        batch: the ground truth.
+    """
+
+    latents: Tensor
+    student: Conditions
+    teacher: Conditions
+    batch: Batch
+
+    @property
+    def head(self) -> int:
+        """Latent frames at the head that are given."""
+        return 0 if self.student.continuity is None else self.student.continuity.shape[2]
+
+
+def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
+    """Distil and write ``run_path/transformer`` (averaged weights of the student, diffusers) at every checkpoint.
+
+    One step is ``critic_updates`` updates of the critic, each on a fresh rollout, and one of the student. The same
+    command resumes, bit for bit on a CPU.
+
+    Args:
+        config: references, sampling, losses and schedule.
+        run_path: run folder.
+        corpus_path: corpus; its clips must hold ``config.chunks`` chunks in a row.
+        model_path: pipeline folder whose ``transformer/`` is the teacher.
+
+    Raises:
+        UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
+    """
+    loop = config.loop
+    teacher = load_teacher(model_path)
+    frozen = load_frozen(model_path, identity_strategy(model_path), loop)
+    run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
+    source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks)
+    nets = Networks.of(freeze(teacher, frozen.device))
+    averaged = freeze(copy.deepcopy(nets.student), frozen.device)
+    ema = EMA(nets.student, config.student.ema_decay)
+    student_optimizer = build_optimizer(nets.student.parameters(), config.student)
+    critic_optimizer = build_optimizer(nets.critic.parameters(), config.critic)
+
+    def step(index: int) -> dict[str, Tensor]:
+        generator = step_generator(loop.seed, index)
+        values: dict[str, Tensor] = {}
+        for _ in range(config.critic_updates):
+            with torch.no_grad():
+                generated = generate(config, nets, frozen, source, generator)
+            loss = critic_update_loss(config, nets, frozen, generated, generator)
+            loss.backward()
+            lr = learning_rate(config.critic, index, loop.steps)
+            values |= {"critic": loss.detach(), "critic_norm": optimizer_step(critic_optimizer, config.critic, lr)}
+        generated = generate(config, nets, frozen, source, generator)
+        losses = student_losses(config, nets, frozen, generated, generator)
+        (losses["dmd"] + config.anchor_weight * losses["anchor"]).backward()
+        lr = learning_rate(config.student, index, loop.steps)
+        values["student_norm"] = optimizer_step(student_optimizer, config.student, lr)
+        ema.update(nets.student)
+        return values | {name: value.detach() for name, value in losses.items()}
+
+    def save(_: int) -> None:
+        ema.copy_to(averaged)
+        save_weights(averaged, run.path / "transformer")
+
+    def sample(count: int) -> None:
+        ema.copy_to(averaged)
+        write_sample(run, count, averaged, frozen, source, config.chunk, student_sampler(config))
+
+    parts = {
+        "student": nets.student,
+        "critic": nets.critic,
+        "student_optimizer": student_optimizer,
+        "critic_optimizer": critic_optimizer,
+        "ema": ema,
+    }
+    run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+
+
+def generate(
+    config: DistillConfig, nets: Networks, frozen: Frozen, source: ChunkSource, generator: torch.Generator
+) -> Generated:
+    """Roll the student through ``config.chunks`` chunks of random clips, the last up to a random exit step.
+
+    Only that step of the last chunk records gradients, if they are enabled. It is the same for the whole batch.
+    """
+    batch = source.batch(config.loop.batch, generator)
+    exit_step = int(torch.randint(config.steps_per_sample, (), generator=generator))
+    seed = int(torch.randint(2**31, (), generator=generator))
+    spans = rollout_spans(config)
+    origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
+
+    def real_frames(span: Span) -> Tensor:
+        start = span.start - origin
+        return source.pixels(batch, start, start + config.chunk.continuity_frames)
+
+    audio = batch.audio.moved(origin)
+    with frozen.network():
+        chunks = rollout(
+            nets.student,
+            frozen.codec,
+            audio,
+            batch.identity,
+            spans,
+            chunk=config.chunk,
+            size=source.size,
+            sampler=student_sampler(config),
+            seed=seed,
+            batch=len(batch.keys),
+            continuity=config.student_continuity,
+            ground_truth=real_frames,
+            exit_chunk=spans[-1].index,
+            exit_step=exit_step,
+        )
+        last = deque(chunks, maxlen=1).pop()  # the chunks before it live on only as its continuity
+    context = nets.student.config.audio_context
+    head = timeline.latents_of_frames(config.chunk.continuity_frames) if spans[-1].continuity else 0
+    given = last.latents[:, :, :head].detach() if head else None
+    real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
+    student = Conditions(audio.frames(last.span.start - context, last.span.stop + context), batch.identity, given)
+    teacher = Conditions(student.audio, batch.identity, real if config.teacher_continuity == "ground_truth" else given)
+    return Generated(last.latents, student, teacher, batch)
+
+
+def student_losses(
+    config: DistillConfig, nets: Networks, frozen: Frozen, generated: Generated, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """``dmd`` (eq. 6, 13) and ``anchor`` (eq. 7) of the student; the score networks run without gradient."""
+    head = generated.head
+    with torch.no_grad():
+        sigma, noisy, _ = renoise(config, generated.latents, generator)
+        with frozen.network():
+            fake = predict_velocity(nets.critic, noisy, sigma, generated.student)
+            real = guided_velocity(nets.teacher, noisy, sigma, generated.teacher, config.guidance_scale)
+        clean_fake = flow.clean_from_velocity(noisy, fake, sigma)[:, :, head:]
+        clean_real = flow.clean_from_velocity(noisy, real, sigma)[:, :, head:]
+        gradient = distribution_gradient(generated.latents[:, :, head:], clean_fake, clean_real)
+    latents = generated.latents[:, :, head:]
+    return {
+        "dmd": distribution_matching_loss(latents, gradient),
+        "anchor": anchor_loss(latents, generated.batch.latents[:, :, head:], config.anchor_scale),
+    }
+
+
+def critic_update_loss(
+    config: DistillConfig, nets: Networks, frozen: Frozen, generated: Generated, generator: torch.Generator
+) -> Tensor:
+    """Flow matching of the critic on the student's samples under the student's conditions (eq. 14, 15)."""
+    latents = generated.latents.detach()
+    sigma, noisy, noise = renoise(config, latents, generator)
+    with frozen.network():
+        velocity = predict_velocity(nets.critic, noisy, sigma, generated.student)
+    target = flow.velocity(latents, noise)
+    weight = clean_prediction_weight(sigma) if nets.critic.config.prediction_type == "clean" else None
+    return flow_matching_loss(velocity[:, :, generated.head :], target[:, :, generated.head :], weight)
+
+
+def renoise(config: DistillConfig, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise levels ``(B,)``, uniform, shifted, kept in ``[min_sigma, max_sigma]``; noisy latents (eq. 11); noise."""
+    sigma = flow.shift_sigma(torch.rand(len(latents), generator=generator), config.shift)
+    sigma = sigma.clamp(config.min_sigma, config.max_sigma).to(latents)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    return sigma, flow.interpolate(latents, noise, sigma), noise
+
+
+def student_sampler(config: DistillConfig) -> SamplerConfig:
+    """How the student samples, in training and afterwards."""
+    return SamplerConfig(num_steps=config.steps_per_sample, shift=config.shift, renew_noise=True)
+
+
+def rollout_spans(config: DistillConfig) -> list[Span]:
+    """The chunks of one rollout."""
+    frames, continuity = config.chunk.frames, config.chunk.continuity_frames
+    return list(timeline.chunk_spans(frames + (config.chunks - 1) * (frames - continuity), frames, continuity))
+
+
+def identity_strategy(model_path: Path) -> IdentityStrategy:
+    """The identity strategy that a pipeline folder's ``model_index.json`` names; TRE where it names none."""
+    try:
+        return json.loads((model_path / "model_index.json").read_text()).get("identity", "tre")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model_path}: has no readable model_index.json; give a whole pipeline folder") from error
+
+
+def load_teacher(model_path: Path) -> AsymTalkerTransformer3DModel:
+    """The transformer of a pipeline folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not (model_path / "transformer").is_dir():
+        raise UserError(f"{model_path}: has no transformer/ folder; give the pipeline folder of a trained teacher")
+    return AsymTalkerTransformer3DModel.from_pretrained(model_path / "transformer")
