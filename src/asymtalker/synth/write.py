@@ -358,6 +358,7 @@ _worker: tuple[Job, Any] | None = None
 def _start_worker(job: Job, ticks) -> None:
     global _worker
     _worker = (job, ticks)
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's software renderer: the processes share the cores already
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     parent = multiprocessing.parent_process()
 
