@@ -12,8 +12,8 @@ def distribution_gradient(generated: Tensor, clean_fake: Tensor, clean_real: Ten
 
     A score is ``s = -noise_hat / sigma`` (eq. 12), so at one noisy point
     ``s_fake - s_real = (1 - sigma) / sigma^2 (clean_fake - clean_real)``. The weight, DMD's, is
-    ``w = sigma^2 / (1 - sigma) / mean | generated - clean_real |`` with the mean over each sample: it makes the gradient
-    alike in size at all noise levels.
+    ``w = sigma^2 / (1 - sigma) / mean | generated - clean_real |`` with the mean over each sample: it makes the
+    gradient alike in size at all noise levels.
 
     Args:
         generated: the student's clean latents.
@@ -25,7 +25,7 @@ def distribution_gradient(generated: Tensor, clean_fake: Tensor, clean_real: Ten
 
 
 def distribution_matching_loss(generated: Tensor, gradient: Tensor) -> Tensor:
-    """``0.5 mean || z_hat - sg(z_hat - grad) ||^2`` (eq. 6): its gradient with respect to ``z_hat`` is ``grad / N``."""
+    """``0.5 mean || z_hat - sg(z_hat - grad) ||^2`` (eq. 6): its gradient in ``z_hat`` is ``grad / N``."""
     target = (generated - gradient).detach()
     return 0.5 * (generated - target).square().mean()
 
