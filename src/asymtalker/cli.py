@@ -191,19 +191,23 @@ def parse(name: str, settings: type, arguments: Sequence[str]) -> Any:
     def run(given: Sequence[str]) -> Any:
         return tyro.cli(settings, prog=f"asymtalker {name}", args=given, config=(tyro.conf.FlagCreatePairsOff,))
 
-    complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(io.StringIO()):
             return run(arguments)
     except SystemExit as stop:
         if not stop.code:
             raise
-    text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        run(["--help"])
-    flags = set(re.findall(r"--[a-z][\w.-]*", text.getvalue()))
-    sentence = _unknown_flag(arguments, flags) or _sentence(complaint.getvalue())
+    flags = set(re.findall(r"--[a-z][\w.-]*", _printed(lambda: run(["--help"]))))
+    sentence = _unknown_flag(arguments, flags) or _sentence(_printed(lambda: run(arguments)))
     raise UserError(f"{sentence} See asymtalker {name} --help.")
+
+
+def _printed(run: Callable[[], Any]) -> str:
+    """What tyro prints before it exits; away from a terminal it draws rules in plain ASCII."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), contextlib.suppress(SystemExit):
+        run()
+    return text.getvalue()
 
 
 def _unknown_flag(arguments: Sequence[str], flags: set[str]) -> str | None:
@@ -216,11 +220,10 @@ def _unknown_flag(arguments: Sequence[str], flags: set[str]) -> str | None:
     return None
 
 
-def _sentence(box: str) -> str:
-    """What tyro's box says above its first rule, in one sentence; of missing options their names alone."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
-    lines = [line for line in lines[: rules[0] if rules else None] if line]
+def _sentence(printed: str) -> str:
+    """What tyro says between its first two rules, in one sentence; of missing options their names alone."""
+    sections = re.split(r"^\s*-{4,}\s*$", printed, flags=re.MULTILINE)
+    lines = [line.strip() for line in sections[min(1, len(sections) - 1)].splitlines() if line.strip()]
     if lines and lines[0].startswith("Missing"):
         return f"Missing: {', '.join(line.split()[0] for line in lines if line.startswith('--'))}."
     return f"{' '.join(lines).rstrip('.:')}."

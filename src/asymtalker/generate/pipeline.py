@@ -28,7 +28,7 @@ from asymtalker.errors import UserError
 from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
 from asymtalker.models.audio import AudioFeatures
-from asymtalker.models.identity import Identity, encode_then_repeat, temporal_reference
+from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import Portrait, choose_face, crop_square, even_picture, find_faces, paste_back, turned_by
 from asymtalker.rollout import rollout
@@ -88,6 +88,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         audio_encoder: wav2vec2.
         feature_extractor: normalises the waveform for it.
         scheduler: its ``shift`` is the noise-level shift.
+        image_encoder: what the CLIP and VTP identity strategies need.
         sample_size: width and height of the frames.
         chunk_frames: F of the paper.
         continuity_frames: K of the paper.
@@ -98,7 +99,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         name: what the checkpoint is called in the tags of the videos it makes.
     """
 
-    model_cpu_offload_seq = "audio_encoder->transformer->vae"
+    model_cpu_offload_seq = "audio_encoder->image_encoder->transformer->vae"
+    _optional_components = ("image_encoder",)
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         audio_encoder: Wav2Vec2Model,
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
+        image_encoder: ImageEncoder | None = None,
         sample_size: int = 256,
         chunk_frames: int = 81,
         continuity_frames: int = 5,
@@ -123,6 +126,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             audio_encoder=audio_encoder,
             feature_extractor=feature_extractor,
             scheduler=scheduler,
+            image_encoder=image_encoder,
         )
         self.register_to_config(
             sample_size=sample_size,
@@ -173,6 +177,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 raise UserError(
                     f"The checkpoint {folder} is broken: its {name} cannot be loaded ({reason})."
                 ) from error
+        parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
             return cls(**parts, **settings)
         except TypeError as error:
@@ -339,11 +344,6 @@ class AsymTalkerPipeline(DiffusionPipeline):
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
 
-    def _identity(self, codec: Codec, picture: np.ndarray) -> Identity:
-        pixels = to_pixels(picture[None]).to(self.device)
-        encode = temporal_reference if self.settings.identity == "tre" else encode_then_repeat
-        return Identity(latents=encode(codec, pixels, self.settings.chunk.frames))
-
     def _frames(self, job: _Job, sampler: SamplerConfig, seed: int, progress: Progress | None) -> Iterator[np.ndarray]:
         """The rollout, as frames."""
         chunk = self.settings.chunk
@@ -354,11 +354,18 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if progress:
             progress(0, job.num_frames)
         with torch.inference_mode(), self._precision():
+            identity = encode_identity(
+                self.settings.identity,
+                to_pixels(job.portrait.picture[None]).to(self.device),
+                chunk.frames,
+                codec=codec,
+                image_encoder=self.image_encoder,
+            )
             chunks = rollout(
                 self.transformer,
                 codec,
                 audio,
-                self._identity(codec, job.portrait.picture),
+                identity,
                 chunk_spans(job.num_frames, chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
                 size=(size, size),
@@ -415,10 +422,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise UserError(f"{index} is damaged: fetch the checkpoint again.") from error
     if kind != AsymTalkerPipeline.__name__:
         raise UserError(f"{folder} is a checkpoint of {kind}, not of {AsymTalkerPipeline.__name__}.")
+    parts = [*PARTS, "image_encoder"]
     missing = [part for part in PARTS if not (folder / part).is_dir()]
     if missing:
         raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")
-    return {key: value for key, value in content.items() if not key.startswith("_") and key not in PARTS}
+    return {key: value for key, value in content.items() if not key.startswith("_") and key not in parts}
 
 
 def _read_image(image: Picture) -> tuple[np.ndarray, str]:

@@ -1,0 +1,73 @@
+"""The whole command ``asymtalker generate``."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asymtalker.cli import main
+from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.video import read_video
+
+
+def write_wav(path: Path, samples: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path
+
+
+def command(checkpoint: Path, portrait: Path, voice: Path, output: Path) -> list[str]:
+    inputs = ["--image", str(portrait), "--audio", str(voice), "--output", str(output)]
+    return ["generate", *inputs, "--model", str(checkpoint), "--device", "cpu"]
+
+
+def test_command_writes_the_video_and_says_where(checkpoint, portrait, sound, tmp_path, capsys):
+    voice = write_wav(tmp_path / "voice.wav", sound)
+    main(command(checkpoint, portrait, voice, tmp_path / "a.mp4"))
+    said = capsys.readouterr()
+    assert said.out == f"{tmp_path / 'a.mp4'}\n"
+    assert "generating" in said.err
+    frames, heard = read_video(tmp_path / "a.mp4")
+    assert (len(frames), len(heard)) == (31, len(sound))
+
+
+def test_command_refuses_in_one_sentence(checkpoint, portrait, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command(checkpoint, portrait, portrait, tmp_path / "a.mp4"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("asymtalker: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_keeps_a_playable_video_and_says_so(checkpoint, portrait, tmp_path):
+    voice = write_wav(tmp_path / "voice.wav", np.zeros(600 * SAMPLE_RATE))
+    output = tmp_path / "out" / "a.mp4"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asymtalker", *command(checkpoint, portrait, voice, output)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    for _ in range(600):
+        parts = list(output.parent.glob(".*.part")) if output.parent.exists() else []
+        if parts and parts[0].stat().st_size > 20_000:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Stopped early: the first" in said
+    assert "Traceback" not in said
+    frames, heard = read_video(output)
+    assert 0 < len(frames) < 600 * 25
+    assert len(heard) == len(frames) * 640
+    assert [path.name for path in output.parent.iterdir()] == ["a.mp4"]

@@ -1,0 +1,239 @@
+import errno
+import json
+import shutil
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asymtalker.errors import UserError
+from asymtalker.generate import pipeline as pipelines
+from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.generate.provenance import read_provenance
+from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.video import VideoWriter, probe_video, read_video
+from drawn_face import background, draw_face
+
+
+@pytest.fixture
+def voice(tmp_path, sound) -> Path:
+    path = tmp_path / "voice.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound * 32767).astype("<i2").tobytes())
+    return path
+
+
+def coarse(frames: np.ndarray) -> np.ndarray:
+    """Means of 8 x 8 blocks: what is left of pixel noise after video compression."""
+    return frames.reshape(len(frames), 4, 8, 4, 8, 3).mean(axis=(2, 4, 5))
+
+
+def test_frames_cover_the_sound_and_depend_on_the_seed(pipeline, portrait, sound):
+    frames = pipeline(portrait, (sound, SAMPLE_RATE), seed=3).frames
+    assert frames.shape == (-(-len(sound) // 640), 32, 32, 3)
+    assert frames.dtype == np.uint8
+    assert np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=3).frames)
+    assert not np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=4).frames)
+
+
+def test_every_form_of_input_gives_the_same(pipeline, portrait, voice, tmp_path):
+    expected = pipeline(portrait, voice).frames
+    picture = Image.open(portrait)
+    assert np.array_equal(pipeline(picture, str(voice)).frames, expected)
+    assert np.array_equal(pipeline(np.asarray(picture), voice).frames, expected)
+    pictures = pipeline(portrait, voice, output_type="pil").frames
+    assert np.array_equal(np.stack([np.asarray(frame) for frame in pictures]), expected)
+    streamed = list(pipeline.stream(portrait, voice))
+    assert [len(part) for part in streamed[:2]] == [9, 4]
+    assert np.array_equal(np.concatenate(streamed), expected)
+
+
+def test_streaming_leaves_torch_as_it_was(pipeline, portrait, sound):
+    for _ in pipeline.stream(portrait, (sound, SAMPLE_RATE)):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+
+
+def test_saved_and_loaded_pipeline_gives_the_same(pipeline, portrait, sound, tmp_path):
+    pipeline.save_pretrained(tmp_path / "again")
+    again = AsymTalkerPipeline.from_pretrained(tmp_path / "again")
+    assert again.settings == pipeline.settings
+    expected = pipeline(portrait, (sound, SAMPLE_RATE)).frames
+    assert np.array_equal(again(portrait, (sound, SAMPLE_RATE)).frames, expected)
+
+
+def test_file_is_the_frames_with_the_sound(pipeline, portrait, voice, sound, tmp_path):
+    seen: list[tuple[int, int]] = []
+    output = pipeline.generate_to_file(
+        portrait, voice, tmp_path / "out" / "a.mp4", seed=5, progress=lambda *step: seen.append(step)
+    )
+    frames, heard = read_video(output)
+    made = pipeline(portrait, voice, seed=5).frames
+    assert frames.shape == made.shape
+    assert np.abs(coarse(frames) - coarse(made)).mean() < 4
+    assert len(heard) == len(sound)
+    assert np.corrcoef(heard, sound)[0, 1] > 0.95
+    assert seen[0] == (0, len(made))
+    assert seen[-1] == (len(made), len(made))
+    assert sorted(path.name for path in output.parent.iterdir()) == ["a.mp4"]
+
+
+def test_file_says_where_it_comes_from(pipeline, portrait, voice, tmp_path):
+    output = pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", seed=5)
+    origin = read_provenance(output)
+    assert (origin.model, origin.seed) == ("toy", 5)
+    assert origin.generator.startswith("AsymTalker ")
+    assert "AI-generated" in probe_video(output).metadata["comment"]
+    other = pipeline.generate_to_file(portrait, (np.zeros(700, np.float32), SAMPLE_RATE), tmp_path / "b.mp4", seed=5)
+    assert read_provenance(other).portrait_sha256 == origin.portrait_sha256
+    assert read_provenance(other).audio_sha256 != origin.audio_sha256
+
+
+def test_stereo_at_its_own_rate_goes_into_the_file(pipeline, portrait, tmp_path):
+    stereo = np.zeros((44100, 2), np.float32)
+    output = pipeline.generate_to_file(portrait, (stereo, 44100), tmp_path / "a.mp4")
+    info = probe_video(output)
+    assert (info.audio_rate, info.audio_channels) == (44100, 2)
+    assert info.seconds == pytest.approx(1)
+
+
+def test_pasted_back_video_shows_the_whole_picture(pipeline, portrait, voice, tmp_path):
+    frames, _ = read_video(pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", paste=True))
+    picture = np.asarray(Image.open(portrait).convert("RGB")).astype(int)
+    assert frames.shape[1:] == (300, 400, 3)
+    assert np.abs(frames[:, :20].astype(int) - picture[:20, :400]).mean() < 4
+    assert np.abs(frames[:, 120:180, 190:250].astype(int) - picture[120:180, 190:250]).mean() > 10
+
+
+@pytest.mark.parametrize("length", [1, 639, 641, 3200])
+def test_short_and_silent_sound_works(pipeline, portrait, length):
+    frames = pipeline(portrait, (np.zeros(length, np.float32), SAMPLE_RATE)).frames
+    assert len(frames) == -(-length // 640)
+
+
+def test_several_faces_are_said_and_chosen_from(pipeline, sound, tmp_path):
+    picture = draw_face(draw_face(background(400, 700), (150, 200), 90), (480, 200), 160)
+    said: list[str] = []
+    largest = pipeline(picture, (sound, SAMPLE_RATE), say=said.append).frames
+    assert len(said) == 1
+    assert np.array_equal(pipeline(picture, (sound, SAMPLE_RATE), face=1, say=said.append).frames, largest)
+    assert not np.array_equal(pipeline(picture, (sound, SAMPLE_RATE), face=2, say=said.append).frames, largest)
+    assert len(said) == 1
+
+
+def test_ctrl_c_keeps_a_playable_file(pipeline, portrait, voice, tmp_path):
+    said: list[str] = []
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", progress=interrupt, say=said.append)
+    frames, heard = read_video(tmp_path / "a.mp4")
+    assert len(frames) == 13
+    assert len(heard) == 13 * 640
+    assert "0.5 s are kept" in said[0]
+
+
+def test_full_disk_is_said(pipeline, portrait, voice, tmp_path, monkeypatch):
+    def full(self, path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("asymtalker.video._Output.__init__", full)
+    with pytest.raises(UserError, match="disk is full"):
+        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4")
+
+
+def test_inputs_that_cannot_be_used_leave_nothing_behind(pipeline, portrait, voice, tmp_path):
+    empty, turned = tmp_path / "empty.png", tmp_path / "turned.png"
+    Image.fromarray(background(300, 300)).save(empty)
+    Image.open(portrait).rotate(90, expand=True).save(turned)
+    output = tmp_path / "out" / "a.mp4"
+    for image, audio, face, says in [
+        (empty, voice, None, "No face was found in"),
+        (turned, voice, None, "by 90 degrees clockwise"),
+        (portrait, voice, 2, "Face 2 does not exist"),
+        (portrait, empty, None, "empty.png"),
+        (tmp_path / "none.png", voice, None, "does not exist"),
+        (np.zeros((20, 20, 3), np.uint8), voice, None, "20x20"),
+        (np.zeros((100, 100, 3)), voice, None, "uint8"),
+        (portrait, (np.zeros(0), 16000), None, "samples"),
+        (portrait, (np.full(900, np.nan), 16000), None, "not numbers"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            pipeline.generate_to_file(image, audio, output, face=face)
+    assert list(output.parent.iterdir()) == []
+    with pytest.raises(UserError, match="at least 1"):
+        pipeline.generate_to_file(portrait, voice, output, num_inference_steps=0)
+    with pytest.raises(UserError, match=r"end in \.mp4"):
+        pipeline.generate_to_file(portrait, voice, voice)
+
+
+def test_inputs_are_not_overwritten(pipeline, portrait, tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", (32, 32), audio_rate=16000) as writer:
+        writer.write(np.zeros((5, 32, 32, 3), np.uint8))
+        writer.write_audio(np.zeros(3200, np.float32))
+    with pytest.raises(UserError, match="overwrite an input"):
+        pipeline.generate_to_file(portrait, tmp_path / "a.mp4", tmp_path / "a.mp4")
+    output = pipeline.generate_to_file(portrait, tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert len(read_video(output)[0]) == 5
+
+
+def broken(checkpoint: Path, folder: Path, how: str) -> Path:
+    """A copy of the checkpoint with something wrong."""
+    copy = folder / "broken"
+    shutil.copytree(checkpoint, copy)
+    index = copy / "model_index.json"
+    content = json.loads(index.read_text())
+    match how:
+        case "no index":
+            index.unlink()
+        case "damaged index":
+            index.write_text("{")
+        case "another class":
+            index.write_text(json.dumps(content | {"_class_name": "WanPipeline"}))
+        case "missing part":
+            shutil.rmtree(copy / "vae")
+        case "missing weights":
+            (copy / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+        case "damaged weights":
+            (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing" * 30)
+        case "unknown setting":
+            index.write_text(json.dumps(content | {"colour": "blue"}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("no index", r"no model_index\.json"),
+        ("damaged index", "damaged"),
+        ("another class", "checkpoint of WanPipeline"),
+        ("missing part", "lacks vae"),
+        ("missing weights", "transformer cannot be loaded"),
+        ("damaged weights", "vae cannot be loaded"),
+        ("unknown setting", "colour"),
+    ],
+)
+def test_wrong_checkpoint_is_one_sentence(checkpoint, tmp_path, how, says):
+    with pytest.raises(UserError, match=says) as error:
+        AsymTalkerPipeline.from_pretrained(broken(checkpoint, tmp_path, how))
+    assert "\n" not in str(error.value)
+
+
+def test_checkpoint_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for name, says in [(tmp_path / "none", "does not exist"), (tmp_path / "file", "is a file")]:
+        with pytest.raises(UserError, match=says):
+            AsymTalkerPipeline.from_pretrained(name)
+    monkeypatch.setattr(pipelines.resources, "files", lambda _: tmp_path)
+    with pytest.raises(UserError, match="no bundled checkpoint"):
+        AsymTalkerPipeline.from_pretrained()

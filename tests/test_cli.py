@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import asymtalker
+from asymtalker import cli
+from asymtalker.cli import VERBS, Bench, Generate, main, parse
+from asymtalker.errors import UserError
+
+REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]
+
+
+def refusal(capsys, *arguments: str) -> str:
+    """The one line on stderr of a command that is refused with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.startswith("asymtalker: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_help_names_every_verb(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        main(arguments)
+        shown = capsys.readouterr().out
+        assert all(f"  {name} " in shown for name in VERBS)
+    main(["--version"])
+    assert capsys.readouterr().out == f"asymtalker {asymtalker.__version__}\n"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_exists_and_helps(name, capsys):
+    verb = VERBS[name]
+    assert callable(cli._named(verb.work))
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert not stop.value.code
+    assert f"usage: asymtalker {name}" in capsys.readouterr().out
+
+
+def test_flags_become_settings():
+    settings = parse("generate", Generate, [*REQUIRED, "--seed", "4", "--face", "2", "--paste-back"])
+    assert settings == Generate(
+        image=Path("a.png"), audio=Path("a.wav"), output=Path("a.mp4"), seed=4, face=2, paste_back=True
+    )
+    assert parse("bench", Bench, ["generate", "--out", "a.json"]).seconds == "10,60,600"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["genrate"], "did you mean generate?"),
+        (["fly"], "no verb fly: the verbs are"),
+        (["generate", *REQUIRED, "--sed", "4"], "no option --sed: did you mean --seed?"),
+        (["generate", "--imgae", "a.png"], "no option --imgae: did you mean --image?"),
+        (["generate", *REQUIRED, "--zzz=4"], "no option --zzz."),
+        (["generate", "--image", "a.png"], "Missing: --audio, --output."),
+        (["generate", *REQUIRED, "--seed", "many"], "--seed"),
+        (["generate", *REQUIRED, "stray"], "stray"),
+        (["bench", "train", "--out", "a.json"], "train"),
+        (["bench", "generate", "--out", "a.json", "--seconds", "10;60"], "--seconds must be numbers"),
+        (["bench", "generate", "--out", "a.json", "--seconds", "0"], "above 0"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, says, capsys):
+    assert says in refusal(capsys, *arguments)
+
+
+def test_missing_files_are_told_before_anything_is_loaded(tmp_path, capsys):
+    said = refusal(capsys, "generate", "--image", str(tmp_path / "no.png"), *REQUIRED[2:])
+    assert f"{tmp_path / 'no.png'} does not exist" in said
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a verb for tests."""
+
+    how: str
+
+
+def work(settings: Settings) -> None:
+    match settings.how:
+        case "refuse":
+            raise UserError("The sky is too low: raise it.")
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "bug":
+            raise ZeroDivisionError
+
+
+@pytest.fixture
+def _test_verb(monkeypatch):
+    monkeypatch.setitem(VERBS, "work", cli.Verb("test", f"{__name__}:Settings", f"{__name__}:work"))
+
+
+@pytest.mark.usefixtures("_test_verb")
+def test_what_a_verb_raises_decides_the_exit_code(capsys):
+    assert refusal(capsys, "work", "--how", "refuse") == "asymtalker: The sky is too low: raise it.\n"
+    with pytest.raises(SystemExit) as stop:
+        main(["work", "--how", "interrupt"])
+    assert stop.value.code == 130
+    with pytest.raises(ZeroDivisionError):  # our own mistakes keep their traceback
+        main(["work", "--how", "bug"])
+
+
+def test_help_loads_no_heavy_package():
+    code = (
+        "import sys; from asymtalker.cli import main; main(['--help']);"
+        "print([name for name in ('torch', 'diffusers', 'av', 'dlib', 'vtk') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.endswith("[]\n")
+
+
+def test_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m asymtalker --help; echo $? >&2"
+    done = subprocess.run(["bash", "-c", f"({command}) | true"], capture_output=True, text=True, check=False)
+    assert done.stderr in ("0\n", "141\n")
