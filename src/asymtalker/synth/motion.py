@@ -344,7 +344,7 @@ def _drift(count: int, seconds: float, rng: np.random.Generator, columns: int = 
 def _head(accents, speaking, style: Style, rng) -> np.ndarray:
     """Poses ``(F, 6)``: a slow sway, a faster one while speaking, and nods on stressed syllables."""
     count = len(speaking)
-    slow = _drift(count, 0.9, rng, 6) * [4.0, 2.0, 1.8, 0.012, 0.008, 0.015]
+    slow = _drift(count, 0.9, rng, 6) * [3.2, 1.8, 1.6, 0.012, 0.008, 0.015]
     fast = _drift(count, 0.22, rng, 6) * [1.0, 1.1, 0.7, 0.002, 0.002, 0.003] * (0.15 + speaking[:, None])
     nods = np.zeros(count)
     times = np.arange(count) / FPS
