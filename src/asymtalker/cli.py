@@ -11,9 +11,8 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,7 @@ class Verb:
 
     summary: str
     settings: str
-    """A dataclass; tyro makes its flags."""
+    """A dataclass, whose fields become flags; or a function of the arguments that returns one and its ``config``."""
     work: str
     """A function of one instance of it."""
 
@@ -38,6 +37,18 @@ class Verb:
 VERBS = {
     "generate": Verb(
         "make a talking video from a portrait and a voice", "asymtalker.cli:Generate", "asymtalker.cli:generate"
+    ),
+    "synth": Verb(
+        "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.write:synthesize_corpus"
+    ),
+    "train": Verb(
+        "train the teacher, or its codec or audio encoder",
+        "asymtalker.stages:train_settings",
+        "asymtalker.stages:train",
+    ),
+    "distill": Verb("distil the student", "asymtalker.stages:distill_settings", "asymtalker.stages:distill"),
+    "assemble": Verb(
+        "put trained parts together into a checkpoint", "asymtalker.stages:Assemble", "asymtalker.stages:assemble"
     ),
     "bench": Verb("measure speed and memory", "asymtalker.cli:Bench", "asymtalker.cli:bench"),
 }
@@ -104,6 +115,8 @@ def generate(settings: Generate) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task("loading", total=None)
+        from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
+
         pipeline = load_pipeline(settings.model, settings.device)
         bars.update(bar, description="reading the sound")
         pipeline.generate_to_file(
@@ -119,33 +132,6 @@ def generate(settings: Generate) -> None:
             say=lambda sentence: bars.console.print(sentence, markup=False),
         )
     print(settings.output)
-
-
-def load_pipeline(model: str | None, device: str) -> Any:
-    """The pipeline on a device (``"auto"``: a GPU if there is one), without the libraries' own chatter.
-
-    Raises:
-        UserError: if the checkpoint or the device cannot be used.
-    """
-    import torch
-    import transformers
-    from diffusers.utils import logging as diffusers_logging
-
-    from asymtalker.generate.pipeline import AsymTalkerPipeline
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    pipeline = AsymTalkerPipeline.from_pretrained(model)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device {device} cannot be used ({reason}): leave --device out.") from error
 
 
 def bench(settings: Bench) -> None:
@@ -180,16 +166,34 @@ def _help() -> str:
     )
 
 
-def parse(name: str, settings: type, arguments: Sequence[str]) -> Any:
+def parse(name: str, settings: Any, arguments: Sequence[str]) -> Any:
     """An instance of a verb's settings from its arguments.
+
+    Args:
+        name: the verb.
+        settings: a dataclass, or a function of the arguments that returns one and the value of its ``config``.
+        arguments: what follows the verb.
 
     Raises:
         UserError: one sentence for anything tyro finds wrong.
         SystemExit: after printing the help that was asked for.
     """
 
+    default: Any = None
+    if not isinstance(settings, type):
+        settings, config = settings(arguments)
+        required = {
+            field.name: tyro.MISSING
+            for field in fields(settings)
+            if field.default is MISSING and field.name != "config"
+        }
+        default = settings(config=config, **required)
+
     def run(given: Sequence[str]) -> Any:
-        return tyro.cli(settings, prog=f"asymtalker {name}", args=given, config=(tyro.conf.FlagCreatePairsOff,))
+        options = {} if default is None else {"default": default}
+        return tyro.cli(
+            settings, prog=f"asymtalker {name}", args=given, config=(tyro.conf.FlagCreatePairsOff,), **options
+        )
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -1,0 +1,62 @@
+"""Put trained parts together into a checkpoint for use: one diffusers folder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from asymtalker.config import Recipe
+from asymtalker.errors import UserError
+from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.stages import Assemble
+
+
+def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
+    """Write ``settings.out``, whole or not at all.
+
+    Args:
+        settings: the parts and what differs from the recipe.
+        recipe: gives chunk, sampler and identity strategy.
+
+    Raises:
+        UserError: if a part is missing or not what it should be, or the folder can't be written.
+    """
+    dtype = getattr(torch, settings.dtype)
+    sampler = recipe.sampler
+    pipeline = AsymTalkerPipeline(
+        transformer=_load(AsymTalkerTransformer3DModel, settings.transformer, torch_dtype=dtype),
+        vae=_load(AutoencoderKLWan, settings.vae, torch_dtype=dtype),
+        audio_encoder=_load(Wav2Vec2Model, settings.audio / "audio_encoder", dtype=dtype),
+        feature_extractor=_load(Wav2Vec2FeatureExtractor, settings.audio / "feature_extractor"),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),
+        sample_size=settings.size,
+        chunk_frames=recipe.teacher.chunk.frames,
+        continuity_frames=recipe.teacher.chunk.continuity_frames,
+        num_inference_steps=settings.steps or sampler.num_steps,
+        guidance_scale=sampler.guidance_scale if settings.guidance is None else settings.guidance,
+        renew_noise=sampler.renew_noise if settings.renew_noise is None else settings.renew_noise,
+        identity=recipe.teacher.model.identity,
+        name=settings.name,
+    )
+    partial = settings.out.with_name(f".{settings.out.name}.part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        pipeline.save_pretrained(partial, safe_serialization=True)
+        shutil.rmtree(settings.out, ignore_errors=True)
+        partial.rename(settings.out)
+    except OSError as error:
+        raise UserError(f"The checkpoint {settings.out} can't be written: {error.strerror}.") from error
+
+
+def _load(kind: Any, folder: Path, **options: Any) -> Any:
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
+    try:
+        return kind.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder} does not hold a {kind.__name__} ({str(error).splitlines()[0]}).") from error

@@ -1,0 +1,196 @@
+"""Settings of the verbs that make a model: ``train``, ``distill`` and ``assemble``.
+
+Every default comes from a recipe, and every value of it can be given as a flag: ``--config.loop.steps 100``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from asymtalker.config import (
+    AudioTrainConfig,
+    CodecTrainConfig,
+    DistillConfig,
+    Part,
+    ReadoutTrainConfig,
+    Recipe,
+    TeacherConfig,
+)
+from asymtalker.errors import UserError
+from asymtalker.recipes import RECIPES
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    recipe: str = "tiny"
+    """Where the defaults come from: smoke, tiny, wan_1_3b or wan_14b."""
+    run: Path
+    """Run folder: settings, log, samples, checkpoint. The same command resumes it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCodec(_Run):
+    """Train a codec on clips of a corpus and on photographs in motion; writes RUN/vae."""
+
+    config: CodecTrainConfig
+    part: Literal["codec"] = "codec"
+    """Which network to train."""
+    corpus: Path | None = None
+    """Corpus folder."""
+    portraits: Path | None = None
+    """Folder of photographs to set in motion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAudio(_Run):
+    """Train a small wav2vec2 on synthetic speech; writes RUN/audio_encoder and RUN/feature_extractor."""
+
+    config: AudioTrainConfig
+    part: Literal["audio"] = "audio"
+    """Which network to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReadout(_Run):
+    """Train the network that reads lip aperture from frames; writes RUN/readout."""
+
+    config: ReadoutTrainConfig
+    part: Literal["readout"] = "readout"
+    """Which network to train."""
+    corpus: Path
+    """Corpus folder, synthetic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTeacher(_Run):
+    """Train the teacher (eq. 5); writes RUN/transformer."""
+
+    config: TeacherConfig
+    part: Literal["teacher"] = "teacher"
+    """Which network to train: codec, audio, readout or teacher."""
+    corpus: Path
+    """Corpus folder."""
+    model: Path
+    """Folder with vae/, audio_encoder/ and feature_extractor/, such as a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(_Run):
+    """Distil the student by asymmetric knowledge distillation (eq. 6-15); writes RUN/transformer."""
+
+    config: DistillConfig
+    corpus: Path
+    """Corpus folder; clips must be long enough for the chunks of one rollout."""
+    model: Path
+    """Checkpoint folder whose transformer is the teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assemble:
+    """Put trained parts together into a checkpoint for use."""
+
+    vae: Path
+    """Folder of the codec, such as RUN/vae."""
+    audio: Path
+    """Folder with audio_encoder/ and feature_extractor/."""
+    transformer: Path
+    """Folder of the transformer, such as RUN/transformer."""
+    out: Path
+    """Checkpoint folder to write."""
+    recipe: str = "tiny"
+    """Recipe the parts were trained by; gives the chunk and the sampler."""
+    steps: int | None = None
+    """Denoising steps per chunk; the recipe's by default."""
+    guidance: float | None = None
+    """Audio guidance; the recipe's by default."""
+    renew_noise: bool | None = None
+    """Whether each step draws fresh noise, as a distilled student expects; the recipe's by default."""
+    size: int = 256
+    """Width and height of the video."""
+    name: str = field(default="asymtalker-tiny")
+    """Name of the checkpoint, written into every video it makes."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision the weights are stored in."""
+
+
+TRAINED: dict[str, tuple[type, str]] = {
+    "codec": (TrainCodec, "codec"),
+    "audio": (TrainAudio, "audio"),
+    "readout": (TrainReadout, "readout"),
+    "teacher": (TrainTeacher, "teacher"),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in RECIPES:
+        raise UserError(f"There is no recipe {name}: choose {', '.join(RECIPES)}.")
+    return RECIPES[name]()
+
+
+def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
+    """The settings of ``asymtalker train`` and their defaults: both depend on ``--part`` and ``--recipe``."""
+    part: Part | str = given(arguments, "--part") or "teacher"
+    if part not in TRAINED:
+        raise UserError(f"There is no part {part} to train: choose {', '.join(TRAINED)}.")
+    settings, name = TRAINED[part]
+    config = getattr(recipe_named(given(arguments, "--recipe") or "tiny"), name)
+    if config is None:
+        raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
+    return settings, config
+
+
+def distill_settings(arguments: Sequence[str]) -> tuple[type, Any]:
+    """The settings of ``asymtalker distill`` and their defaults."""
+    return Distill, recipe_named(given(arguments, "--recipe") or "tiny").distill
+
+
+def given(arguments: Sequence[str], flag: str) -> str | None:
+    """The value given to ``flag``, as ``--flag value`` or ``--flag=value``."""
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> None:
+    """The ``train`` verb."""
+    if isinstance(settings, TrainCodec):
+        from asymtalker.train.codec import train_codec
+
+        train_codec(settings.config, settings.run, settings.corpus, settings.portraits)
+    elif isinstance(settings, TrainAudio):
+        from asymtalker.train.audio import train_audio
+
+        train_audio(settings.config, settings.run)
+    elif isinstance(settings, TrainReadout):
+        from asymtalker.train.readout import train_readout
+
+        train_readout(settings.config, settings.run, settings.corpus)
+    else:
+        from asymtalker.train.loop import train_teacher
+
+        train_teacher(settings.config, settings.run, settings.corpus, settings.model)
+
+
+def distill(settings: Distill) -> None:
+    """The ``distill`` verb."""
+    from asymtalker.distill.loop import distill as run
+
+    run(settings.config, settings.run, settings.corpus, settings.model)
+
+
+def assemble(settings: Assemble) -> None:
+    """The ``assemble`` verb."""
+    from asymtalker.generate.assemble import assemble_checkpoint
+
+    recipe = recipe_named(settings.recipe)
+    assemble_checkpoint(settings, recipe)
+    print(settings.out)
