@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Every stage once, in minutes, on a CPU: proves the chain, not the picture. Result: runs/out/smoke/smoke.mp4
+set -euo pipefail
+out=${1:-runs/out/smoke}
+
+asymtalker synth --out "$out/corpus" --clips 4 --seconds 3 --shard-clips 2
+asymtalker train --recipe smoke --part codec --corpus "$out/corpus" --run "$out/codec"
+asymtalker train --recipe smoke --part audio --run "$out/audio"
+asymtalker train --recipe smoke --part readout --corpus "$out/corpus" --run "$out/readout"
+mkdir -p "$out/parts"
+cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
+asymtalker train --recipe smoke --part teacher --corpus "$out/corpus" --model "$out/parts" --run "$out/teacher"
+asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
+    --transformer "$out/teacher/transformer" --out "$out/teacher-model"
+asymtalker distill --recipe smoke --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
+asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
+    --transformer "$out/student/transformer" --renew-noise True --out "$out/student-model"
+asymtalker generate --model "$out/student-model" --image src/asymtalker/assets/demo/portrait.png \
+    --audio src/asymtalker/assets/demo/speech.wav --output "$out/smoke.mp4"

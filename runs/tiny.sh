@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes the bundled model, src/asymtalker/assets/tiny, from nothing: tiny.sh PORTRAITS [OUT]
+# PORTRAITS is a folder of portraits with landmarks478.npz in it or beside it, or cc0 for the registered CC0 set.
+# Every command resumes when this script is run again. docs/log.md says what each run took and gave.
+set -euo pipefail
+portraits=${1:?give a folder of portraits, or cc0}
+out=${2:-runs/out/tiny}
+
+asymtalker synth --out "$out/corpus" --clips 480 --seconds 6.4 --photo-fraction 0.75 --portraits "$portraits"
+asymtalker train --part codec --corpus "$out/corpus" --run "$out/codec"
+asymtalker train --part audio --run "$out/audio"
+asymtalker train --part readout --corpus "$out/corpus" --run "$out/readout"
+mkdir -p "$out/parts"
+cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
+asymtalker train --part teacher --corpus "$out/corpus" --model "$out/parts" --run "$out/teacher"
+asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/teacher/transformer" \
+    --out "$out/teacher-model"
+asymtalker distill --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
+asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
+    --renew-noise True --out src/asymtalker/assets/tiny
