@@ -6,6 +6,7 @@ latent frame, ``I`` image tokens.
 """
 
 import math
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -29,11 +30,57 @@ from asymtalker import timeline
 MASK_CHANNELS = timeline.TEMPORAL_COMPRESSION  # one per frame of a latent frame, as in Wan2.1 I2V
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, backend: Any = None, parallel_config: Any = None) -> Tensor:
+    """Attention of ``(B, L, heads, d)`` on ``(B, N, heads, d)``: diffusers' dispatch, save for bfloat16 on a CPU.
+
+    There two matrix products and a softmax take half the time of PyTorch's kernel forwards and backwards together
+    (1,344 tokens, one core with AVX-512 BF16), and a tenth of it for a few keys, at the price of keeping the weights.
+    """
+    if backend is None and value.device.type == "cpu" and value.dtype == torch.bfloat16:
+        query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+        return (scores.softmax(-1) @ value).transpose(1, 2)
+    return dispatch_attention_fn(query, key, value, backend=backend, parallel_config=parallel_config)
+
+
+def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of ``(B, L, heads, d)``: turns neighbouring channels by angles ``(1, L, 1, d)``."""
+    first, second = states.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-second, first], dim=-1).flatten(-2)
+    return (states * cos + turned * sin).type_as(states)
+
+
+class FrameBatchedAttnProcessor:
+    """Self-attention over all tokens of a chunk. Outside it the latent frames of a chunk stand in the batch axis."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: WanAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """``hidden_states`` ``(B T, H' W', D)``, ``rotary_emb`` of ``L`` tokens; returns ``(B T, H' W', D)``."""
+        assert rotary_emb is not None, "self-attention needs positions"
+        cos, sin = rotary_emb
+        tokens = hidden_states.reshape(-1, cos.shape[1], hidden_states.shape[-1])  # (B, L, D)
+        query = rotate(attn.norm_q(attn.to_q(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
+        key = rotate(attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
+        value = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
+        mixed = attend(query, key, value, self._attention_backend, self._parallel_config)
+        mixed = mixed.flatten(2, 3).type_as(hidden_states).reshape(hidden_states.shape)
+        return attn.to_out[1](attn.to_out[0](mixed))
+
+
 class FrameAlignedAttnProcessor:
     """Cross-attention in which the tokens of a latent frame see the audio slots of that latent frame and no others.
 
-    With image tokens (``num_image_tokens`` > 0, the CLIP and VTP strategies of appendix G) every token also attends to
-    all of them through the added projections, and the two results are summed.
+    With image tokens (the CLIP and VTP strategies of appendix G) every token also attends to all of them through the
+    added projections, and the two results are summed.
     """
 
     _attention_backend = None
@@ -50,25 +97,22 @@ class FrameAlignedAttnProcessor:
         attention_mask: Tensor | None = None,
         rotary_emb: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """``hidden_states`` ``(B, L, D)``, ``encoder_hidden_states`` ``(B, T, N + I, D)``; returns ``(B, L, D)``."""
+        """``hidden_states`` ``(B T, H' W', D)``, ``encoder_hidden_states`` ``(B, T, N + I, D)``; like the first."""
         assert encoder_hidden_states is not None, "frame-aligned attention needs audio"
-        batch, length, _ = hidden_states.shape
-        num_latents = encoder_hidden_states.shape[1]
         audio = encoder_hidden_states[:, :, : self.num_audio_tokens].flatten(0, 1)  # (B T, N, D)
         image = encoder_hidden_states[:, 0, self.num_audio_tokens :]  # (B, I, D)
 
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B, L, heads, d)
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B T, H' W', heads, d)
         key = attn.norm_k(attn.to_k(audio)).unflatten(2, (attn.heads, -1))
         value = attn.to_v(audio).unflatten(2, (attn.heads, -1))
-        framed = query.reshape(batch * num_latents, length // num_latents, attn.heads, -1)
-        mixed = dispatch_attention_fn(framed, key, value, backend=self._attention_backend)
-        mixed = mixed.reshape(batch, length, -1).type_as(query)
+        mixed = attend(query, key, value, self._attention_backend).flatten(2, 3).type_as(hidden_states)
 
         if attn.add_k_proj is not None:
             key = attn.norm_added_k(attn.add_k_proj(image)).unflatten(2, (attn.heads, -1))
             value = attn.add_v_proj(image).unflatten(2, (attn.heads, -1))
-            seen = dispatch_attention_fn(query, key, value, backend=self._attention_backend)
-            mixed = mixed + seen.flatten(2, 3).type_as(query)
+            query = query.reshape(len(image), -1, *query.shape[2:])  # (B, L, heads, d)
+            seen = attend(query, key, value, self._attention_backend)
+            mixed = mixed + seen.reshape(mixed.shape).type_as(mixed)
 
         return attn.to_out[1](attn.to_out[0](mixed))
 
@@ -187,6 +231,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             for _ in range(num_layers)
         )
         for block in self.blocks:
+            block.attn1.set_processor(FrameBatchedAttnProcessor())
             block.attn2.set_processor(FrameAlignedAttnProcessor(self.num_audio_tokens))
         self.norm_out = FP32LayerNorm(width, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(width, latent_channels * math.prod(patch_size))
@@ -252,21 +297,18 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         identity = hidden_states[:, self.config.latent_channels + MASK_CHANNELS :]
 
         rotary_emb = self.rope(hidden_states)
-        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2).contiguous()  # (B, L, D)
+        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)  # (B, L, D)
+        # Latent frames stand in the batch axis: each has its noise level there without a copy for every token.
+        hidden_states = hidden_states.reshape(batch * grid[0], grid[1] * grid[2], -1).contiguous()
 
         if self.visual_tokens is not None and encoder_hidden_states_image is not None:
             encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)
-        per_latent = timestep.ndim == 2
+        if timestep.ndim == 1:
+            timestep = timestep[:, None].expand(-1, grid[0])
         temb, modulation, audio, image = self.condition_embedder(
-            timestep.flatten(),
-            encoder_hidden_states,
-            encoder_hidden_states_image,
-            timestep_seq_len=timestep.shape[1] if per_latent else None,
+            timestep.flatten(), encoder_hidden_states, encoder_hidden_states_image
         )
-        if per_latent:
-            temb = temb.repeat_interleave(grid[1] * grid[2], dim=1)  # (B, L, D)
-            modulation = modulation.repeat_interleave(grid[1] * grid[2], dim=1)
-        modulation = modulation.unflatten(-1, (6, -1))  # (B, 6, D) or (B, L, 6, D)
+        modulation = modulation.unflatten(-1, (6, -1))  # (B T, 6, D)
         context = self.audio_windows(audio) + self.audio_slots  # (B, T, N, D)
         if image is not None:
             context = torch.cat([context, image[:, None].expand(-1, context.shape[1], -1, -1)], dim=2)
@@ -279,12 +321,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             else:
                 hidden_states = block(hidden_states, context, modulation, rotary_emb)
 
-        table = self.scale_shift_table if not per_latent else self.scale_shift_table[None]
-        shift, scale = (table + temb.unsqueeze(-2)).unbind(-2)
-        if not per_latent:
-            shift, scale = shift[:, None], scale[:, None]
+        shift, scale = (self.scale_shift_table + temb[:, None]).chunk(2, dim=1)  # (B T, 1, D)
         hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
-        hidden_states = self.proj_out(hidden_states)  # (B, L, C p_t p_h p_w)
+        hidden_states = self.proj_out(hidden_states)  # (B T, H' W', C p_t p_h p_w)
 
         sample = hidden_states.reshape(batch, *grid, p_t, p_h, p_w, -1)
         sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)  # (B, C, T, H, W)

@@ -1,0 +1,127 @@
+"""The parts of the system at toy width: recipes, a drawn talking face, a transformer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from asymtalker import timeline
+from asymtalker.config import (
+    AudioEncoderConfig,
+    ChunkConfig,
+    CodecConfig,
+    DistillConfig,
+    LoopConfig,
+    OptimizerConfig,
+    TeacherConfig,
+    TransformerConfig,
+)
+from asymtalker.corpus import NewClip
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+
+TOY_SIZE = 32
+TOY_CHUNK = ChunkConfig(frames=9, continuity_frames=5)
+TOY_CODEC = CodecConfig(
+    base_dim=8,
+    decoder_base_dim=8,
+    z_dim=6,
+    dim_mult=(1, 1, 1),
+    num_res_blocks=1,
+    temperal_downsample=(True, True),
+    is_residual=True,
+    patch_size=2,
+)
+TOY_AUDIO = AudioEncoderConfig(
+    conv_dim=(8, 8, 8, 8, 8, 8, 8), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+)
+TOY_TRANSFORMER = TransformerConfig(
+    num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32, prediction_type="clean"
+)
+TOY_OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, ema_decay=0.9)
+
+
+def toy_loop(**changes) -> LoopConfig:
+    """Six quick steps in float32 on the CPU."""
+    values = {"steps": 6, "batch": 2, "log_every": 1, "checkpoint_every": 3, "autocast": "float32"}
+    return LoopConfig(**(values | changes))
+
+
+def toy_teacher(**changes) -> TeacherConfig:
+    """A teacher recipe at toy width."""
+    values = {"model": TOY_TRANSFORMER, "chunk": TOY_CHUNK, "loop": toy_loop(), "optimizer": TOY_OPTIMIZER}
+    return TeacherConfig(**(values | changes))
+
+
+def toy_distill(**changes) -> DistillConfig:
+    """A distillation recipe at toy width."""
+    values = {
+        "chunk": TOY_CHUNK,
+        "steps_per_sample": 2,
+        "critic_updates": 2,
+        "loop": toy_loop(batch=1),
+        "student": TOY_OPTIMIZER,
+        "critic": TOY_OPTIMIZER,
+    }
+    return DistillConfig(**(values | changes))
+
+
+@dataclass(frozen=True)
+class ToyFace:
+    """A face that sways and opens its mouth with a tone that comes and goes."""
+
+    seed: int
+
+    def clip(self, split: str, num_frames: int = 21, size: int = TOY_SIZE) -> NewClip:
+        """A clip of ``num_frames`` frames with face masks and sound."""
+        rng = np.random.default_rng(self.seed)
+        skin, back = rng.integers(120, 255, 3), rng.integers(0, 110, 3)
+        seconds = np.arange(num_frames) / timeline.FPS
+        opening = 0.5 - 0.5 * np.cos(2 * np.pi * (2 + self.seed % 3) * seconds)
+        sway = 0.08 * np.sin(2 * np.pi * 0.7 * seconds + self.seed)
+        axis = np.linspace(-1, 1, size)
+        y, x = np.meshgrid(axis, axis, indexing="ij")
+        frames = np.empty((num_frames, size, size, 3), np.uint8)
+        mask = np.zeros((num_frames, size, size), np.uint8)
+        for index in range(num_frames):
+            face = ((x - sway[index]) / 0.6) ** 2 + (y / 0.8) ** 2 < 1
+            mouth = ((x - sway[index]) / 0.3) ** 2 + ((y - 0.4) / (0.03 + 0.2 * opening[index])) ** 2 < 1
+            eyes = ((np.abs(x - sway[index]) - 0.25) / 0.1) ** 2 + ((y + 0.2) / 0.08) ** 2 < 1
+            frames[index] = np.where(face[..., None], skin, back)
+            frames[index][mouth | eyes] = (40, 10, 20)
+            mask[index][face] = 255
+        time = np.arange(num_frames * timeline.SAMPLES_PER_FRAME) / timeline.SAMPLE_RATE
+        loudness = np.interp(time, seconds, opening)
+        tone = 0.5 * loudness * np.sin(2 * np.pi * (150 + 20 * self.seed) * time)
+        name = f"toy{self.seed}"
+        return NewClip(
+            key=f"{split}-{name}",
+            split=split,  # pyright: ignore[reportArgumentType]
+            source_id=name,
+            identity_id=name,
+            voice_id=name,
+            kind="rendered",
+            frames=frames,
+            mask=mask,
+            audio=tone.astype(np.float32),
+            ground_truth={"lip_aperture": opening.tolist()},
+        )
+
+
+def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
+    """A transformer with random weights; unlike a fresh one its output layer is not zero."""
+    arguments = {
+        "num_attention_heads": TOY_TRANSFORMER.num_attention_heads,
+        "attention_head_dim": TOY_TRANSFORMER.attention_head_dim,
+        "latent_channels": TOY_CODEC.z_dim,
+        "identity_channels": TOY_CODEC.z_dim,
+        "audio_dim": TOY_AUDIO.hidden_size,
+        "freq_dim": TOY_TRANSFORMER.freq_dim,
+        "ffn_dim": TOY_TRANSFORMER.ffn_dim,
+        "num_layers": TOY_TRANSFORMER.num_layers,
+        "prediction_type": TOY_TRANSFORMER.prediction_type,
+    }
+    torch.manual_seed(0)
+    transformer = AsymTalkerTransformer3DModel(**(arguments | changes))
+    transformer.initialize()
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.05)
+    return transformer.eval()
