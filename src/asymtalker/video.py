@@ -37,7 +37,7 @@ class _Output:
         self._file = path.open("wb", buffering=0)
         try:
             with self._reserve.open("wb") as reserve:
-                os.posix_fallocate(reserve.fileno(), 0, DISK_RESERVE)
+                reserve.write(bytes(DISK_RESERVE))
         except OSError:
             self.remove()
             raise

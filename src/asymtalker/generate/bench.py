@@ -163,7 +163,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Generate once in this process and report on it; ``job`` has model, device, image, audio and output."""
     import torch
 
-    from asymtalker.cli import load_pipeline
+    from asymtalker.generate.pipeline import load_pipeline
     from asymtalker.video import VideoWriter
 
     start = time.perf_counter()

@@ -6,6 +6,7 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -18,9 +19,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.utils import logging as diffusers_logging
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers.utils import logging as transformers_logging
 
 from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
@@ -383,6 +386,26 @@ class AsymTalkerPipeline(DiffusionPipeline):
             done += len(frames)
             if progress:
                 progress(done, job.num_frames)
+
+
+def load_pipeline(model: str | Path | None, device: str) -> AsymTalkerPipeline:
+    """The pipeline on a device (``"auto"``: a GPU if there is one), without the libraries' chatter, for commands.
+
+    Raises:
+        UserError: if the checkpoint or the device cannot be used.
+    """
+    for chatter in (transformers_logging, diffusers_logging):
+        chatter.disable_progress_bar()
+        chatter.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    pipeline = AsymTalkerPipeline.from_pretrained(model)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return pipeline.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {device} cannot be used ({reason}): leave --device out.") from error
 
 
 def _checkpoint_folder(name: str | Path | None) -> Path:
