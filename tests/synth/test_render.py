@@ -33,7 +33,8 @@ def test_same_seed_gives_the_same_picture_bit_for_bit(renderer, texture):
         renderer.load(random_identity(11, texture=texture))
         pictures.append(renderer.frame(weights(jawOpen=0.4), Pose(yaw=5)).picture)
         renderer.load(random_identity(12))
-    assert pictures[0].shape == (SIZE, SIZE, 3) and pictures[0].dtype == np.uint8
+    assert pictures[0].shape == (SIZE, SIZE, 3)
+    assert pictures[0].dtype == np.uint8
     np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
@@ -48,7 +49,8 @@ def test_jaw_raises_aperture_and_closure_lowers_it(renderer):
     renderer.load(random_identity(3))
     apertures = [renderer.frame(weights(jawOpen=amount), Pose()).lip_aperture for amount in np.linspace(0, 1, 6)]
     assert apertures[0] < 0.01
-    assert (np.diff(apertures) > 0).all() and apertures[-1] > 0.2
+    assert (np.diff(apertures) > 0).all()
+    assert apertures[-1] > 0.2
     assert renderer.frame(weights(jawOpen=0.6, mouthClose=0.6), Pose()).lip_aperture < 0.02
 
 
@@ -58,7 +60,8 @@ def test_mask_covers_the_face_and_follows_it(renderer):
     assert set(np.unique(rest)) == {0, 255}
     rows, columns = np.nonzero(rest)
     assert 0.15 < (rest > 0).mean() < 0.45
-    assert abs(columns.mean() / SIZE - 0.5) < 0.08 and abs(rows.mean() / SIZE - 0.5) < 0.12
+    assert abs(columns.mean() / SIZE - 0.5) < 0.08
+    assert abs(rows.mean() / SIZE - 0.5) < 0.12
     assert np.nonzero(moved)[1].mean() > columns.mean() + 2
 
 
@@ -68,7 +71,8 @@ def test_a_blink_changes_only_the_eyes(renderer):
     blink = renderer.frame(weights(eyeBlinkLeft=1, eyeBlinkRight=1), Pose()).picture.astype(int)
     rows = np.nonzero(np.abs(rest - blink).max(2) > 12)[0]
     assert len(rows) > 20
-    assert rows.min() > 0.2 * SIZE and rows.max() < 0.6 * SIZE
+    assert rows.min() > 0.2 * SIZE
+    assert rows.max() < 0.6 * SIZE
 
 
 def test_frame_before_load_is_a_programming_error():

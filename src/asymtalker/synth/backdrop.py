@@ -19,7 +19,11 @@ def paint(kind: str, seed: int, size: int, photograph: np.ndarray | None = None)
     picture = first * (1 - ramp[..., None]) + second * ramp[..., None]
     if kind == "wall":
         for cell in (3, 8, 30):
-            field = cv2.resize(rng.standard_normal((cell + 2, cell + 2)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+            field = cv2.resize(
+                rng.standard_normal((cell + 2, cell + 2)).astype(np.float32),
+                (size, size),
+                interpolation=cv2.INTER_CUBIC,
+            )
             picture *= (1 + 0.04 * field)[..., None]
     elif kind == "bokeh":
         picture *= rng.uniform(0.15, 0.5)
@@ -36,7 +40,9 @@ def paint(kind: str, seed: int, size: int, photograph: np.ndarray | None = None)
         rough = cv2.resize(rng.standard_normal((9, 9)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
         share = np.clip((rows - horizon + 0.10 * rough) / 0.08 + 0.5, 0, 1)[..., None]
         picture = sky * (1 - share) + ground * share
-        leaves = cv2.resize(rng.standard_normal((40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+        leaves = cv2.resize(
+            rng.standard_normal((40, 40)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC
+        )
         picture *= 1 + share * 0.16 * leaves[..., None]
         picture = cv2.GaussianBlur(picture, (0, 0), 0.02 * size)
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -40,7 +40,9 @@ def _fill(picture: np.ndarray, known: np.ndarray, softness: float) -> np.ndarray
     """Unknown pixels take their nearest known pixel's colour, smoothed."""
     if not known.any():
         return picture
-    _, labels = cv2.distanceTransformWithLabels((~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, labels = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     table = np.zeros((labels.max() + 1, 3), np.float32)
     table[labels[known]] = picture[known]
     filled = table[labels]
@@ -57,7 +59,9 @@ def cut_eye(side: str, texture: np.ndarray, margin: float, outline: np.ndarray, 
     lower, upper = outline[:, :2].min(0), outline[:, :2].max(0)
     width = upper[0] - lower[0]
     pad = np.array([0.12 * width, 0.30 * width])
-    box = np.array([lower[0] - pad[0], upper[1] + pad[1], upper[0] + pad[0], lower[1] - pad[1]])  # left, top, right, bottom
+    box = np.array(
+        [lower[0] - pad[0], upper[1] + pad[1], upper[0] + pad[0], lower[1] - pad[1]]
+    )  # left, top, right, bottom
     scale = size / (1 + 2 * margin)
     shape = (max(round((box[1] - box[3]) * scale), 4), max(round((box[2] - box[0]) * scale), 4))
 
@@ -67,7 +71,9 @@ def cut_eye(side: str, texture: np.ndarray, margin: float, outline: np.ndarray, 
     first = np.array([(box[0] + margin) * scale, (1 + margin - box[1]) * scale])
     matrix = np.array([[1, 0, first[0]], [0, 1, first[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    patch = cv2.warpAffine(texture, matrix, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    patch = cv2.warpAffine(texture, matrix, shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE).astype(
+        np.float32
+    )
     polygon = pixels(outline)
     opening = np.zeros(shape, np.uint8)
     cv2.fillPoly(opening, [np.round(polygon * 16).astype(np.int32)], 255, shift=4)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from asymtalker.synth import facemesh, mesh, mouth, skin, subdivision
+from asymtalker.synth import facemesh, mesh, mouth, skin
 from asymtalker.synth.identity import Identity
 from asymtalker.synth.pose import Pose, rotation
 
@@ -20,11 +20,10 @@ LASHES = ("l-eyelashes-1", "l-eyelashes-2", "r-eyelashes-1", "r-eyelashes-2")
 
 @dataclass(frozen=True)
 class Skin:
-    """The skin's fixed topology: `coarse` vertex indices (c,), `matrix` (n, c) smooths them, `triangles` (t, 3) and
-    `uvs` (n, 2), `shade` (n, 3) uint8 multiplies the texture, `gather` (n, t) sums face normals per vertex."""
+    """The skin's fixed topology: n `vertices` of MakeHuman's (n,), `triangles` (t, 3) and `uvs` (n, 2) among them,
+    `shade` (n, 3) in [0, 1] multiplies the texture, `gather` (n, t) sums face normals per vertex."""
 
-    coarse: np.ndarray
-    matrix: sparse.csr_matrix
+    vertices: np.ndarray
     triangles: np.ndarray
     uvs: np.ndarray
     shade: np.ndarray
@@ -33,41 +32,78 @@ class Skin:
 
 @functools.lru_cache(maxsize=1)
 def skin_topology() -> Skin:
-    """The part of the body a portrait shows, subdivided once."""
+    """The part of the body a portrait shows."""
     base = mesh.base_mesh()
     quads, texture = base.quads["body"], base.quad_uvs["body"]
     middle = base.vertices[quads].mean(1)
     shown = (middle[:, 1] > 4.7) & (np.abs(middle[:, 0]) < 2.6)
-    fine = subdivision.catmull_clark(quads[shown], texture[shown], base.uvs, len(base.vertices))
-    coarse = np.unique(quads[shown])
-    matrix = fine.matrix[:, coarse].tocsr()
+    vertices, inverse = np.unique(quads[shown], return_inverse=True)
+    triangles = mesh.triangles(inverse.reshape(-1, 4))
     average = mesh.macro_shape(0.5, 0.1, (0.33, 0.33, 0.34))
     places = base.uvs[texture[shown]].mean(1)
     inner = (places[:, 0] > 0.74) & (places[:, 1] < 0.145)  # the mouth's inside is an island of its own
-    flags = np.zeros(len(base.vertices), np.float32)
-    flags[np.unique(quads[shown][inner])] = 1
-    flags[np.unique(quads[shown][~inner])] = 0
-    inside = np.clip(matrix @ flags[coarse], 0, 1)[:, None]
-    shade = 255 * (1 - inside) + np.array([92, 42, 42]) * inside
-    triangles = mesh.triangles(fine.quads)
-    count = matrix.shape[0]
+    inside = np.zeros(len(base.vertices), np.float32)
+    inside[np.unique(quads[shown][inner])] = 1
+    inside[np.unique(quads[shown][~inner])] = 0
+    depth = np.clip((average[vertices, 2] - 0.75) / 0.65, 0.12, 1)[:, None]
+    mixed = inside[vertices][:, None]
+    shade = 1 - mixed + mixed * depth * [0.40, 0.17, 0.17]
+    uvs = skin.wrap(average[vertices]).astype(np.float32)
+    return Skin(vertices, triangles, uvs, shade.astype(np.float32), gatherer(len(vertices), triangles))
+
+
+def gatherer(count: int, triangles: np.ndarray) -> sparse.csr_matrix:
+    """The matrix (count, t) that sums the triangles' values at each of their corners."""
     corners = (triangles.T.ravel(), np.tile(np.arange(len(triangles)), 3))
-    gather = sparse.csr_matrix((np.ones(3 * len(triangles), np.float32), corners), (count, len(triangles)))
-    uvs = skin.wrap(fine.matrix @ average).astype(np.float32)
-    return Skin(coarse, matrix, triangles, uvs, shade.astype(np.uint8), gather)
+    return sparse.csr_matrix((np.ones(3 * len(triangles), np.float32), corners), (count, len(triangles)))
+
+
+def occlusion(points: np.ndarray, facing: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """A guess (n, 3) of how much light reaches each point: less in hollows and under the chin, red least of all less,
+    as light scatters in skin."""
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = np.concatenate([edges, edges[:, ::-1]])
+    way = points[edges[:, 1]] - points[edges[:, 0]]
+    rise = np.einsum("nk,nk->n", way, facing[edges[:, 0]]) / np.maximum(np.linalg.norm(way, axis=1), 1e-6)
+    count = np.maximum(np.bincount(edges[:, 0], minlength=len(points)), 1)
+    hollow = np.bincount(edges[:, 0], rise, len(points)) / count
+    for _ in range(2):
+        hollow = 0.5 * hollow + 0.5 * np.bincount(edges[:, 0], hollow[edges[:, 1]], len(points)) / count
+    light = 1 - 1.5 * np.clip(hollow, 0, 0.3)
+    under = (
+        np.clip(-facing[:, 1], 0, 1)
+        * np.clip((points[:, 1] - 5.6) / 0.4, 0, 1)
+        * np.clip((6.75 - points[:, 1]) / 0.3, 0, 1)
+    )
+    reaching = light * (1 - 0.35 * under)
+    return np.stack([reaching**0.65, reaching**1.05, reaching**1.15], 1).astype(np.float32)
+
+
+def tuck_ears(shape: np.ndarray) -> np.ndarray:
+    """A shape (19158, 3) with its ears pressed to the skull, as hair that hangs over them needs."""
+    average = mesh.macro_shape(0.5, 0.1, (0.33, 0.33, 0.34))
+    box = (average[:, 1] > 6.6) & (average[:, 1] < 7.6) & (average[:, 2] > -0.2) & (average[:, 2] < 0.62)
+    skull = (np.abs(average[:, 0]) > 0.70) & (np.abs(average[:, 0]) < 0.76) & box
+    ear = (np.abs(average[:, 0]) >= 0.76) & box & (np.arange(len(shape)) < 13380)
+    limit = np.abs(shape[skull & (np.arange(len(shape)) < 13380), 0]).mean()
+    tucked = shape.copy()
+    tucked[ear, 0] = np.sign(shape[ear, 0]) * (limit + 0.15 * (np.abs(shape[ear, 0]) - limit))
+    return tucked
 
 
 def normals(points: np.ndarray, triangles: np.ndarray, gather: sparse.csr_matrix) -> np.ndarray:
     """Unit vertex normals (n, 3)."""
-    a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
-    summed = gather @ np.cross(b - a, c - a)
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-9)
+    corners = points[triangles]
+    u, v = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+    faces = np.stack([u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]], 1)
+    summed = gather @ faces
+    return summed / np.maximum(np.sqrt(np.einsum("nk,nk->n", summed, summed))[:, None], 1e-9)
 
 
 def head_share(points: np.ndarray) -> np.ndarray:
     """How far points (n, 3) at rest move with the head (n, 1): 1 above jaw and nape, 0 from the shoulders down."""
     t = np.clip((points[:, 1] + 0.35 * points[:, 2] - 5.75) / 0.75, 0, 1)
-    return (t * t * (3 - 2 * t))[:, None]
+    return (t * t * (3 - 2 * t))[:, None].astype(np.float32)
 
 
 class HeadMotion:
@@ -75,18 +111,18 @@ class HeadMotion:
 
     def __init__(self, shape: np.ndarray):
         eyes = shape[np.unique(mesh.base_mesh().quads["l-eye"])].mean(0)
-        self.pivot = np.array([0.0, eyes[1] - 1.0, eyes[2] - 1.1])  # the top of the neck
+        self.pivot = np.array([0.0, eyes[1] - 1.0, eyes[2] - 1.1], dtype=np.float32)  # the top of the neck
 
     def __call__(self, points: np.ndarray, share: np.ndarray | float, pose: Pose) -> np.ndarray:
         turn = rotation(pose.yaw, pose.pitch, pose.roll)
-        shift = np.array([pose.x, pose.y, pose.z]) * HEAD_HEIGHT
+        shift = np.array([pose.x, pose.y, pose.z], np.float32) * HEAD_HEIGHT
         moved = (points - self.pivot) @ turn.T + self.pivot + shift
         return points + share * (moved - points)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A perspective camera: `position`, orthonormal `axes` rows right, up, back; `half` the tangent of half its view."""
+    """A perspective camera: `position`, orthonormal `axes` (rows right, up, back), `half` tangent of half its view."""
 
     position: np.ndarray
     axes: np.ndarray
@@ -129,7 +165,11 @@ class Eye:
         polar = np.linspace(0, 1.75, rings + 1)[1:]
         around = np.linspace(0, 2 * np.pi, spokes, endpoint=False)
         way = np.stack(
-            [np.outer(np.sin(polar), np.cos(around)), np.outer(np.sin(polar), np.sin(around)), np.outer(np.cos(polar), np.ones(spokes))],
+            [
+                np.outer(np.sin(polar), np.cos(around)),
+                np.outer(np.sin(polar), np.sin(around)),
+                np.outer(np.cos(polar), np.ones(spokes)),
+            ],
             -1,
         ).reshape(-1, 3)
         self.way = np.concatenate([[[0, 0, 1.0]], way])

@@ -16,8 +16,9 @@ class HeadView:
         self.stage, self.identity = stage, identity
         self.topology = head.skin_topology()
         self.factors = head.fit_blink(identity)
-        self.units = mesh.base_mesh().face_units[:, self.topology.coarse] * self.factors[:, None, None]
-        self.rest = identity.shape[self.topology.coarse]
+        self.units = mesh.base_mesh().face_units[:, self.topology.vertices] * self.factors[:, None, None]
+        shape = head.tuck_ears(identity.shape) if identity.hair_style in ("bob", "long") else identity.shape
+        self.rest = shape[self.topology.vertices]
         self.share = head.head_share(self.rest)
         self.motion = head.HeadMotion(identity.shape)
         face = facemesh.face_mesh()
@@ -30,13 +31,14 @@ class HeadView:
         self._add_backdrop(photograph)
         self._add_skin()
         self._add_eyes_and_mouth()
-        self._add_clothes()
         self.hair = []
         for shell in hair.grow(identity):
             surface = Surface(
                 shell.vertices, shell.triangles, uvs=shell.uvs, texture=shell.texture, lit=True, shine=0.10, power=18
             )
-            self.hair.append((surface, shell, head.head_share(shell.vertices), _gather(shell.vertices, shell.triangles)))
+            self.hair.append(
+                (surface, shell, head.head_share(shell.vertices), head.gatherer(len(shell.vertices), shell.triangles))
+            )
             stage.scenes[1].AddActor(surface.actor)
         self._add_lights()
 
@@ -50,13 +52,18 @@ class HeadView:
 
     def _add_skin(self) -> None:
         texture = skin.paint_skin(self.identity)
-        points = self.topology.matrix @ self.rest
+        topology = self.topology
+        facing = head.normals(self.rest, topology.triangles, topology.gather)
+        shade = topology.shade * head.occlusion(self.rest, facing, topology.triangles)
+        # Clothes are painted on the skin and stand off it a little.
+        dressed = skin.clothed(self.identity, topology.uvs)[:, None]
+        self.rest = self.rest + 0.05 * dressed * facing
         self.skin = Surface(
-            points,
-            self.topology.triangles,
-            uvs=self.topology.uvs,
+            self.rest,
+            topology.triangles,
+            uvs=topology.uvs,
             texture=texture,
-            colours=self.topology.shade,
+            colours=255 * shade,
             lit=True,
             shine=0.16,
             power=14,
@@ -69,9 +76,7 @@ class HeadView:
         picture = skin.paint_eye(self.identity)
         for side in ("right", "left"):
             eye = head.Eye(self.identity.shape, side)
-            surface = Surface(
-                eye.way, eye.triangles, uvs=eye.uvs, texture=picture, lit=True, shine=0.9, power=70
-            )
+            surface = Surface(eye.way, eye.triangles, uvs=eye.uvs, texture=picture, lit=True, shine=0.9, power=70)
             self.eyes.append((eye, surface))
             scene.AddActor(surface.actor)
         self.inside = []
@@ -88,27 +93,8 @@ class HeadView:
             indices, inverse = np.unique(base.quads[name], return_inverse=True)
             faces = mesh.triangles(inverse.reshape(-1, 4))
             surface = Surface(self.identity.shape[indices], faces, colour=(0.06, 0.04, 0.04), opacity=0.75)
-            self.lashes.append((indices, surface))
+            self.lashes.append((indices, base.face_units[:, indices], surface))
             scene.AddActor(surface.actor)
-
-    def _add_clothes(self) -> None:
-        """The body's outer hull below the neckline, in one colour with a soft weave."""
-        identity = self.identity
-        base = mesh.base_mesh()
-        quads = base.quads["tights"]
-        middle = identity.shape[quads].mean(1)
-        top = identity.neckline + 0.12 * np.abs(middle[:, 0]) - 0.10 * middle[:, 2]
-        worn = quads[(middle[:, 1] > 4.0) & (middle[:, 1] < top)]
-        indices, inverse = np.unique(worn, return_inverse=True)
-        faces = mesh.triangles(inverse.reshape(-1, 4))
-        points = identity.shape[indices]
-        gather = _gather(points, faces)
-        outward = head.normals(points, faces, gather)
-        points = points + 0.03 * outward
-        colour = tuple(float(c) for c in identity.clothes / 255)
-        surface = Surface(points, faces, colour=(colour[0], colour[1], colour[2]), lit=True, shine=0.02)
-        surface.move(points, outward)
-        self.stage.scenes[1].AddActor(surface.actor)
 
     def _add_lights(self) -> None:
         scene = self.stage.scenes[1]
@@ -129,47 +115,36 @@ class HeadView:
             lamp.SetDiffuseColor(*light.colour)
             lamp.SetSpecularColor(*light.colour)
             scene.AddLight(lamp)
-        for direction, strength in (((0, 1, 0.6), 0.6), ((-1, 0, 1), 0.5), ((1, 0, 1), 0.5), ((0, -1, 0.5), 0.25)):
-            lamp = vtk.vtkLight()  # light from all around: bounce off walls and sky
-            lamp.SetLightTypeToSceneLight()
-            lamp.SetPositional(False)
-            lamp.SetFocalPoint(0, 0, 0)
-            lamp.SetPosition(*direction)
-            level = strength * self.identity.ambient
-            lamp.SetDiffuseColor(level, level, level)
-            lamp.SetSpecularColor(0, 0, 0)
-            scene.AddLight(lamp)
+        lamp = vtk.vtkLight()  # light from all around, here from the camera: bounce off walls and sky
+        lamp.SetLightTypeToSceneLight()
+        lamp.SetPositional(False)
+        lamp.SetFocalPoint(0, 0, 0)
+        lamp.SetPosition(0, 0.35, 1)
+        lamp.SetDiffuseColor(*([1.2 * self.identity.ambient] * 3))
+        lamp.SetSpecularColor(0, 0, 0)
+        scene.AddLight(lamp)
 
     def draw(self, weights: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
         """The picture, the face's outline (k, 2) in it and the lip aperture."""
         topology, motion = self.topology, self.motion
-        coarse = self.rest + np.tensordot(weights, self.units, 1)
-        points = topology.matrix @ motion(coarse, self.share, pose)
+        points = motion(self.rest + mesh.displacement(weights, self.units), self.share, pose)
         self.skin.move(points, head.normals(points, topology.triangles, topology.gather))
         for eye, surface in self.eyes:
             vertices, facing = eye.points(weights)
             turned = motion(vertices, 1.0, pose)
             surface.move(turned, motion(vertices + facing, 1.0, pose) - turned)
         for part, surface in self.inside:
-            surface.move(motion(part.vertices + np.tensordot(weights, part.units, 1), 1.0, pose))
-        units = mesh.base_mesh().face_units
-        for indices, surface in self.lashes:
-            moved = self.identity.shape[indices] + np.tensordot(weights * self.factors, units[:, indices], 1)
+            surface.move(motion(part.vertices + mesh.displacement(weights, part.units), 1.0, pose))
+        for indices, units, surface in self.lashes:
+            moved = self.identity.shape[indices] + mesh.displacement(weights * self.factors, units)
             surface.move(motion(moved, 1.0, pose))
         for surface, shell, share, gather in self.hair:
             moved = motion(shell.vertices, share, pose)
             surface.move(moved, head.normals(moved, shell.triangles, gather))
         face = facemesh.face_mesh()
-        shown = motion(self.face_rest + np.tensordot(weights * self.factors, face.units, 1), 1.0, pose)
+        shown = motion(self.face_rest + mesh.displacement(weights * self.factors, face.units), 1.0, pose)
         outline = self.camera.project(shown[face.chains["oval"]])
         lips = shown[[facemesh.UPPER_LIP_MIDDLE, facemesh.LOWER_LIP_MIDDLE]]
         seen = self.camera.project(lips)
         gap = float((seen[0] - seen[1]) @ [np.sin(-np.radians(pose.roll)), np.cos(np.radians(pose.roll))])
         return self.stage.picture(), outline, max(gap - self.rest_gap, 0.0) / self.eye_distance
-
-
-def _gather(points: np.ndarray, triangles: np.ndarray):
-    from scipy import sparse
-
-    corners = (triangles.T.ravel(), np.tile(np.arange(len(triangles)), 3))
-    return sparse.csr_matrix((np.ones(3 * len(triangles), np.float32), corners), (len(points), len(triangles)))

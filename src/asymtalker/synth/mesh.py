@@ -55,9 +55,8 @@ def data_folder() -> Path:
 
 def _read_target(path: Path, count: int) -> np.ndarray:
     """One `.target` file (lines of vertex index, dx, dy, dz; `#` comments) as dense displacements (count, 3)."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else open(path)
-    with opened as file:
-        numbers = [line for line in file if line[:1].isdigit()]
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    numbers = [line for line in content.decode().splitlines() if line[:1].isdigit()]
     rows = np.array(" ".join(numbers).split(), dtype=np.float64).reshape(-1, 4)
     dense = np.zeros((count, 3), np.float32)
     dense[rows[:, 0].astype(int)] = rows[:, 1:]
@@ -127,3 +126,11 @@ def macro_shape(male: float, old: float, ancestry: tuple[float, float, float], w
 def triangles(quads: np.ndarray) -> np.ndarray:
     """Quads (n, 4) as triangles (2n, 3)."""
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def displacement(weights: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """The sum (n, 3) of face units (52, n, 3) times `weights` (52,); only those in use are touched."""
+    used = np.flatnonzero(weights)
+    if len(used) == 0:
+        return np.zeros(units.shape[1:], np.float32)
+    return np.tensordot(weights[used], units[used], 1)

@@ -3,10 +3,8 @@
 All coordinates are MakeHuman's; `brightness` of a picture's mouth is applied where it is drawn.
 """
 
-import functools
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from asymtalker.synth import mesh
@@ -33,7 +31,7 @@ class Part:
 
 
 def _tooth_texture(row: str) -> np.ndarray:
-    """One row of teeth from the right cheek to the left, gum at the top for both rows (lower is mounted upside down)."""
+    """One row of teeth from the right cheek to the left, gums at the top (the lower row is mounted upside down)."""
     width, height = TEXTURE_SIZE
     halves = np.array(TOOTH_WIDTHS[row])
     edges = np.concatenate([-np.cumsum(halves)[::-1], [0], np.cumsum(halves)]) / halves.sum()
@@ -44,7 +42,9 @@ def _tooth_texture(row: str) -> np.ndarray:
     across = np.abs(x - centre) / half  # 0 in the middle of a tooth, 1 at its neighbour
     gum_line = 0.30 + 0.10 * across**2
     biting_edge = 0.97 - 0.05 * across**6 - 0.03 * (np.abs(np.arange(len(edges) - 1) - 5.5) == 1.5)[tooth]
-    enamel = ENAMEL * (1 - 0.16 * across[None, :, None] ** 4) * (0.86 + 0.16 * np.clip((y - 0.3) / 0.5, 0, 1))[..., None]
+    enamel = (
+        ENAMEL * (1 - 0.16 * across[None, :, None] ** 4) * (0.86 + 0.16 * np.clip((y - 0.3) / 0.5, 0, 1))[..., None]
+    )
     gaps = np.clip((across - 0.93) / 0.07, 0, 1)[None, :, None]
     enamel = enamel * (1 - 0.45 * gaps)
     soft = np.clip((y - gum_line) / 0.03 + 0.5, 0, 1)[..., None]
@@ -61,7 +61,9 @@ def _affine_units(part: str, points: np.ndarray, shape: np.ndarray) -> np.ndarra
     base = mesh.base_mesh()
     indices = np.unique(base.quads[part])
     source = np.c_[shape[indices], np.ones(len(indices))]
-    motion = np.linalg.lstsq(source, base.face_units[:, indices].transpose(1, 0, 2).reshape(len(indices), -1), rcond=1e-6)
+    motion = np.linalg.lstsq(
+        source, base.face_units[:, indices].transpose(1, 0, 2).reshape(len(indices), -1), rcond=1e-6
+    )
     moved = np.c_[points, np.ones(len(points))] @ motion[0]
     return moved.reshape(len(points), 52, 3).transpose(1, 0, 2).astype(np.float32)
 
@@ -132,11 +134,6 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     for k in range(3):
         np.add.at(normals, faces[:, k], face)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
-
-
-@functools.lru_cache(maxsize=4)
-def _softened(row: str) -> np.ndarray:
-    return cv2.GaussianBlur(_tooth_texture(row), (0, 0), 1.0)
 
 
 def inside_parts(shape: np.ndarray, lip_line: np.ndarray) -> list[Part]:

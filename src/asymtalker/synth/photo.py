@@ -35,8 +35,8 @@ class PhotoHead:
 
     `units` (52, n, 3) face-unit displacements; `neutral` (n, 3) closes parted lips; `follow` (g, 72) spreads the
     displacement of the face oval on to the grid; `head_weight` (g,) how far the grid moves with the head;
-    `frame` (3, 3) takes MakeHuman's axes and unit to the crop's (rotation times scale), `inside_frame` those of the mouth's
-    inside about `inside_origin`, which comes to lie at `inside_place`.
+    `frame` (3, 3) takes MakeHuman's axes and unit to the crop's (rotation times scale), `inside_frame` those of the
+    mouth's inside about `inside_origin`, which comes to lie at `inside_place`.
     """
 
     key: str
@@ -81,7 +81,9 @@ def read_landmarks(npz_path: str | Path) -> dict[str, np.ndarray]:
         with np.load(npz_path, allow_pickle=False) as table:
             names, points = table["names"], table["points"].astype(np.float64)
     except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{npz_path} is no landmark file: it needs arrays `names` and `points` (n, 478, 3).") from error
+        raise UserError(
+            f"{npz_path} is no landmark file: it needs arrays `names` and `points` (n, 478, 3)."
+        ) from error
     if points.shape != (len(names), 478, 3):
         raise UserError(f"{npz_path}: `points` is {points.shape}, but ({len(names)}, 478, 3) is needed.")
     return {str(name): value for name, value in zip(names, points, strict=True)}
@@ -149,7 +151,7 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
     face = facemesh.face_mesh()
     weights = np.asarray(weights, np.float32)
     eased = _ease_eyes(weights)
-    displaced = head.neutral + np.tensordot(eased, head.units, 1)
+    displaced = head.neutral + mesh.displacement(eased, head.units)
     expression = head.vertices[: len(displaced)] + displaced
     up = head.frame[:, 1] / np.linalg.norm(head.frame[:, 1])
     for upper, lower in _lid_pairs(face):
@@ -157,12 +159,15 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
     upper, lower = face.chains["upper_inner"], face.chains["lower_inner"]
     _keep_order(expression, upper, lower, up)
     gap = (expression[facemesh.UPPER_LIP_MIDDLE] - expression[facemesh.LOWER_LIP_MIDDLE]) @ up
-    grid = head.vertices[len(displaced) :] + head.follow @ (expression - head.vertices[: len(displaced)])[face.chains["oval"]]
+    grid = (
+        head.vertices[len(displaced) :]
+        + head.follow @ (expression - head.vertices[: len(displaced)])[face.chains["oval"]]
+    )
     unit = np.linalg.norm(head.frame[:, 1]) * HEAD_HEIGHT
     turn = rotation(
         soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), soft_limit(pose.roll, ROLL_LIMIT)
     )
-    shift = np.array([pose.x, pose.y, pose.z]) * unit
+    shift = (np.array([pose.x, pose.y, pose.z]) * unit).astype(np.float32)
 
     def moved(points: np.ndarray) -> np.ndarray:
         grown = 1 + 0.25 * soft_limit(pose.z, 0.5)
@@ -171,12 +176,14 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
     face_now = moved(expression)
     grid_now = grid + head.head_weight[:, None] * (moved(grid) - grid)
     # The teeth turn half as far as the head: a flat sheet's lips slide less over them than real lips do.
-    half = rotation(*(0.5 * np.array([soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), 2 * pose.roll])))
+    half = rotation(
+        *(0.5 * np.array([soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), 2 * pose.roll]))
+    )
     inside_frame = (half @ head.inside_frame).astype(np.float32)
     place = moved(head.inside_place)
     inside = []
     for part in head.inside:
-        points = part.vertices + np.tensordot(weights, part.units, 1) - head.inside_origin
+        points = part.vertices + mesh.displacement(weights, part.units) - head.inside_origin
         inside.append(points @ inside_frame.T + place)
     return PhotoPose(
         sheet=np.concatenate([face_now, grid_now.astype(np.float32)]),
@@ -207,7 +214,7 @@ def _crop(landmarks: np.ndarray, shape: tuple[int, ...], rng: np.random.Generato
 
 
 def _crop_texture(picture: np.ndarray, origin: np.ndarray, side: float) -> np.ndarray:
-    """The crop and its margins, resampled; what lies outside the photograph continues its edge, more and more blurred."""
+    """The crop and its margins, resampled; what lies outside the photograph continues its edge, ever more blurred."""
     zoom = TEXTURE_SIDE / side
     size = round(TEXTURE_SIDE * (1 + 2 * MARGIN))
     if zoom < 0.6:
@@ -372,9 +379,7 @@ def _surroundings(
     return np.c_[flat, depth], index[faces[keep]], near * fade[:, None], weight
 
 
-def _eye(
-    side: str, texture: np.ndarray, points: np.ndarray, dense: np.ndarray, face: facemesh.FaceMesh
-) -> PhotoEye:
+def _eye(side: str, texture: np.ndarray, points: np.ndarray, dense: np.ndarray, face: facemesh.FaceMesh) -> PhotoEye:
     upper, lower = face.chains[f"{side}_upper_lid"], face.chains[f"{side}_lower_lid"]
     outline = np.concatenate([dense[upper], dense[lower][-2:0:-1]])
     first = facemesh.RIGHT_IRIS if side == "right" else facemesh.LEFT_IRIS
@@ -383,7 +388,9 @@ def _eye(
 
 def _mouth_light(texture: np.ndarray, dense: np.ndarray, face: facemesh.FaceMesh) -> np.ndarray:
     """Brightness and tint (3,) for the mouth's inside, from the skin around the mouth."""
-    places = dense[face.chains["upper_outer"], :2].mean(0)[None] + np.array([[0, 0.03], [-0.1, 0.0], [0.1, 0.0], [0, -0.12]])
+    places = dense[face.chains["upper_outer"], :2].mean(0)[None] + np.array(
+        [[0, 0.03], [-0.1, 0.0], [0.1, 0.0], [0, -0.12]]
+    )
     size = len(texture)
     column = np.clip(((places[:, 0] + MARGIN) / (1 + 2 * MARGIN) * size).astype(int), 0, size - 1)
     row = np.clip(((1 + MARGIN - places[:, 1]) / (1 + 2 * MARGIN) * size).astype(int), 0, size - 1)

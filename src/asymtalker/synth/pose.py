@@ -28,7 +28,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
     about_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    return (about_z @ about_y @ about_x).astype(np.float32)
 
 
 def soft_limit(value: float, limit: float) -> float:

@@ -37,7 +37,9 @@ class Renderer:
         """Make `head` the one that `frame` draws; a rendered head may stand before a photograph, `backdrop`
         (H, W, 3) uint8, thrown out of focus, instead of its painted background."""
         self.stage.clear()
-        self.view = HeadView(self.stage, head, backdrop) if isinstance(head, Identity) else _PhotoView(self.stage, head)
+        self.view = (
+            HeadView(self.stage, head, backdrop) if isinstance(head, Identity) else _PhotoView(self.stage, head)
+        )
 
     def frame(self, blendshapes: np.ndarray, pose: Pose) -> RenderedFrame:
         """The loaded head with face-unit weights (52,) in [0, 1] in the order of `BLENDSHAPES`, in a pose."""
@@ -65,10 +67,10 @@ class _PhotoView:
         self.inside = []
         for part in head.inside:
             colours = None if part.colours is None else np.clip(part.colours * head.inside_light, 0, 255)
-            texture = None if part.texture is None else np.clip(part.texture * head.inside_light, 0, 255).astype(np.uint8)
-            self.inside.append(
-                Surface(part.vertices, part.triangles, uvs=part.uvs, texture=texture, colours=colours)
+            texture = (
+                None if part.texture is None else np.clip(part.texture * head.inside_light, 0, 255).astype(np.uint8)
             )
+            self.inside.append(Surface(part.vertices, part.triangles, uvs=part.uvs, texture=texture, colours=colours))
         square = np.array([[0, 1, 2], [0, 2, 3]])
         square_uvs = np.array([[0, 1], [1, 1], [1, 0], [0, 0]])
         blank = np.zeros(52, np.float32)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from asymtalker.synth import facemesh, mesh
+from asymtalker.synth.hair import CENTRE, hairline
 from asymtalker.synth.identity import Identity
 
 SIZE = 1024
@@ -66,12 +67,25 @@ def paint_skin(identity: Identity) -> np.ndarray:
     picture[:] = identity.skin
     if identity.texture == "procedural":
         _paint_pattern(picture, rng)
+    lash = 1.0 if identity.male < 0.5 else 0.6
     flush = np.array([1.02, 0.80, 0.78])
-    for index, radius, amount in ((50, (60, 55), 0.5), (280, (60, 55), 0.5), (4, (38, 34), 0.45), (199, (60, 30), 0.25), (9, (80, 40), 0.12)):
+    for index, radius, amount in (
+        (50, (60, 55), 0.5),
+        (280, (60, 55), 0.5),
+        (4, (38, 34), 0.45),
+        (199, (60, 30), 0.25),
+        (9, (80, 40), 0.12),
+    ):
         _blend(picture, identity.skin * flush, amount * (0.5 + 0.7 * identity.makeup) * _spot(points[index], radius))
     for index in (145, 374):
-        _blend(picture, identity.skin * [0.78, 0.70, 0.72], (0.25 + 0.3 * identity.old) * _spot(points[index] + [0, 14], (34, 13)))
-    picture *= (1 + 0.018 * _noise(rng, 60) + 0.014 * _noise(rng, 14) + 0.016 * _noise(rng, 4) + 0.012 * _noise(rng, 1.6))[..., None]
+        _blend(
+            picture,
+            identity.skin * [0.78, 0.70, 0.72],
+            (0.25 + 0.3 * identity.old) * _spot(points[index] + [0, 14], (34, 13)),
+        )
+    picture *= (
+        1 + 0.018 * _noise(rng, 60) + 0.014 * _noise(rng, 14) + 0.016 * _noise(rng, 4) + 0.012 * _noise(rng, 1.6)
+    )[..., None]
     picture[..., 0] *= 1 + 0.015 * _noise(rng, 30)
     _paint_marks(picture, identity, rng, points)
     _paint_stubble(picture, identity, rng, points, chains)
@@ -84,7 +98,11 @@ def paint_skin(identity: Identity) -> np.ndarray:
         line = np.zeros((SIZE, SIZE), np.float32)
         cv2.polylines(line, [np.round(upper * 16).astype(np.int32)], False, 1.0, 4, cv2.LINE_AA, 4)
         cv2.polylines(line, [np.round(lower * 16).astype(np.int32)], False, 0.45, 2, cv2.LINE_AA, 4)
-        _blend(picture, identity.skin * [0.42, 0.28, 0.27], (0.55 + 0.35 * identity.makeup) * cv2.GaussianBlur(line, (0, 0), 1.4))
+        _blend(
+            picture,
+            identity.skin * [0.42, 0.28, 0.27],
+            lash * (0.55 + 0.35 * identity.makeup) * cv2.GaussianBlur(line, (0, 0), 1.4),
+        )
         _paint_brow(picture, identity, rng, points, side)
     outline = np.concatenate([points[chains["upper_outer"]], points[chains["lower_outer"]][::-1]])
     lips = _polygon(outline, 2.2)
@@ -95,7 +113,67 @@ def paint_skin(identity: Identity) -> np.ndarray:
     for chain in ("upper_inner", "lower_inner"):
         cv2.polylines(seam, [np.round(points[chains[chain]] * 16).astype(np.int32)], False, 1.0, 3, cv2.LINE_AA, 4)
     _blend(picture, identity.lips * 0.42, 0.55 * np.clip(cv2.GaussianBlur(seam, (0, 0), 1.8), 0, 1))
+    _paint_scalp(picture, identity, rng)
+    _paint_clothes(picture, identity, rng)
     return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _angles() -> tuple[np.ndarray, np.ndarray]:
+    """The angle around the head (1, SIZE) in radians and the height (SIZE, 1) of the texture's pixels."""
+    across = (np.arange(SIZE) + 0.5) / SIZE - 0.5
+    angle = np.sign(across) * np.interp(np.abs(across), [0, 0.36, 0.5], [0, 1.2, np.pi])
+    height = TOP - (TOP - BOTTOM) * (np.arange(SIZE) + 0.5) / SIZE
+    return angle[None], height[:, None]
+
+
+def _paint_scalp(picture: np.ndarray, identity: Identity, rng: np.random.Generator) -> None:
+    """Hair roots on the scalp, so that the hairline thins out instead of ending; a shaved shadow on a bald head."""
+    angle, height = _angles()
+    line = np.radians(hairline(identity, np.degrees(angle[0])))
+    radius = np.interp(np.degrees(line), [60, 90, 130], [1.22, 1.0, 1.05])  # of the average skull along the hairline
+    edge = CENTRE[1] + radius * np.cos(line)
+    streaks = cv2.GaussianBlur(rng.standard_normal((SIZE, SIZE)).astype(np.float32), (0, 0), sigmaX=1.2, sigmaY=8)
+    cover = np.clip((height - edge[None] - 0.07 + 0.03 * streaks / streaks.std()) / 0.12, 0, 1) ** 1.5
+    ears = np.exp(-(((np.abs(angle) - 1.25) / 0.22) ** 4) - ((height - 7.1) / 0.36) ** 4)
+    cover = cover * (1 - ears) * (0.25 if identity.hair_style == "bald" else 0.9)
+    grain = 1 + 0.25 * _noise(rng, 1.5)
+    colour = identity.hair if identity.texture == "natural" else picture.mean((0, 1)) * 0.5
+    picture += (colour * 0.8 * grain[..., None] - picture) * cover[..., None]
+
+
+def _neckline(identity: Identity, angle: np.ndarray) -> np.ndarray:
+    """The height of the clothes' upper edge around the neck."""
+    depth = np.random.default_rng([identity.seed, 9]).choice([0.05, 0.2, 0.55])  # crew, open or V neck
+    return identity.neckline + 0.12 - depth * np.exp(-(np.abs(angle / 0.45) ** (1.2 if depth > 0.3 else 2.0)))
+
+
+def clothed(identity: Identity, uvs: np.ndarray) -> np.ndarray:
+    """How far (n,) in [0, 1] points with texture coordinates `uvs` (n, 2) lie under the clothes."""
+    across = uvs[:, 0] - 0.5
+    angle = np.sign(across) * np.interp(np.abs(across), [0, 0.36, 0.5], [0, 1.2, np.pi])
+    return np.clip((_neckline(identity, angle) - (BOTTOM + uvs[:, 1] * (TOP - BOTTOM))) / 0.06, 0, 1)
+
+
+def _paint_clothes(picture: np.ndarray, identity: Identity, rng: np.random.Generator) -> None:
+    """A top in one or two colours, perhaps striped or worn under a jacket, with a collar's rim and its shadow."""
+    angle, height = _angles()
+    top = _neckline(identity, angle)
+    below = (top - height) * SIZE / (TOP - BOTTOM)  # pixels under the edge
+    weave = 1 + 0.05 * _noise(rng, 2) + 0.06 * _noise(rng, 40)
+    cloth = identity.clothes * np.ones((SIZE, SIZE, 1))
+    second = np.clip(identity.clothes * rng.uniform(0.3, 1.6) + rng.normal(0, 30, 3), 5, 250)
+    kind = rng.integers(4)
+    if kind == 0:
+        stripes = (np.sin(height * rng.uniform(25, 70)) > 0.2)[..., None] * np.ones((1, SIZE, 1))
+        cloth = cloth * (1 - stripes) + second * stripes
+    elif kind == 1:
+        jacket = np.clip((np.abs(angle) - 0.10 - 0.30 * (height - BOTTOM)) / 0.02, 0, 1) * np.ones((SIZE, 1))
+        cloth = cloth * (1 - jacket[..., None]) + second * jacket[..., None]
+    rim = np.clip(1 - np.abs(below - 7) / 3, 0, 1)[..., None]
+    cloth = cloth * weave[..., None] * (1 - 0.30 * rim)
+    cast = np.clip(1 + below / 16, 0, 1) * (below < 0)
+    picture *= (1 - 0.35 * cast)[..., None]
+    picture += (cloth - picture) * np.clip(below / 2 + 0.5, 0, 1)[..., None]
 
 
 def _paint_pattern(picture: np.ndarray, rng: np.random.Generator) -> None:
@@ -121,7 +199,15 @@ def _paint_marks(picture: np.ndarray, identity: Identity, rng: np.random.Generat
     freckles = np.zeros((SIZE, SIZE), np.float32)
     for _ in range(int(260 * identity.freckles)):
         x, y = points[5] + rng.normal(0, 1, 2) * [95, 38]
-        cv2.circle(freckles, (int(x * 16), int(y * 16)), int(rng.uniform(14, 34)), float(rng.uniform(0.2, 0.6)), -1, cv2.LINE_AA, 4)
+        cv2.circle(
+            freckles,
+            (int(x * 16), int(y * 16)),
+            int(rng.uniform(14, 34)),
+            float(rng.uniform(0.2, 0.6)),
+            -1,
+            cv2.LINE_AA,
+            4,
+        )
     _blend(picture, identity.skin * [0.72, 0.55, 0.42], cv2.GaussianBlur(freckles, (0, 0), 0.8))
     for _ in range(rng.integers(0, 4)):
         x, y = points[rng.integers(468)] + rng.normal(0, 8, 2)
@@ -147,7 +233,11 @@ def _paint_marks(picture: np.ndarray, identity: Identity, rng: np.random.Generat
 
 
 def _paint_stubble(
-    picture: np.ndarray, identity: Identity, rng: np.random.Generator, points: np.ndarray, chains: dict[str, np.ndarray]
+    picture: np.ndarray,
+    identity: Identity,
+    rng: np.random.Generator,
+    points: np.ndarray,
+    chains: dict[str, np.ndarray],
 ) -> None:
     """Beard shadow with short hairs over jaw, chin and upper lip."""
     if identity.stubble == 0:
@@ -208,5 +298,7 @@ def paint_eye(identity: Identity, size: int = 256) -> np.ndarray:
     edge = np.clip((iris_radius - radius) / 0.045 + 0.5, 0, 1)[..., None]
     pupil = np.clip((0.17 - radius) / 0.03 + 0.5, 0, 1)[..., None]
     picture = sclera * (1 - edge) + iris * edge
+    lid = np.clip((-y - 0.12) / 0.5, 0, 1)[..., None]  # the upper lid's shadow
+    picture = picture * (1 - 0.45 * lid)
     picture = picture * (1 - pupil) + np.array([10, 8, 8]) * pupil
     return np.clip(picture, 0, 255).astype(np.uint8)

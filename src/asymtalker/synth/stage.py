@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import numpy as np
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
@@ -119,8 +120,8 @@ class Stage:
         full = self.size * self.oversampling
         self.window.Render()
         self.window.GetPixelData(0, 0, full - 1, full - 1, 0, self.pixels, 0)
-        image = vtk_to_numpy(self.pixels).reshape(self.size, self.oversampling, self.size, self.oversampling, 3)
-        return image.mean((1, 3), dtype=np.float32).round().astype(np.uint8)[::-1].copy()
+        image = vtk_to_numpy(self.pixels).reshape(full, full, 3)[::-1]
+        return cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA)
 
 
 def flat_camera(scene: vtk.vtkRenderer) -> None:
