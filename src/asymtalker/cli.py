@@ -84,8 +84,8 @@ class Generate:
 class Bench:
     """Measure speed and memory; writes JSON with the machine it was measured on."""
 
-    what: tyro.conf.Positional[Literal["generate"]]
-    """The stage to measure."""
+    what: tyro.conf.Positional[Literal["generate", "lips"]]
+    """Speed and memory of generation, or how well the lips follow the sound on held-out synthetic clips."""
     seconds: str = "10,60,600"
     """Lengths of audio, separated by commas; each is measured in a process of its own."""
     out: Path
@@ -96,6 +96,12 @@ class Bench:
     """A portrait; the bundled one by default."""
     audio: Path | None = None
     """Speech, repeated or cut to each length; the bundled one by default."""
+    corpus: Path | None = None
+    """For lips: a synthetic corpus with held-out clips."""
+    readout: Path | None = None
+    """For lips: folder of the lip readout, such as RUN/readout."""
+    clips: int = 10
+    """For lips: clips at most."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
 
@@ -136,6 +142,9 @@ def generate(settings: Generate) -> None:
 
 def bench(settings: Bench) -> None:
     """The ``bench`` verb."""
+    if settings.what == "lips":
+        bench_lips(settings)
+        return
     from asymtalker.generate.bench import bench_generate
 
     try:
@@ -147,6 +156,25 @@ def bench(settings: Bench) -> None:
     if not seconds or min(seconds) <= 0:
         raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
     bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
+    print(settings.out)
+
+
+def bench_lips(settings: Bench) -> None:
+    """``bench lips``: medians on stdout, everything in the JSON file."""
+    from asymtalker.evaluate.lips import measure_lips
+    from asymtalker.generate.pipeline import load_pipeline
+    from asymtalker.models.readout import LipReadout
+
+    if settings.corpus is None or settings.readout is None:
+        raise UserError("bench lips needs --corpus and --readout.")
+    try:
+        readout = LipReadout.from_pretrained(settings.readout)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings.readout} does not hold a lip readout; train one with --part readout.") from error
+    pipeline = load_pipeline(settings.model, settings.device)
+    report = measure_lips(pipeline, readout, settings.corpus, settings.clips, settings.out)
+    for name, values in report["medians"].items():
+        print(f"{name:>10}: " + ", ".join(f"{key} {value:.3g}" for key, value in values.items()))
     print(settings.out)
 
 

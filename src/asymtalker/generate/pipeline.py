@@ -68,7 +68,6 @@ class _Job:
     portrait: Portrait
     full_picture: np.ndarray
     audio: AudioSource
-    num_frames: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +220,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if output_type not in ("np", "pil"):
             raise ValueError(f"output_type must be 'np' or 'pil', got {output_type!r}")
         job = self._prepare(image, audio, face, say)
-        parts = self._frames(job, self._sampler(num_inference_steps, guidance_scale), seed, progress)
+        sampler = self._sampler(num_inference_steps, guidance_scale)
+        parts = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         frames = np.concatenate(list(parts))
         return AsymTalkerPipelineOutput(
             frames=frames if output_type == "np" else [Image.fromarray(frame) for frame in frames]
@@ -241,7 +241,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
     ) -> Iterator[np.ndarray]:
         """The frames of each chunk ``(F, H, W, 3)`` uint8 as it is made. Arguments as in :meth:`__call__`."""
         job = self._prepare(image, audio, face, say)
-        return self._frames(job, self._sampler(num_inference_steps, guidance_scale), seed, progress)
+        sampler = self._sampler(num_inference_steps, guidance_scale)
+        return self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
 
     def generate_to_file(
         self,
@@ -293,7 +294,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         )
         try:
             with writer:
-                for frames in self._frames(job, sampler, seed, progress):
+                made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
+                for frames in made:
                     if paste:
                         for frame in frames:
                             writer.write(paste_back(job.full_picture, frame, job.portrait.placement)[None])
@@ -326,7 +328,6 @@ class AsymTalkerPipeline(DiffusionPipeline):
             portrait=crop_square(picture, box, self.settings.sample_size),
             full_picture=picture,
             audio=source,
-            num_frames=frames_of_samples(source.num_samples),
         )
 
     def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
@@ -347,19 +348,36 @@ class AsymTalkerPipeline(DiffusionPipeline):
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
 
-    def _frames(self, job: _Job, sampler: SamplerConfig, seed: int, progress: Progress | None) -> Iterator[np.ndarray]:
-        """The rollout, as frames."""
+    def animate(
+        self,
+        picture: np.ndarray,
+        audio: AudioSource,
+        *,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """The frames of each chunk ``(F, H, W, 3)`` uint8 of a picture that is framed already.
+
+        Args:
+            picture: ``(sample_size, sample_size, 3)`` uint8.
+            audio: the sound.
+            seed: the same seed gives the same video on one machine.
+            sampler: by default what the checkpoint was made for.
+            progress: called with frames done and frames in all.
+        """
         chunk = self.settings.chunk
         codec = Codec(self.vae, self._autocast)
-        audio = AudioFeatures(self.audio_encoder, self.feature_extractor, job.audio, self._autocast)
+        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
         size = self.settings.sample_size
+        num_frames = frames_of_samples(audio.num_samples)
         done = 0
         if progress:
-            progress(0, job.num_frames)
+            progress(0, num_frames)
         with torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
-                to_pixels(job.portrait.picture[None]).to(self.device),
+                to_pixels(picture[None]).to(self.device),
                 chunk.frames,
                 codec=codec,
                 image_encoder=self.image_encoder,
@@ -367,12 +385,12 @@ class AsymTalkerPipeline(DiffusionPipeline):
             chunks = rollout(
                 self.transformer,
                 codec,
-                audio,
+                features,
                 identity,
-                chunk_spans(job.num_frames, chunk.frames, chunk.continuity_frames),
+                chunk_spans(num_frames, chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
                 size=(size, size),
-                sampler=sampler,
+                sampler=sampler or self.settings.sampler,
                 seed=seed,
             )
         while True:
@@ -385,7 +403,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             yield frames
             done += len(frames)
             if progress:
-                progress(done, job.num_frames)
+                progress(done, num_frames)
 
 
 def load_pipeline(model: str | Path | None, device: str) -> AsymTalkerPipeline:
