@@ -135,6 +135,7 @@ class ShardWriter:
 
 
 def shard_name(index: int) -> str:
+    """File name of shard ``index``."""
     return f"shard-{index:06d}.tar"
 
 

@@ -16,6 +16,7 @@ from asymtalker.config import (
     ReadoutTrainConfig,
     Recipe,
     TeacherConfig,
+    check_recipe,
 )
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
@@ -130,7 +131,9 @@ def recipe_named(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise UserError(f"There is no recipe {name}: choose {', '.join(RECIPES)}.")
-    return RECIPES[name]()
+    recipe = RECIPES[name]()
+    check_recipe(recipe)
+    return recipe
 
 
 def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:

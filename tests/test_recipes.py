@@ -1,0 +1,65 @@
+"""Recipes, configs and the commands made of them."""
+
+import dataclasses
+
+import pytest
+
+from asymtalker import cli, stages
+from asymtalker.config import ChunkConfig, check_recipe, difference, to_dict
+from asymtalker.errors import UserError
+from asymtalker.recipes import RECIPES, tiny, wan_1_3b
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_whole(name):
+    recipe = RECIPES[name]()
+    check_recipe(recipe)
+    assert recipe.teacher.chunk == recipe.distill.chunk
+    assert recipe.sampler.num_steps == recipe.distill.steps_per_sample
+    assert recipe.sampler.shift == recipe.distill.shift == recipe.teacher.shift
+
+
+def test_the_paper_sizes_have_the_paper_settings():
+    recipe = wan_1_3b()
+    assert recipe.teacher.chunk.frames == 81
+    assert (recipe.teacher.loop.steps, recipe.distill.loop.steps) == (15_000, 1_600)
+    assert recipe.distill.steps_per_sample == 4
+    assert (recipe.distill.teacher_continuity, recipe.distill.student_continuity) == ("ground_truth", "generated")
+
+
+def test_a_chunk_that_no_causal_codec_makes_is_refused():
+    recipe = tiny()
+    broken = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, chunk=ChunkConfig(frames=80)))
+    with pytest.raises(UserError, match=r"teacher.chunk.frames"):
+        check_recipe(broken)
+
+
+def test_differences_of_configs_are_named():
+    old = to_dict(tiny().teacher)
+    new = to_dict(dataclasses.replace(tiny().teacher, shift=7.0))
+    assert difference(old, new) == ["shift: 3.0 -> 7.0"]
+
+
+@pytest.mark.parametrize("part", stages.TRAINED)
+def test_train_takes_its_defaults_from_the_recipe(part, tmp_path):
+    arguments = ["--part", part, "--recipe", "smoke", "--run", str(tmp_path), "--config.loop.steps", "7"]
+    if part in ("readout", "teacher"):
+        arguments += ["--corpus", str(tmp_path)]
+    if part == "teacher":
+        arguments += ["--model", str(tmp_path)]
+    settings = cli.parse("train", stages.train_settings, arguments)
+    expected = getattr(RECIPES["smoke"](), part)
+    assert settings.config == dataclasses.replace(expected, loop=dataclasses.replace(expected.loop, steps=7))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--part", "nose"], "no part nose"),
+        (["--recipe", "huge"], "no recipe huge"),
+        (["--part", "codec", "--recipe", "wan_1_3b"], "published codec"),
+    ],
+)
+def test_unknown_parts_and_recipes_are_named(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        stages.train_settings(arguments)
