@@ -115,7 +115,9 @@ def test_wrong_landmark_file_is_refused(tmp_path):
 def test_portraits_at_rest_and_speaking(renderer):
     landmarks = read_landmarks(DATA / "landmarks478.npz")
     for name in ("portraits/sfhq_pt1_00001777.jpg", "portraits/sfhq_pt2_00000446.jpg"):
-        picture = np.ascontiguousarray(cv2.imread(str(DATA / name))[..., ::-1])
+        read = cv2.imread(str(DATA / name))
+        assert read is not None
+        picture = np.ascontiguousarray(read[..., ::-1])
         head = fit_photo(picture, landmarks[name], name)
         renderer.load(head)
         rest = renderer.frame(weights(), Pose())

@@ -43,6 +43,7 @@ def _fill(picture: np.ndarray, known: np.ndarray, softness: float) -> np.ndarray
     _, labels = cv2.distanceTransformWithLabels(
         (~known).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
+    labels = labels.astype(np.intp)
     table = np.zeros((labels.max() + 1, 3), np.float32)
     table[labels[known]] = picture[known]
     filled = table[labels]

@@ -118,7 +118,10 @@ class Identity:
 def _random_shape(rng: np.random.Generator, male: float, old: float, ancestry: np.ndarray) -> np.ndarray:
     """MakeHuman macro targets plus moderate random amounts of the face's detail targets."""
     shape = mesh.macro_shape(
-        male, old, tuple(float(x) for x in ancestry), weight=float(np.clip(rng.normal(0, 0.25), -0.6, 0.6))
+        male,
+        old,
+        (float(ancestry[0]), float(ancestry[1]), float(ancestry[2])),
+        weight=float(np.clip(rng.normal(0, 0.25), -0.6, 0.6)),
     )
     for name in rng.choice(_SHAPE_TARGETS, 2, replace=False):
         shape += rng.uniform(0, 0.5) * mesh.target(str(name))
@@ -153,7 +156,7 @@ def _random_lights(rng: np.random.Generator) -> tuple[tuple[Light, ...], float]:
     fill = float(rng.uniform(0.12, 0.40))
     rim = float(rng.uniform(0.0, 0.55))
     ambient = float(rng.uniform(0.22, 0.42))
-    exposure = float(rng.uniform(0.92, 1.10)) / (0.95 * key + 0.5 * fill + 1.1 * ambient)
+    exposure = float(rng.uniform(1.02, 1.25)) / (0.95 * key + 0.5 * fill + 1.1 * ambient)
     key, fill, ambient = key * exposure, fill * exposure, ambient * exposure
     return (
         Light(towards(azimuth, elevation), tone(key, warmth)),

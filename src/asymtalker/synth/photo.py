@@ -297,7 +297,7 @@ def _close_lips(dense: np.ndarray, units: np.ndarray, face: facemesh.FaceMesh, u
     amount = 0.8 * float(np.clip((gap * opening).sum() / (opening**2).sum(), 0, 1))
     closing = -amount * jaw
     left = gap - amount * opening
-    reach = 0.55 * np.linalg.norm(dense[facemesh.MOUTH_LEFT] - dense[facemesh.MOUTH_RIGHT])
+    reach = 0.55 * float(np.linalg.norm(dense[facemesh.MOUTH_LEFT] - dense[facemesh.MOUTH_RIGHT]))
     above = _mouth_side(face)
     for chain, share, member in ((upper, -0.35, above), (lower, 0.65, ~above)):
         part = _spread(dense, chain, share * left[:, None] * up, reach) * member[:, None]
@@ -320,9 +320,9 @@ def _fit_lids(
         ratio = np.clip(np.linalg.norm(opening, axis=1).max() / model, 0.3, 1.4)
         for unit in ("eyeSquint", "eyeWide", "eyeLookDown", "eyeLookUp", "eyeLookIn", "eyeLookOut"):
             units[mesh.INDEX[unit + name]] *= ratio
-        width = np.linalg.norm(dense[upper[0]] - dense[upper[-1]])
+        width = float(np.linalg.norm(dense[upper[0]] - dense[upper[-1]]))
         brow = [i for i in facemesh.BROWS if (i < 200) == (side == "right")]
-        brow_gap = np.linalg.norm(dense[brow].mean(0) - dense[upper[8]])
+        brow_gap = float(np.linalg.norm(dense[brow].mean(0) - dense[upper[8]]))
         mean = face.dense(face.points)
         line = (mean[upper] + mean[lower]) / 2
         order = np.argsort(line[:, 0])
