@@ -1,0 +1,232 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from asymtalker.distill import loop as distill_loop
+from asymtalker.distill.loop import (
+    Networks,
+    critic_update_loss,
+    distill,
+    generate,
+    load_teacher,
+    renoise,
+    rollout_spans,
+    student_losses,
+    student_sampler,
+)
+from asymtalker.errors import UserError
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.rollout import rollout
+from asymtalker.run_folder import step_generator
+from asymtalker.train.data import ChunkSource
+from asymtalker.train.frozen import load_frozen
+from toy import toy_distill, toy_loop
+
+HEAD = 2  # latent frames of 5 continuity frames
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_pipeline_folder):
+    return load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+
+
+@pytest.fixture(scope="module")
+def source(toy_corpus, frozen):
+    config = toy_distill()
+    return ChunkSource(toy_corpus, "train", frozen, config.chunk, config.chunks)
+
+
+@pytest.fixture
+def nets(tiny_pipeline_folder):
+    return Networks.of(load_teacher(tiny_pipeline_folder))
+
+
+def gradients(network) -> list:
+    return [parameter.grad for parameter in network.parameters()]
+
+
+def test_all_three_start_from_the_teacher(nets):
+    for trained in (nets.student, nets.critic):
+        for own, given in zip(trained.parameters(), nets.teacher.parameters(), strict=True):
+            assert torch.equal(own, given)
+            assert own is not given
+            assert own.requires_grad
+            assert not given.requires_grad
+
+
+@pytest.mark.parametrize("autocast", ["float32", "bfloat16"])
+def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_folder, autocast):
+    frozen = load_frozen(tiny_pipeline_folder, "tre", toy_loop(autocast=autocast))
+    config = toy_distill()
+    generated = generate(config, nets, frozen, source, step_generator(0, 0))
+    losses = student_losses(config, nets, frozen, generated, step_generator(0, 1))
+    (losses["dmd"] + losses["anchor"]).backward()
+    assert all(gradient is not None for gradient in gradients(nets.student))
+    assert sum(float(gradient.abs().sum()) for gradient in gradients(nets.student)) > 0
+    assert all(gradient is None for net in (nets.teacher, nets.critic) for gradient in gradients(net))
+    assert all(parameter.grad is None for parameter in frozen.codec.vae.parameters())
+
+
+def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
+    config = toy_distill()
+    generated = generate(config, nets, frozen, source, step_generator(0, 0))
+    critic_update_loss(config, nets, frozen, generated, step_generator(0, 1)).backward()
+    assert all(gradient is not None for gradient in gradients(nets.critic))
+    assert all(gradient is None for net in (nets.teacher, nets.student) for gradient in gradients(net))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("ground_truth", "generated"), ("ground_truth", "ground_truth"), ("generated", "generated")],
+)
+def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teacher, student):
+    config = toy_distill(teacher_continuity=teacher, student_continuity=student)
+    with torch.no_grad():
+        generated = generate(config, nets, frozen, source, step_generator(0, 0))
+    real = generated.batch.latents[:, :, :HEAD]
+    own = generated.latents[:, :, :HEAD]
+    assert torch.equal(generated.student.continuity, own)
+
+    def is_real(continuity):
+        return torch.allclose(continuity, real, atol=5e-3, rtol=2e-3)  # the cache holds float16
+
+    assert is_real(generated.student.continuity) == (student == "ground_truth")
+    assert is_real(generated.teacher.continuity) == (teacher == "ground_truth")
+    assert torch.equal(generated.student.audio, generated.teacher.audio)
+
+
+def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source, frozen):
+    config = toy_distill(chunks=3)
+    source = ChunkSource(source.folder, "train", frozen, config.chunk, config.chunks)
+    with torch.no_grad():
+        generated = generate(config, nets, frozen, source, step_generator(0, 3))
+        generator = step_generator(0, 3)
+        batch = source.batch(1, generator)
+        torch.randint(config.steps_per_sample, (), generator=generator)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config)[:2])
+        settings = {"chunk": config.chunk, "size": source.size, "sampler": student_sampler(config), "seed": seed}
+        chunks = list(rollout(*parts, **settings))
+    tail = frozen.codec.encode(chunks[-1].pixels[:, :, -5:])
+    assert torch.equal(generated.student.continuity, tail)
+
+
+def test_the_exit_step_is_random_and_gradient_flows_from_it(nets, source, frozen, monkeypatch):
+    seen = set()
+    real = distill_loop.rollout
+
+    def spy(*arguments, **options):
+        seen.add(options["exit_step"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(distill_loop, "rollout", spy)
+    config = toy_distill(chunks=1)
+    for index in range(6):
+        assert generate(config, nets, frozen, source, step_generator(0, index)).latents.requires_grad
+    assert seen == {0, 1}
+
+
+def test_noise_levels_of_the_scores_stay_inside():
+    config = toy_distill(min_sigma=0.3, max_sigma=0.6)
+    sigma, noisy, noise = renoise(config, torch.zeros(64, 1, 1, 1, 1), step_generator(0, 0))
+    assert 0.3 <= sigma.min() < sigma.max() <= 0.6
+    torch.testing.assert_close(noisy.flatten(), (sigma.view(-1, 1, 1, 1, 1) * noise).flatten())
+
+
+def test_the_anchor_pulls_towards_the_real_chunk(nets, source, frozen):
+    config = toy_distill()
+    optimizer = torch.optim.AdamW(nets.student.parameters(), lr=3e-3)
+    anchors = []
+    for _ in range(6):
+        generated = generate(config, nets, frozen, source, step_generator(0, 0))
+        losses = student_losses(config, nets, frozen, generated, step_generator(0, 1))
+        optimizer.zero_grad()
+        losses["anchor"].backward()
+        optimizer.step()
+        anchors.append(float(losses["anchor"].detach()))
+    assert anchors[1] < anchors[0]
+    assert anchors[-1] < anchors[1]
+
+
+def state(run: Path) -> dict:
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def logged(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    timing = ("time", "seconds_per_step")
+    return [{name: value for name, value in line.items() if name not in timing} for line in lines]
+
+
+def test_resumed_distillation_is_uninterrupted_distillation_bit_for_bit(
+    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
+):
+    config = toy_distill(loop=toy_loop(steps=4, batch=1, checkpoint_every=2), critic_updates=1)
+    distill(config, tmp_path / "straight", toy_corpus, tiny_pipeline_folder)
+
+    real, calls = distill_loop.student_losses, []
+
+    def killed_in_step_four(*arguments):
+        calls.append(1)
+        if len(calls) == 4:  # after this step's update of the critic
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(distill_loop, "student_losses", killed_in_step_four)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
+    assert state(tmp_path / "killed")["step"] == 2
+    monkeypatch.setattr(distill_loop, "student_losses", real)
+    distill(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
+
+    assert logged(tmp_path / "straight") == logged(tmp_path / "killed")
+    straight, killed = state(tmp_path / "straight"), state(tmp_path / "killed")
+    for part in ("student", "critic", "ema"):
+        assert all(torch.equal(value, killed[part][name]) for name, value in straight[part].items())
+
+
+def test_a_run_trains_both_and_saves_the_averaged_student(tmp_path, toy_corpus, tiny_pipeline_folder):
+    config = toy_distill(loop=toy_loop(steps=1, batch=1, sample_every=1))
+    distill(config, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    saved = AsymTalkerTransformer3DModel.from_pretrained(tmp_path / "run" / "transformer")
+    teacher = load_teacher(tiny_pipeline_folder)
+    checkpoint = state(tmp_path / "run")
+    assert all(torch.equal(p, checkpoint["ema"][name]) for name, p in saved.named_parameters())
+    for part in ("student", "critic"):
+        assert any(not torch.equal(p, checkpoint[part][name]) for name, p in teacher.named_parameters())
+    assert {"critic", "dmd", "anchor", "student_norm", "critic_norm"} <= logged(tmp_path / "run")[-2].keys()
+    assert (tmp_path / "run" / "samples" / "step-000001.mp4").exists()
+
+
+def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
+    real = distill_loop.load_teacher
+
+    def broken(path):
+        teacher = real(path)
+        torch.nn.init.constant_(teacher.proj_out.bias, float("nan"))
+        return teacher
+
+    monkeypatch.setattr(distill_loop, "load_teacher", broken)
+    with pytest.raises(FloatingPointError):
+        distill(toy_distill(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
+    with pytest.raises(UserError, match="shorter than the 25 frames"):
+        distill(toy_distill(chunks=5), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+
+
+def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus):
+    with pytest.raises(UserError, match="transformer/"):
+        distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path)
+
+
+def test_the_batch_is_rolled_out_together(nets, source, frozen):
+    config = toy_distill(loop=toy_loop(batch=2), student_continuity="ground_truth")
+    with torch.no_grad():
+        generated = generate(config, nets, frozen, source, step_generator(0, 0))
+    assert generated.latents.shape == generated.batch.latents.shape
+    assert generated.latents.shape[0] == 2

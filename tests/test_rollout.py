@@ -1,0 +1,170 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from asymtalker import timeline
+from asymtalker.codec import to_pixels
+from asymtalker.config import SamplerConfig
+from asymtalker.models.audio import ArraySource, AudioFeatures, FixedFeatures
+from asymtalker.models.identity import Identity, temporal_reference
+from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout, sample_chunk
+from toy import TOY_CHUNK, TOY_SIZE, ToyFace, toy_transformer
+
+FRAMES = 18  # five chunks of 9 frames, the last one trimmed
+SAMPLER = SamplerConfig(num_steps=2)
+CLIP = ToyFace(2).clip("train", 40)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return toy_transformer()
+
+
+@pytest.fixture
+def features(toy_audio_encoder, toy_extractor):
+    return AudioFeatures(toy_audio_encoder, toy_extractor, ArraySource(CLIP.audio[: FRAMES * 640]))
+
+
+@pytest.fixture
+def identity(toy_codec):
+    return Identity(latents=temporal_reference(toy_codec, to_pixels(CLIP.frames[:1]), TOY_CHUNK.frames))
+
+
+def roll(model, codec, audio, identity, *, seed=3, num_frames=FRAMES, **options):
+    spans = timeline.chunk_spans(num_frames, TOY_CHUNK.frames, TOY_CHUNK.continuity_frames)
+    settings = {"chunk": TOY_CHUNK, "size": (TOY_SIZE, TOY_SIZE), "sampler": SAMPLER, "seed": seed}
+    return rollout(model, codec, audio, identity, spans, **(settings | options))
+
+
+@pytest.fixture
+def chunks(model, toy_codec, features, identity):
+    return list(roll(model, toy_codec, features, identity))
+
+
+@pytest.mark.parametrize("num_frames", [1, 9, 10, 13, 18])
+def test_exactly_the_wanted_frames(model, toy_codec, features, identity, num_frames):
+    pieces = [chunk.new_pixels for chunk in roll(model, toy_codec, features, identity, num_frames=num_frames)]
+    assert torch.cat(pieces, dim=2).shape == (1, 3, num_frames, TOY_SIZE, TOY_SIZE)
+
+
+def test_the_head_of_a_chunk_is_the_tail_of_the_one_before_encoded_anew(toy_codec, chunks):
+    for before, chunk in pairwise(chunks):
+        tail = before.pixels[:, :, -TOY_CHUNK.continuity_frames :]
+        assert torch.equal(chunk.latents[:, :, :2], toy_codec.encode(tail))
+        # decoding repeats the tail up to what the codec loses, and no later chunk can change what was given
+        repeated = toy_codec.decode(toy_codec.encode(tail))
+        torch.testing.assert_close(chunk.pixels[:, :, : TOY_CHUNK.continuity_frames], repeated)
+        assert not torch.equal(chunk.latents[:, :, :2], before.latents[:, :, -2:])
+
+
+def test_the_same_seed_gives_the_same_video_and_another_another(model, toy_codec, features, identity, chunks):
+    again = list(roll(model, toy_codec, features, identity))
+    assert all(torch.equal(a.latents, b.latents) for a, b in zip(chunks, again, strict=True))
+    other = next(roll(model, toy_codec, features, identity, seed=4))
+    assert not torch.equal(other.latents, chunks[0].latents)
+
+
+def test_streamed_equals_offline(model, toy_codec, toy_audio_encoder, toy_extractor, identity, chunks):
+    """Sound that is read in small pieces, and a reader that does other things in between, make the same frames."""
+
+    class Piecewise(ArraySource):
+        def read(self, start, stop):
+            pieces = [super(Piecewise, self).read(at, min(at + 999, stop)) for at in range(start, stop, 999)]
+            return np.concatenate(pieces)
+
+    source = Piecewise(CLIP.audio[: FRAMES * 640])
+    audio = AudioFeatures(toy_audio_encoder, toy_extractor, source)
+    stream = roll(model, toy_codec, audio, identity)
+    for index, chunk in enumerate(stream):
+        torch.manual_seed(index)  # what the reader does to global random numbers has no effect
+        torch.rand(index + 1)
+        assert torch.equal(chunk.new_pixels, chunks[index].new_pixels)
+
+
+def test_a_chunk_does_not_depend_on_how_many_follow(model, toy_codec, features, identity, chunks):
+    short = list(roll(model, toy_codec, features, identity, num_frames=9))
+    assert torch.equal(short[0].latents, chunks[0].latents)
+
+
+def test_ground_truth_continuity_carries_the_real_video(model, toy_codec, features, identity):
+    def real(span):
+        return to_pixels(CLIP.frames[span.start : span.start + TOY_CHUNK.continuity_frames])
+
+    options = {"continuity": "ground_truth", "ground_truth": real}
+    for chunk in list(roll(model, toy_codec, features, identity, **options))[1:]:
+        start = chunk.span.start
+        whole = toy_codec.encode(to_pixels(CLIP.frames[start : start + TOY_CHUNK.frames]))
+        torch.testing.assert_close(chunk.latents[:, :, :2], whole[:, :, :2])  # prefix causality: E(x[:K]) = E(x)[:2]
+
+
+def test_ground_truth_continuity_needs_the_real_video(model, toy_codec, features, identity):
+    with pytest.raises(ValueError, match="ground_truth"):
+        next(roll(model, toy_codec, features, identity, continuity="ground_truth"))
+
+
+def test_gradient_flows_through_the_exit_step_of_the_exit_chunk_alone(model, toy_codec, features, identity, chunks):
+    options = {"exit_chunk": 1, "exit_step": 0, "num_frames": 13}
+    first, second = roll(model, toy_codec, features, identity, **options)
+    assert not first.latents.requires_grad
+    assert torch.equal(first.latents, chunks[0].latents)  # sampled to the end
+    assert second.latents.requires_grad
+    assert not torch.equal(second.latents, chunks[1].latents)
+    with torch.no_grad():
+        assert not any(c.latents.requires_grad for c in roll(model, toy_codec, features, identity, **options))
+
+
+def conditions(identity, batch=1):
+    generator = torch.Generator().manual_seed(0)
+    return Conditions(torch.randn(batch, TOY_CHUNK.frames + 4, 16, generator=generator), identity)
+
+
+@pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
+def test_conversion_of_what_the_network_predicts(identity, prediction_type):
+    model = toy_transformer(prediction_type=prediction_type)
+    noisy, sigma = torch.randn(1, 6, 3, 4, 4), torch.tensor([0.4])
+    velocity = predict_velocity(model, noisy, sigma, conditions(identity))
+    mask = torch.zeros(1, 4, 3, 4, 4)
+    output = model(torch.cat([noisy, mask, identity.latents], 1), sigma * 1000, conditions(identity).audio).sample
+    expected = output if prediction_type == "velocity" else (noisy - output) / 0.4
+    torch.testing.assert_close(velocity, expected)
+
+
+def test_the_noisy_latents_under_a_given_head_do_not_matter(model, identity):
+    given = torch.randn(1, 6, 2, 4, 4)
+    with_head = Conditions(conditions(identity).audio, identity, given)
+    noisy = torch.randn(1, 6, 3, 4, 4)
+    changed = noisy.clone()
+    changed[:, :, :2] += 1
+    sigma = torch.tensor([0.7])
+    first, second = (predict_velocity(model, x, sigma, with_head) for x in (noisy, changed))
+    assert torch.equal(first[:, :, 2:], second[:, :, 2:])
+
+
+def test_guidance_of_one_is_none_and_zero_is_null_audio(model, identity):
+    noisy, sigma, given = torch.randn(1, 6, 3, 4, 4), torch.tensor([0.7]), conditions(identity)
+    plain = predict_velocity(model, noisy, sigma, given)
+    null = predict_velocity(model, noisy, sigma, given.without_audio())
+    assert torch.equal(guided_velocity(model, noisy, sigma, given, 1.0), plain)
+    torch.testing.assert_close(guided_velocity(model, noisy, sigma, given, 0.0), null)
+    torch.testing.assert_close(guided_velocity(model, noisy, sigma, given, 3.0), null + 3 * (plain - null))
+
+
+@pytest.mark.parametrize("renew_noise", [False, True])
+def test_a_network_that_knows_the_clean_latents_is_sampled_exactly(identity, renew_noise):
+    model = toy_transformer()
+    torch.nn.init.zeros_(model.proj_out.weight)  # predicts the identity latents, whatever the noise
+    sampler = SamplerConfig(num_steps=4, renew_noise=renew_noise)
+    with torch.no_grad():
+        sample = sample_chunk(model, conditions(identity), (1, 6, 3, 4, 4), sampler, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sample, identity.latents)
+
+
+def test_videos_side_by_side_hear_their_own_sound(model, toy_codec, features, identity):
+    silence = torch.zeros(1, FRAMES, 16)
+    pair = Identity(latents=identity.latents.repeat(2, 1, 1, 1, 1))
+    sounds = [torch.cat([features.frames(0, FRAMES), second]) for second in (silence, silence + 1)]
+    quiet, loud = (next(roll(model, toy_codec, FixedFeatures(both), pair, batch=2)) for both in sounds)
+    assert torch.equal(quiet.latents[0], loud.latents[0])
+    assert not torch.equal(quiet.latents[1], loud.latents[1])

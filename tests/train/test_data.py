@@ -1,0 +1,151 @@
+import shutil
+
+import pytest
+import torch
+
+from asymtalker import corpus
+from asymtalker.codec import to_pixels
+from asymtalker.config import ChunkConfig
+from asymtalker.corpus import ShardWriter
+from asymtalker.errors import UserError
+from asymtalker.models.audio import ArraySource, AudioFeatures
+from asymtalker.models.identity import encode_then_repeat, temporal_reference
+from asymtalker.train.data import ChunkSource, chunk_starts, reference_frames
+from asymtalker.train.frozen import load_frozen
+from toy import TOY_CHUNK, ToyFace, toy_loop
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_pipeline_folder):
+    return load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+
+
+@pytest.fixture(scope="module")
+def source(toy_corpus, frozen):
+    return ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
+
+
+def generator(seed: int = 0):
+    return torch.Generator().manual_seed(seed)
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=5e-3, rtol=2e-3)  # the cache holds float16
+
+
+def test_starts_cover_the_clip_to_its_end():
+    assert chunk_starts(105, 81) == [0, 12, 24]
+    assert chunk_starts(81, 81) == [0]
+    assert chunk_starts(40, 33) == [0, 7]
+    assert chunk_starts(80, 81) == []
+
+
+def test_references_are_fixed_by_the_key_and_inside_the_clip():
+    assert reference_frames("a", 105) == reference_frames("a", 105)
+    low, high = reference_frames("a", 105)
+    assert 0 <= low < 52 <= high < 105
+    assert len({tuple(reference_frames(str(key), 105)) for key in range(8)}) > 1
+
+
+def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):
+    batch = source.batch(3, generator())
+    for index, (key, start) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+        clip = corpus.open_clip(source.folder, key)
+        pixels = to_pixels(clip.frames(start, start + TOY_CHUNK.frames))
+        close(batch.latents[index : index + 1], frozen.codec.encode(pixels))
+        features = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(clip.audio()))
+        span = (-2, TOY_CHUNK.frames + 2)
+        close(batch.audio.frames(*span)[index : index + 1], features.frames(start + span[0], start + span[1]))
+        picture = [to_pixels(clip.frames(f, f + 1)) for f in reference_frames(key, clip.num_frames)]
+        references = [temporal_reference(frozen.codec, p, TOY_CHUNK.frames)[0] for p in picture]
+        assert min((batch.identity.latents[index] - r).abs().max() for r in references) < 5e-3
+        assert torch.equal(source.pixels(batch, 2, 5)[index], pixels[0, :, 2:5])
+
+
+def test_the_head_of_a_chunk_is_the_encoding_of_its_first_frames(source, frozen):
+    batch = source.batch(2, generator())
+    head = frozen.codec.encode(source.pixels(batch, 0, TOY_CHUNK.continuity_frames))
+    close(batch.latents[:, :, :2], head)
+
+
+def test_a_batch_is_a_pure_function_of_the_generator(source):
+    first, second, other = (source.batch(4, generator(seed)) for seed in (1, 1, 2))
+    assert first.keys == second.keys
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(first.identity.latents, second.identity.latents)
+    assert (first.keys, first.starts) != (other.keys, other.starts)
+
+
+def test_the_split_and_the_masks_are_those_of_the_corpus(source):
+    batch = source.batch(8, generator())
+    assert all(key.startswith("train-") for key in batch.keys)
+    mask = source.face_mask(batch, 0, 3)
+    assert mask.shape == (8, 1, 3, 32, 32)
+    assert 0 <= mask.min() < 0.1
+    assert 0.9 < mask.max() <= 1
+
+
+def test_clips_are_encoded_once(source, toy_corpus, frozen, monkeypatch):
+    def fail(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(type(frozen.codec), "encode", fail)
+    again = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
+    assert torch.equal(again.batch(1, generator()).latents, source.batch(1, generator()).latents)
+
+
+def test_encoding_goes_on_where_it_was_stopped(toy_corpus, tmp_path, frozen):
+    folder = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    before = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    kept, lost = sorted(before.cache.latents.iterdir())[:2]
+    written = kept.stat().st_mtime_ns
+    expected = lost.read_bytes()
+    lost.unlink()
+    after = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    assert kept.stat().st_mtime_ns == written
+    assert lost.read_bytes() == expected
+    assert after.cache == before.cache
+
+
+def test_another_codec_length_or_strategy_does_not_meet_old_values(toy_corpus, source, frozen, tiny_pipeline_folder):
+    shorter = ChunkSource(toy_corpus, "train", frozen, ChunkConfig(frames=5, continuity_frames=1))
+    assert shorter.cache.latents != source.cache.latents
+    assert shorter.cache.audio == source.cache.audio
+    etr = load_frozen(tiny_pipeline_folder, "etr", toy_loop())
+    repeated = ChunkSource(toy_corpus, "train", etr, TOY_CHUNK)
+    assert repeated.cache.identity != source.cache.identity
+    assert repeated.cache.latents == source.cache.latents
+    latents = repeated.batch(1, generator()).identity.latents
+    assert torch.equal(latents[:, :, :1].expand_as(latents), latents)
+    changed = load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+    next(changed.codec.vae.parameters()).data += 1
+    assert changed.codec_digest != frozen.codec_digest
+    picture = torch.zeros(1, 3, 1, 32, 32)
+    assert torch.equal(etr.encode_identity(picture, 9).latents, encode_then_repeat(etr.codec, picture, 9))
+
+
+def test_chunks_in_a_row_leave_room_before_the_last(toy_corpus, frozen):
+    rollout = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, chunks=3)
+    batch = rollout.batch(8, generator())
+    assert min(batch.starts) >= 8  # two chunks of 9 frames that share 5
+    moved = batch.audio.moved(8)
+    assert torch.equal(moved.frames(8, 17), batch.audio.frames(0, 9))
+    rollout.pixels(batch, -8, -3)
+
+
+def test_clips_that_are_too_short_are_named(toy_corpus, frozen):
+    with pytest.raises(UserError, match="shorter than the 25 frames"):
+        ChunkSource(toy_corpus, "train", frozen, ChunkConfig(frames=25))
+
+
+def test_a_corpus_without_clips_of_the_split_is_refused(tmp_path, frozen):
+    writer = ShardWriter(tmp_path)
+    writer.write(0, [ToyFace(0).clip("test", 9)])
+    writer.write_manifest()
+    with pytest.raises(UserError, match="'train'"):
+        ChunkSource(tmp_path, "train", frozen, TOY_CHUNK)
+
+
+def test_a_folder_without_a_codec_is_refused(tmp_path):
+    with pytest.raises(UserError, match="vae/"):
+        load_frozen(tmp_path, "tre", toy_loop())

@@ -1,0 +1,241 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.run_folder import step_generator
+from asymtalker.train import loop as teacher_loop
+from asymtalker.train.data import ChunkSource
+from asymtalker.train.frozen import load_frozen
+from asymtalker.train.loop import (
+    build_transformer,
+    decoded_frames,
+    draw_conditions,
+    pixel_losses,
+    pixel_window,
+    start_transformer,
+    teacher_losses,
+    train_teacher,
+)
+from asymtalker.video import probe_video
+from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, toy_loop, toy_teacher
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_pipeline_folder):
+    return load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+
+
+@pytest.fixture(scope="module")
+def source(toy_corpus, frozen):
+    return ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
+
+
+def state(run: Path) -> dict:
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(first, second):
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [(line["step"], line["fm"]) for line in lines if "fm" in line]
+
+
+@pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
+def test_the_loss_of_a_batch_falls_with_every_step_on_it(source, frozen, prediction_type):
+    config = toy_teacher(model=replace(TOY_TRANSFORMER, prediction_type=prediction_type), pixel_max_sigma=1.0)
+    torch.manual_seed(0)
+    transformer = start_transformer(config, frozen)
+    batch = source.batch(2, step_generator(0, 0))
+    optimizer = torch.optim.AdamW(transformer.parameters(), lr=5e-3)
+    totals = []
+    for _ in range(10):
+        losses = teacher_losses(config, transformer, frozen, source, batch, step_generator(0, 1), decode=True)
+        assert set(losses) == {"fm", "tgc", "ff"}
+        total = losses["fm"] + 0.1 * losses["tgc"] + 0.1 * losses["ff"]
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(float(total.detach()))
+    assert totals[1] < totals[0]
+    assert totals[-1] < 0.7 * totals[0]
+
+
+def test_only_the_transformer_gets_gradients(source, frozen):
+    config = toy_teacher(pixel_max_sigma=1.0)
+    transformer = build_transformer(config.model, frozen)
+    batch = source.batch(1, step_generator(0, 0))
+    losses = teacher_losses(config, transformer, frozen, source, batch, step_generator(0, 1), decode=True)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in transformer.parameters())
+    assert all(p.grad is None for net in (frozen.codec.vae, frozen.audio_encoder) for p in net.parameters())
+
+
+def test_the_given_head_is_not_in_the_loss(source, frozen):
+    """Ground truth that differs only where it is given changes the conditions, never the target."""
+    config = toy_teacher(continuity_dropout=0.0, audio_dropout=0.0)
+    batch = source.batch(1, step_generator(0, 0))
+    transformer = build_transformer(config.model, frozen)
+    torch.nn.init.zeros_(transformer.proj_out.weight)
+    torch.nn.init.zeros_(transformer.proj_out.bias)
+    changed = batch.latents.clone()
+    changed[:, :, :2] += 5
+    batches = [batch, replace(batch, latents=changed)]
+    values = [teacher_losses(config, transformer, frozen, source, b, step_generator(0, 1), False) for b in batches]
+    assert torch.equal(values[0]["fm"], values[1]["fm"])
+
+
+def test_dropout_of_conditions(source):
+    batch = source.batch(4, step_generator(0, 0))
+    none = draw_conditions(toy_teacher(continuity_dropout=0.0, audio_dropout=0.0), batch, step_generator(0, 1))
+    assert torch.equal(none.continuity, batch.latents[:, :, :2])
+    assert torch.equal(none.audio, batch.audio.frames(-2, TOY_CHUNK.frames + 2))
+    both = draw_conditions(toy_teacher(continuity_dropout=1.0, audio_dropout=1.0), batch, step_generator(0, 1))
+    assert both.continuity is None
+    assert not both.audio.any()
+
+
+def test_the_window_of_the_pixel_losses_lies_after_the_head():
+    config = toy_teacher(pixel_frames=5)
+    windows = {pixel_window(config, 21, 2, step_generator(0, i)) for i in range(200)}
+    assert min(windows) == (2, 3)
+    assert max(windows) == (20, 21)
+    firsts = {pixel_window(config, 21, 0, step_generator(0, i)) for i in range(200)}
+    assert (0, 2) in firsts  # at the start of a first chunk latent frame 0 is a frame of its own
+    assert decoded_frames(0, 2) == (0, 5)
+    assert decoded_frames(2, 3) == (4, 9)
+    assert decoded_frames(20, 21) == (76, 81)
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 2), (1, 2), (2, 3)])
+def test_pixel_losses_see_the_window_and_vanish_at_the_truth(source, frozen, first, stop):
+    batch = source.batch(1, step_generator(0, 0))
+    clean = batch.latents
+    mask = torch.ones(1, 1, 5, 32, 32)
+    assert all(value == 0 for value in pixel_losses(frozen.codec, clean, clean, mask, first, stop).values())
+    predicted = (clean + 0.1).requires_grad_()
+    sum(pixel_losses(frozen.codec, predicted, clean, mask, first, stop).values()).backward()
+    touched = [t for t in range(3) if predicted.grad[:, :, t].any()]
+    assert touched == list(range(first, stop))
+
+
+def test_resumed_training_is_uninterrupted_training_bit_for_bit(
+    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
+):
+    config = toy_teacher(optimizer=replace(TOY_OPTIMIZER, final_scale=0.1))
+    train_teacher(config, tmp_path / "straight", toy_corpus, tiny_pipeline_folder)
+
+    real, calls = teacher_loop.optimizer_step, []
+
+    def killed_in_step_five(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(teacher_loop, "optimizer_step", killed_in_step_five)
+    with pytest.raises(KeyboardInterrupt):
+        train_teacher(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
+    assert state(tmp_path / "killed")["step"] == 3
+    monkeypatch.setattr(teacher_loop, "optimizer_step", real)
+    train_teacher(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
+
+    assert_same(state(tmp_path / "straight"), state(tmp_path / "killed"))
+    assert losses_of(tmp_path / "straight") == losses_of(tmp_path / "killed")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import torch
+from toy import toy_loop, toy_teacher
+from asymtalker.train.loop import train_teacher
+torch.set_num_threads(1)
+loop = toy_loop(steps=int(sys.argv[5]), checkpoint_every=3)
+train_teacher(toy_teacher(loop=loop), *(Path(path) for path in sys.argv[2:5]))
+"""
+
+
+@pytest.mark.slow
+def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus, tiny_pipeline_folder):
+    def command(run, steps):
+        paths = [Path(__file__).parents[1], tmp_path / run, toy_corpus, tiny_pipeline_folder]
+        return [sys.executable, "-c", KILLED, *(str(path) for path in paths), str(steps)]
+
+    process = subprocess.Popen(command("killed", 10_000), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / "checkpoint.pt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    steps = state(tmp_path / "killed")["step"] + 4
+    for run in ("killed", "straight"):
+        subprocess.run(command(run, steps), check=True, stderr=subprocess.DEVNULL)
+    assert_same(state(tmp_path / "straight"), state(tmp_path / "killed"))
+    assert losses_of(tmp_path / "straight") == losses_of(tmp_path / "killed")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
+):
+    real, calls = teacher_loop.flow_matching_loss, []
+
+    def broken(*arguments):
+        calls.append(1)
+        return real(*arguments) * (float("nan") if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(teacher_loop, "flow_matching_loss", broken)
+    with pytest.raises(FloatingPointError):
+        train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    saved = state(tmp_path / "run")
+    assert saved["step"] == 3
+    assert all(bool(value.isfinite().all()) for value in saved["transformer"].values())
+
+
+def test_a_run_writes_averaged_weights_held_out_losses_and_samples(tmp_path, toy_corpus, tiny_pipeline_folder):
+    loop = toy_loop(steps=10, batch=1, checkpoint_every=10, sample_every=10, autocast="bfloat16")
+    run = tmp_path / "run"
+    train_teacher(toy_teacher(loop=loop), run, toy_corpus, tiny_pipeline_folder)
+    average = state(run)["ema"]
+    saved = AsymTalkerTransformer3DModel.from_pretrained(run / "transformer")
+    assert_same({name: p.detach() for name, p in saved.named_parameters()}, average)
+    last = state(run)["transformer"]
+    assert not any(torch.equal(average[name], value) for name, value in last.items() if "to_q" in name)
+    logged = {}
+    for line in (run / "stats.jsonl").read_text().splitlines():
+        logged |= json.loads(line)
+    assert {"fm", "held_out", "held_out_0.5", "sample_l1", "grad_norm"} <= logged.keys()
+    video = probe_video(run / "samples" / "step-000010.mp4")
+    assert (video.width, video.height) == (64, 32)
+    assert video.seconds == pytest.approx(13 / 25, abs=0.01)  # two chunks of 9 frames that share 5
+    assert video.audio_rate == 16_000
+
+
+def test_training_goes_on_from_the_weights_of_a_pipeline(frozen, tiny_pipeline_folder):
+    started = start_transformer(toy_teacher(init=tiny_pipeline_folder), frozen)
+    given = AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer")
+    assert_same(dict(started.state_dict()), dict(given.state_dict()))
