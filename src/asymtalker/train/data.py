@@ -54,22 +54,9 @@ def reference_frames(key: str, num_frames: int) -> list[int]:
 
 
 def usable_rows(folder: Path, min_frames: int, split: str) -> list[ManifestRow]:
-    """Kept clips of ``split`` with at least ``min_frames`` frames.
-
-    Raises:
-        UserError: if there is no kept clip, or all are too short.
-    """
-    rows = [row for row in corpus.read_manifest(folder) if row.split == split and not row.rejected_by]
-    if not rows:
-        raise UserError(f"{folder}: this corpus has no kept clip of the split {split!r}; add clips to it")
-    usable = [row for row in rows if row.frames >= min_frames]
-    if not usable:
-        longest = max(row.frames for row in rows)
-        raise UserError(
-            f"{folder}: every {split} clip is shorter than the {min_frames} frames training needs (the longest has "
-            f"{longest}); make longer clips or use a shorter chunk"
-        )
-    return usable
+    """Kept clips of ``split`` with at least ``min_frames`` frames."""
+    rows = corpus.read_manifest(folder)
+    return [row for row in rows if row.split == split and not row.rejected_by and row.frames >= min_frames]
 
 
 @dataclass(frozen=True)
@@ -231,6 +218,12 @@ class ChunkSource:
         self.chunk_frames = chunk.frames
         self.lead = (chunks - 1) * (chunk.frames - chunk.continuity_frames)
         self.rows = usable_rows(folder, self.lead + chunk.frames, split)[:limit]
+        if not self.rows:
+            longest = max((row.frames for row in usable_rows(folder, 0, split)), default=0)
+            raise UserError(
+                f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest "
+                f"has {longest}); add longer clips or use a shorter chunk"
+            )
         self.cache = encode_corpus(folder, self.rows, frozen, chunk.frames)
 
     @property

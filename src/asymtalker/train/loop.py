@@ -12,12 +12,11 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA
 from asymtalker.codec import Codec
 from asymtalker.config import SamplerConfig, TeacherConfig, TransformerConfig
-from asymtalker.errors import UserError
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
 from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
-from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.data import Batch, ChunkSource, usable_rows
 from asymtalker.train.frozen import Frozen, freeze, load_frozen
 from asymtalker.train.losses import (
     clean_prediction_weight,
@@ -218,10 +217,9 @@ def held_out_losses(
 
 def open_held_out(folder: Path, frozen: Frozen, config: TeacherConfig) -> ChunkSource | None:
     """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
-    try:
-        return ChunkSource(folder, "test", frozen, config.chunk, limit=HELD_OUT_CLIPS)
-    except UserError:
+    if not usable_rows(folder, config.chunk.frames, "test"):
         return None
+    return ChunkSource(folder, "test", frozen, config.chunk, limit=HELD_OUT_CLIPS)
 
 
 def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
