@@ -215,7 +215,7 @@ def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path, toy_corpus, tiny_p
 
 
 def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
-    with pytest.raises(UserError, match="no train clip has the 25 frames .* longest has 21"):
+    with pytest.raises(UserError, match=r"no train clip has the 25 frames .* longest has 21"):
         distill(toy_distill(chunks=5), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
 
 

@@ -134,7 +134,7 @@ def test_chunks_in_a_row_leave_room_before_the_last(toy_corpus, frozen):
 
 
 def test_clips_that_are_too_short_are_named(toy_corpus, frozen):
-    with pytest.raises(UserError, match="no train clip has the 25 frames .* longest has 21"):
+    with pytest.raises(UserError, match=r"no train clip has the 25 frames .* longest has 21"):
         ChunkSource(toy_corpus, "train", frozen, ChunkConfig(frames=25))
 
 
@@ -142,7 +142,7 @@ def test_a_corpus_without_clips_of_the_split_is_refused(tmp_path, frozen):
     writer = ShardWriter(tmp_path)
     writer.write(0, [ToyFace(0).clip("test", 9)])
     writer.write_manifest()
-    with pytest.raises(UserError, match="no train clip .* longest has 0"):
+    with pytest.raises(UserError, match=r"no train clip .* longest has 0"):
         ChunkSource(tmp_path, "train", frozen, TOY_CHUNK)
 
 

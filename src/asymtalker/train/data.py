@@ -221,8 +221,8 @@ class ChunkSource:
         if not self.rows:
             longest = max((row.frames for row in usable_rows(folder, 0, split)), default=0)
             raise UserError(
-                f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest "
-                f"has {longest}); add longer clips or use a shorter chunk"
+                f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest"
+                f" has {longest}); add longer clips or use a shorter chunk"
             )
         self.cache = encode_corpus(folder, self.rows, frozen, chunk.frames)
 
