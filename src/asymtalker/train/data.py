@@ -34,7 +34,7 @@ from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity
 from asymtalker.train.frozen import Frozen
 
-START_STRIDE = 12  # frames between the starts of encoded chunks of a clip
+START_STRIDE = 40  # frames between the starts of encoded chunks of a clip
 REFERENCES = 2  # identity references per clip
 AUDIO_MARGIN = 8  # frames of features kept on both sides of a clip, for the context of its first and last chunk
 ENCODE_BATCH = 4  # chunks that go through the codec together
