@@ -34,7 +34,8 @@ def close(actual, expected):
 
 
 def test_starts_cover_the_clip_to_its_end():
-    assert chunk_starts(105, 81) == [0, 12, 24]
+    assert chunk_starts(105, 81) == [0, 24]
+    assert chunk_starts(200, 81) == [0, 40, 80, 119]
     assert chunk_starts(81, 81) == [0]
     assert chunk_starts(40, 33) == [0, 7]
     assert chunk_starts(80, 81) == []
