@@ -50,7 +50,7 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(loop.seed)
     vae = AutoencoderKLWan.from_pretrained(config.init) if config.init else build_vae(config.model)
-    vae.train().to(loop.device)
+    torch.nn.Module.to(vae.train(), loop.device)
     optimizer = build_optimizer(vae.parameters(), config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)
     precision = getattr(torch, loop.autocast)
@@ -85,7 +85,7 @@ def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: Co
     frozen = build_vae(config.model)
     frozen.load_state_dict(vae.state_dict())
     ema.copy_to(frozen)
-    frozen.eval().to(config.loop.device)
+    torch.nn.Module.to(frozen.eval(), config.loop.device)
     precision = getattr(torch, config.loop.autocast)
 
     def samples() -> Iterator[Tensor]:

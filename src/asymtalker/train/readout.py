@@ -34,7 +34,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path)})
     torch.manual_seed(loop.seed)
     model = LipReadout(config.width)
-    model.train().to(loop.device)
+    torch.nn.Module.to(model.train(), loop.device)
     optimizer = build_optimizer(model.parameters(), config.optimizer)
     ema = EMA(model, config.optimizer.ema_decay)
 
