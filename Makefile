@@ -1,6 +1,7 @@
 # make demo   sets everything up and writes out/demo.mp4 from the bundled portrait and speech
 # make test   sets everything up and runs the tests
 PYTHON ?= python3
+PORTRAITS ?= cc0
 BIN := .venv/bin
 
 .PHONY: demo test lint smoke tiny clean
@@ -22,7 +23,7 @@ smoke: .venv/.all
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/smoke.sh
 
 tiny: .venv/.all
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh $(PORTRAITS)
 
 .venv/.core: pyproject.toml constraints.txt runs/setup.sh
 	bash runs/setup.sh $(PYTHON) .

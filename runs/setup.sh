@@ -25,7 +25,7 @@ PY
         index=(--index-url https://download.pytorch.org/whl/cpu)
     fi
     echo "installing PyTorch"
-    "${pip[@]}" "${index[@]}" torch || "${pip[@]}" torch
+    "${pip[@]}" ${index[@]+"${index[@]}"} torch || "${pip[@]}" torch
 fi
 echo "installing $requirement"
 "${pip[@]}" --editable "$requirement"

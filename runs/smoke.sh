@@ -11,7 +11,7 @@ mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
 asymtalker train --recipe smoke --part teacher --corpus "$out/corpus" --model "$out/parts" --run "$out/teacher"
 asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
-    --transformer "$out/teacher/transformer" --out "$out/teacher-model"
+    --transformer "$out/teacher/transformer" --dtype float32 --out "$out/teacher-model"
 asymtalker distill --recipe smoke --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
     --transformer "$out/student/transformer" --renew-noise True --out "$out/student-model"

@@ -14,7 +14,7 @@ mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
 asymtalker train --part teacher --corpus "$out/corpus" --model "$out/parts" --run "$out/teacher"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/teacher/transformer" \
-    --out "$out/teacher-model"
+    --dtype float32 --out "$out/teacher-model"
 asymtalker distill --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
     --renew-noise True --out src/asymtalker/assets/tiny
