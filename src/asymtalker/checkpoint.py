@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -66,7 +67,7 @@ def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
-    except (KeyError, RuntimeError, ValueError, EOFError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, EOFError, UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path}: not a checkpoint of this run ({reason}); remove it or use another run folder"

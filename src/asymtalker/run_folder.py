@@ -25,7 +25,7 @@ from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.errors import UserError
 
 # These may change between the commands of one run; anything else would make it another run.
-RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every")
+RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device")
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -101,7 +101,8 @@ def run_steps(
 ) -> None:
     """Call ``step(i)`` for every step not yet done, with progress, log, checkpoints and resume.
 
-    ``step`` returns the values to log. Progress and ETA go to stderr. Ctrl-C saves a checkpoint, then goes on up.
+    ``step`` returns the values to log. Progress and ETA go to stderr. What ``on_checkpoint`` and
+    ``on_sample`` write is there before the checkpoint: a run killed in between writes it again.
     """
     done = load_checkpoint(run.checkpoint, parts)
     run.restart_stats(done)
@@ -135,12 +136,12 @@ def run_steps(
                 progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
                 logged, since, started = {}, 0, time.perf_counter()
             progress.advance(bar)
-            if count % loop.checkpoint_every == 0 or count == loop.steps:
-                save_checkpoint(run.checkpoint, count, parts)
-                if on_checkpoint:
-                    on_checkpoint(count)
             if on_sample and loop.sample_every and count % loop.sample_every == 0:
                 on_sample(count)
+            if count % loop.checkpoint_every == 0 or count == loop.steps:
+                if on_checkpoint:
+                    on_checkpoint(count)
+                save_checkpoint(run.checkpoint, count, parts)
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
