@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from asymtalker import cli, stages
-from asymtalker.config import ChunkConfig, check_recipe, difference, to_dict
+from asymtalker.config import ChunkConfig, difference, to_dict
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES, tiny, wan_1_3b
 
@@ -13,7 +13,9 @@ from asymtalker.recipes import RECIPES, tiny, wan_1_3b
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_whole(name):
     recipe = RECIPES[name]()
-    check_recipe(recipe)
+    configs = [config for config in (recipe.codec, recipe.teacher, recipe.distill) if config]
+    for config in configs:
+        stages.check_lengths(config)
     assert recipe.teacher.chunk == recipe.distill.chunk
     assert recipe.sampler.num_steps == recipe.distill.steps_per_sample
     assert recipe.sampler.shift == recipe.distill.shift == recipe.teacher.shift
@@ -27,11 +29,18 @@ def test_the_paper_sizes_have_the_paper_settings():
     assert (recipe.distill.teacher_continuity, recipe.distill.student_continuity) == ("ground_truth", "generated")
 
 
-def test_a_chunk_that_no_causal_codec_makes_is_refused():
-    recipe = tiny()
-    broken = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, chunk=ChunkConfig(frames=80)))
-    with pytest.raises(UserError, match=r"teacher.chunk.frames"):
-        check_recipe(broken)
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({"chunk": ChunkConfig(frames=80)}, r"--config\.chunk\.frames"),
+        ({"chunk": ChunkConfig(continuity_frames=4)}, r"--config\.chunk\.continuity-frames"),
+        ({"chunk": ChunkConfig(frames=9, continuity_frames=9)}, "less than"),
+        ({"pixel_frames": 4}, r"--config\.pixel-frames"),
+    ],
+)
+def test_lengths_that_no_causal_codec_makes_are_refused_by_flag(change, flag):
+    with pytest.raises(UserError, match=flag):
+        stages.check_lengths(dataclasses.replace(tiny().teacher, **change))
 
 
 def test_differences_of_configs_are_named():

@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from asymtalker.errors import UserError
-
 IdentityStrategy = Literal["tre", "etr", "clip", "vtp"]
 Continuity = Literal["ground_truth", "generated"]
-Part = Literal["codec", "audio", "readout", "teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,19 +257,3 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
         elif before != after:
             lines.append(f"{prefix}{key}: {before} -> {after}")
     return lines
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """Check what the parts of a recipe must agree on.
-
-    Raises:
-        UserError: naming the setting that does not fit.
-    """
-    from asymtalker import timeline
-
-    for name, chunk in (("teacher", recipe.teacher.chunk), ("distill", recipe.distill.chunk)):
-        for key in ("frames", "continuity_frames"):
-            try:
-                timeline.latents_of_frames(getattr(chunk, key))
-            except ValueError as error:
-                raise UserError(f"recipe: {name}.chunk.{key}: {error}") from error

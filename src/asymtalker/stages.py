@@ -4,19 +4,19 @@ Every default comes from a recipe, and every value of it can be given as a flag:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from asymtalker import timeline
 from asymtalker.config import (
     AudioTrainConfig,
     CodecTrainConfig,
     DistillConfig,
-    Part,
+    IdentityStrategy,
     ReadoutTrainConfig,
     Recipe,
     TeacherConfig,
-    check_recipe,
 )
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
@@ -100,7 +100,11 @@ class Assemble:
     out: Path
     """Checkpoint folder to write."""
     recipe: str = "tiny"
-    """Recipe the parts were trained by; gives the chunk and the sampler."""
+    """Recipe the parts were trained by; gives the chunk, the sampler and the identity strategy."""
+    identity: IdentityStrategy | None = None
+    """How the portrait enters the transformer; the recipe's by default."""
+    image_encoder: Path | None = None
+    """For clip and vtp: folder of the image encoder."""
     steps: int | None = None
     """Denoising steps per chunk; the recipe's by default."""
     guidance: float | None = None
@@ -109,18 +113,19 @@ class Assemble:
     """Whether each step draws fresh noise, as a distilled student expects; the recipe's by default."""
     size: int = 256
     """Width and height of the video."""
-    name: str = field(default="asymtalker-tiny")
+    name: str = "asymtalker-tiny"
     """Name of the checkpoint, written into every video it makes."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Precision the weights are stored in."""
 
 
-TRAINED: dict[str, tuple[type, str]] = {
-    "codec": (TrainCodec, "codec"),
-    "audio": (TrainAudio, "audio"),
-    "readout": (TrainReadout, "readout"),
-    "teacher": (TrainTeacher, "teacher"),
+TRAINED: dict[str, type] = {
+    "codec": TrainCodec,
+    "audio": TrainAudio,
+    "readout": TrainReadout,
+    "teacher": TrainTeacher,
 }
+"""What ``--part`` can be, and so the name of its settings in a recipe."""
 
 
 def recipe_named(name: str) -> Recipe:
@@ -131,21 +136,18 @@ def recipe_named(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise UserError(f"There is no recipe {name}: choose {', '.join(RECIPES)}.")
-    recipe = RECIPES[name]()
-    check_recipe(recipe)
-    return recipe
+    return RECIPES[name]()
 
 
 def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker train`` and their defaults: both depend on ``--part`` and ``--recipe``."""
-    part: Part | str = given(arguments, "--part") or "teacher"
+    part = given(arguments, "--part") or "teacher"
     if part not in TRAINED:
         raise UserError(f"There is no part {part} to train: choose {', '.join(TRAINED)}.")
-    settings, name = TRAINED[part]
-    config = getattr(recipe_named(given(arguments, "--recipe") or "tiny"), name)
+    config = vars(recipe_named(given(arguments, "--recipe") or "tiny"))[part]
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
-    return settings, config
+    return TRAINED[part], config
 
 
 def distill_settings(arguments: Sequence[str]) -> tuple[type, Any]:
@@ -163,11 +165,35 @@ def given(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> None:
+    """Check that a causal codec makes clips of the lengths in a config.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    lengths: dict[str, int] = {}
+    if isinstance(config, CodecTrainConfig):
+        lengths["frames"] = config.frames
+    else:
+        lengths["chunk.frames"] = config.chunk.frames
+        lengths["chunk.continuity-frames"] = config.chunk.continuity_frames
+        if config.chunk.continuity_frames >= config.chunk.frames:
+            raise UserError("--config.chunk.continuity-frames must be less than --config.chunk.frames.")
+    if isinstance(config, TeacherConfig):
+        lengths["pixel-frames"] = config.pixel_frames
+    for name, frames in lengths.items():
+        try:
+            timeline.latents_of_frames(frames)
+        except ValueError as error:
+            raise UserError(f"--config.{name}: {error}.") from error
+
+
 def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> None:
     """The ``train`` verb."""
     if isinstance(settings, TrainCodec):
         from asymtalker.train.codec import train_codec
 
+        check_lengths(settings.config)
         train_codec(settings.config, settings.run, settings.corpus, settings.portraits)
     elif isinstance(settings, TrainAudio):
         from asymtalker.train.audio import train_audio
@@ -180,6 +206,7 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> No
     else:
         from asymtalker.train.loop import train_teacher
 
+        check_lengths(settings.config)
         train_teacher(settings.config, settings.run, settings.corpus, settings.model)
 
 
@@ -187,6 +214,7 @@ def distill(settings: Distill) -> None:
     """The ``distill`` verb."""
     from asymtalker.distill.loop import distill as run
 
+    check_lengths(settings.config)
     run(settings.config, settings.run, settings.corpus, settings.model)
 
 

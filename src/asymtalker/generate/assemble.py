@@ -1,6 +1,5 @@
 """Put trained parts together into a checkpoint for use: one diffusers folder."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.stages import Assemble
+from asymtalker.whole import save_whole
 
 
 def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
@@ -21,34 +22,32 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
 
     Args:
         settings: the parts and what differs from the recipe.
-        recipe: gives chunk, sampler and identity strategy.
+        recipe: gives chunk, sampler and, unless set, the identity strategy.
 
     Raises:
         UserError: if a part is missing or not what it should be, or the folder can't be written.
     """
     dtype = getattr(torch, settings.dtype)
     sampler = recipe.sampler
+    identity = settings.identity or recipe.teacher.model.identity
     pipeline = AsymTalkerPipeline(
         transformer=_load(AsymTalkerTransformer3DModel, settings.transformer, torch_dtype=dtype),
         vae=_load(AutoencoderKLWan, settings.vae, torch_dtype=dtype),
         audio_encoder=_load(Wav2Vec2Model, settings.audio / "audio_encoder", dtype=dtype),
         feature_extractor=_load(Wav2Vec2FeatureExtractor, settings.audio / "feature_extractor"),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),
+        image_encoder=load_image_encoder(identity, settings.image_encoder),
         sample_size=settings.size,
         chunk_frames=recipe.teacher.chunk.frames,
         continuity_frames=recipe.teacher.chunk.continuity_frames,
         num_inference_steps=settings.steps or sampler.num_steps,
         guidance_scale=sampler.guidance_scale if settings.guidance is None else settings.guidance,
         renew_noise=sampler.renew_noise if settings.renew_noise is None else settings.renew_noise,
-        identity=recipe.teacher.model.identity,
+        identity=identity,
         name=settings.name,
     )
-    partial = settings.out.with_name(f".{settings.out.name}.part")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        pipeline.save_pretrained(partial, safe_serialization=True)
-        shutil.rmtree(settings.out, ignore_errors=True)
-        partial.rename(settings.out)
+        save_whole(settings.out, pipeline.save_pretrained)
     except OSError as error:
         raise UserError(f"The checkpoint {settings.out} can't be written: {error.strerror}.") from error
 
