@@ -7,9 +7,10 @@ import torch
 from asymtalker import timeline
 from asymtalker.codec import to_pixels
 from asymtalker.config import SamplerConfig
-from asymtalker.models.audio import ArraySource, AudioFeatures, FixedFeatures
+from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity, temporal_reference
 from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout, sample_chunk
+from asymtalker.train.data import ClipFeatures
 from toy import TOY_CHUNK, TOY_SIZE, ToyFace, toy_transformer
 
 FRAMES = 18  # five chunks of 9 frames, the last one trimmed
@@ -165,6 +166,6 @@ def test_videos_side_by_side_hear_their_own_sound(model, toy_codec, features, id
     silence = torch.zeros(1, FRAMES, 16)
     pair = Identity(latents=identity.latents.repeat(2, 1, 1, 1, 1))
     sounds = [torch.cat([features.frames(0, FRAMES), second]) for second in (silence, silence + 1)]
-    quiet, loud = (next(roll(model, toy_codec, FixedFeatures(both), pair, batch=2)) for both in sounds)
+    quiet, loud = (next(roll(model, toy_codec, ClipFeatures(both, 0), pair, batch=2)) for both in sounds)
     assert torch.equal(quiet.latents[0], loud.latents[0])
     assert not torch.equal(quiet.latents[1], loud.latents[1])

@@ -25,7 +25,6 @@ from asymtalker.errors import UserError
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 MANIFEST = "manifest.parquet"
-MEMBERS = ("mp4", "mask.mp4", "wav", "json")
 KEYFRAME_INTERVAL = 25
 
 

@@ -17,7 +17,7 @@ from asymtalker.codec import Codec
 from asymtalker.config import ChunkConfig, Continuity, SamplerConfig
 from asymtalker.models.identity import Identity
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
-from asymtalker.timeline import Span
+from asymtalker.timeline import Span, latents_of_frames
 
 NUM_TIMESTEPS = 1000  # the transformer's time embedding is told sigma * 1000, as in Wan
 MIN_SIGMA = 0.05  # a clean prediction turns into a velocity by division; below this it would only amplify error
@@ -220,7 +220,7 @@ def rollout(
     if continuity == "ground_truth" and ground_truth is None:
         raise ValueError("continuity='ground_truth' needs the ground_truth frames")
     context = transformer.config.audio_context
-    num_latents = (chunk.frames - 1) // 4 + 1
+    num_latents = latents_of_frames(chunk.frames)
     shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
     previous: Chunk | None = None
     for span in spans:

@@ -5,7 +5,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 import time
@@ -23,6 +22,7 @@ from asymtalker import config as configs
 from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.errors import UserError
+from asymtalker.whole import write_whole
 
 # These may change between the commands of one run; anything else would make it another run.
 RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device")
@@ -61,8 +61,8 @@ class RunFolder:
             ]
             if changed:
                 raise UserError(f"{path}: holds a run with other settings ({'; '.join(changed)}); use another folder")
-        _write_whole(saved, json.dumps(resolved, indent=2))
-        _write_whole(path / "version.json", json.dumps(_version(), indent=2))
+        write_whole(saved, json.dumps(resolved, indent=2))
+        write_whole(path / "version.json", json.dumps(_version(), indent=2))
         self.checkpoint = path / "checkpoint.pt"
         self.stats = path / "stats.jsonl"
         self._board = None
@@ -71,7 +71,7 @@ class RunFolder:
         """Drop the lines written after ``step`` by a run that was killed."""
         if self.stats.exists():
             kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
-            _write_whole(self.stats, "".join(line + "\n" for line in kept))
+            write_whole(self.stats, "".join(line + "\n" for line in kept))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line to ``stats.jsonl`` and to TensorBoard."""
@@ -178,12 +178,6 @@ def optimizer_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _step_of(line: str) -> float:

@@ -9,9 +9,10 @@ import pytest
 
 from asymtalker.errors import UserError
 from asymtalker.synth import facemesh
-from asymtalker.synth.identity import BLENDSHAPES
+from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.photo import fit_photo, read_landmarks
-from asymtalker.synth.render import Pose, Renderer
+from asymtalker.synth.pose import Pose
+from asymtalker.synth.render import Renderer
 
 pytest.importorskip("vtk")
 SIZE = 128

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from asymtalker.synth.identity import BLENDSHAPES, random_identity
-from asymtalker.synth.render import Pose, Renderer
+from asymtalker.synth.identity import random_identity
+from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.pose import Pose
+from asymtalker.synth.render import Renderer
 
 pytest.importorskip("vtk")
 SIZE = 96

@@ -15,6 +15,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media import AudioSamples
 from asymtalker.models.readout import LipReadout
 from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.whole import write_whole
 
 MAX_LAG = 6
 """Frames of lag searched on both sides; 6 frames are 240 ms."""
@@ -52,6 +53,12 @@ def lip_score(truth: np.ndarray, measured: np.ndarray) -> LipScore:
     ]
     best = int(np.argmax(curve))
     return LipScore(_pearson(truth, measured), curve[best], best - MAX_LAG)
+
+
+def _score_common(truth: np.ndarray, measured: np.ndarray) -> LipScore:
+    """The score of curves of two clips over the frames both have."""
+    common = min(len(truth), len(measured))
+    return lip_score(truth[:common], measured[:common])
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:
@@ -96,7 +103,7 @@ def measure_lips(
     scores = {
         "generated": [lip_score(truth, curve) for truth, curve in zip(truths, generated, strict=True)],
         "real": [lip_score(truth, curve) for truth, curve in zip(truths, real, strict=True)],
-        "chance": [lip_score(truths[i - 1], generated[i]) for i in range(len(rows))],
+        "chance": [_score_common(truths[i - 1], generated[i]) for i in range(len(rows))],
     }
     report = {
         "clips": [row.key for row in rows],
@@ -106,6 +113,5 @@ def measure_lips(
         },
         "scores": {name: [asdict(score) for score in values] for name, values in scores.items()},
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
+    write_whole(out, json.dumps(report, indent=2) + "\n")
     return report

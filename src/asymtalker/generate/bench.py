@@ -20,6 +20,7 @@ import asymtalker
 from asymtalker.errors import UserError
 from asymtalker.media import AudioFile
 from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.whole import write_whole
 
 SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
@@ -85,10 +86,7 @@ def bench_generate(
         "machine": machine | {"load_average_before": round(load, 2)},
         "results": results,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"{out.name}.partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(partial, out)
+    write_whole(out, json.dumps(report, indent=2) + "\n")
     return report
 
 

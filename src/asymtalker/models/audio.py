@@ -130,15 +130,3 @@ class AudioFeatures:
             if len(self._blocks) > 4:  # a chunk with its context spans three blocks at most
                 self._blocks.popitem(last=False)
         return self._blocks[index]
-
-
-class FixedFeatures:
-    """Features that are known already, ``(B, F, A)``; frames outside repeat the first and last."""
-
-    def __init__(self, features: Tensor):
-        self.features = features
-
-    def frames(self, start: int, stop: int) -> Tensor:
-        """Features ``(B, stop - start, A)``."""
-        index = torch.arange(start, stop, device=self.features.device).clamp(0, self.features.shape[1] - 1)
-        return self.features[:, index]

@@ -11,9 +11,8 @@ from scipy import sparse
 
 from asymtalker.synth import facemesh, mesh, mouth, skin
 from asymtalker.synth.identity import Identity
-from asymtalker.synth.pose import Pose, rotation
+from asymtalker.synth.pose import HEAD_HEIGHT, Pose, rotation
 
-HEAD_HEIGHT = 2.3  # decimetres from chin to crown
 GAZE_SIDE, GAZE_RISE = 32.0, 26.0  # degrees of eye rotation at weight 1
 LASHES = ("l-eyelashes-1", "l-eyelashes-2", "r-eyelashes-1", "r-eyelashes-2")
 

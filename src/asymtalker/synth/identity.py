@@ -6,9 +6,6 @@ from typing import Literal
 import numpy as np
 
 from asymtalker.synth import mesh
-from asymtalker.synth.mesh import BLENDSHAPES
-
-__all__ = ["BLENDSHAPES", "Identity", "Light", "random_identity"]
 
 HAIR_STYLES = ("bald", "short", "crop", "side", "bob", "long", "bun", "curly")
 

@@ -20,13 +20,12 @@ from scipy.spatial.transform import Rotation
 from asymtalker.errors import UserError
 from asymtalker.synth import facemesh, mesh, mouth
 from asymtalker.synth.eyes import PhotoEye, cut_eye
-from asymtalker.synth.pose import Pose, rotation, soft_limit
+from asymtalker.synth.pose import HEAD_HEIGHT, Pose, rotation, soft_limit
 
 MARGIN = 0.2  # of the crop's side, textured around the crop so that motion never shows an edge
 TEXTURE_SIDE = 512  # pixels of the crop's side in the texture
 GRID_STEPS = 30  # grid cells across crop and margins
 YAW_LIMIT, PITCH_LIMIT, ROLL_LIMIT = 16.0, 12.0, 14.0  # degrees a flat picture bears
-HEAD_HEIGHT = 2.3  # MakeHuman units from chin to crown
 
 
 @dataclass(frozen=True)

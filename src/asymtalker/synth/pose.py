@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+HEAD_HEIGHT = 2.3  # MakeHuman units (decimetres) from chin to crown
+
 
 @dataclass(frozen=True)
 class Pose:

@@ -12,8 +12,6 @@ from asymtalker.synth.photo import PhotoHead
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.stage import Stage, Surface, flat_camera
 
-__all__ = ["Pose", "RenderedFrame", "Renderer"]
-
 
 @dataclass(frozen=True)
 class RenderedFrame:

@@ -17,23 +17,9 @@ import numpy as np
 import soxr
 
 from asymtalker.errors import UserError
-from asymtalker.phonemes import PHONEMES, SILENCE, frame_phonemes, phoneme_class, phoneme_letters
-from asymtalker.synth.acoustics import augment
+from asymtalker.phonemes import SILENCE, phoneme_class, phoneme_letters
 from asymtalker.synth.text import SENTENCES
 from asymtalker.timeline import SAMPLE_RATE
-
-__all__ = [
-    "PHONEMES",
-    "Speech",
-    "Voice",
-    "augment",
-    "frame_phonemes",
-    "phoneme_class",
-    "random_voice",
-    "speak",
-    "split_of",
-    "synthesize",
-]
 
 Split = Literal["train", "test"]
 TEST_SHARE = 0.1

@@ -26,11 +26,13 @@ from asymtalker import config as configs
 from asymtalker.config import SynthConfig
 from asymtalker.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
+from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import Motion, animate
 from asymtalker.synth.pose import Pose
-from asymtalker.synth.speech import Speech, Split, augment, speak, split_of
+from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
+from asymtalker.whole import write_whole
 
 SETTINGS = "synth.json"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -250,9 +252,7 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
                 f"{config.out} holds a corpus with other settings ({'; '.join(changed)}); give another folder"
             )
         return
-    partial = path.with_name(f".{SETTINGS}.part")
-    partial.write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False))
 
 
 def _clips_of(config: SynthConfig, shard: int) -> range:

@@ -19,6 +19,7 @@ from asymtalker.phonemes import PHONEMES, frame_phonemes
 from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.speech import Split, speak
+from asymtalker.whole import save_whole
 
 LABEL_RATE = 50.0  # outputs per second of every wav2vec2
 VALIDATION_SEED = 2**40
@@ -74,8 +75,8 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
         ema.copy_to(model)
         loss, accuracy = loss_and_accuracy(*speech_batch(config, VALIDATION_SEED, "test"))
         run.log(count, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
-        model.encoder.save_pretrained(run_path / "audio_encoder")
-        feature_extractor().save_pretrained(run_path / "feature_extractor")
+        save_whole(run_path / "audio_encoder", model.encoder.save_pretrained)
+        save_whole(run_path / "feature_extractor", feature_extractor().save_pretrained)
         model.load_state_dict(trained)
 
     run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)

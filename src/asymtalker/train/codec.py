@@ -29,6 +29,7 @@ from asymtalker.run_folder import (
     run_steps,
     step_generator,
 )
+from asymtalker.whole import save_whole
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -98,7 +99,7 @@ def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: Co
 
     mean, std = latent_statistics(samples())
     frozen.register_to_config(latents_mean=mean, latents_std=std)
-    frozen.save_pretrained(folder)
+    save_whole(folder, frozen.save_pretrained)
 
 
 def _decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from asymtalker.config import ReadoutTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.models.readout import LipReadout
 from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.whole import save_whole
 
 FRAMES_PER_CLIP = 8
 STRIDE = 4  # neighbouring frames teach the same; a quarter of them fits in memory
@@ -24,8 +25,11 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     """Train and write ``run_path/readout``.
 
     Raises:
-        UserError: if the corpus has no training clip with ground truth.
+        UserError: if the corpus has no training clip with ground truth, or the batch is no multiple of
+            ``FRAMES_PER_CLIP``.
     """
+    if config.loop.batch < 1 or config.loop.batch % FRAMES_PER_CLIP:
+        raise UserError(f"--config.loop.batch must be a multiple of {FRAMES_PER_CLIP}, not {config.loop.batch}.")
     rows = corpus.read_manifest(corpus_path)
     keys = [row.key for row in rows if row.split == "train" and row.kind != "real" and not row.rejected_by]
     if not keys:
@@ -50,7 +54,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     def save(_: int) -> None:
         averaged = LipReadout(config.width)
         ema.copy_to(averaged)
-        averaged.save_pretrained(run_path / "readout")
+        save_whole(run_path / "readout", averaged.save_pretrained)
 
     run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
 
