@@ -17,12 +17,29 @@ pip=(.venv/bin/python -m pip install --quiet --retries 2 --constraint constraint
 
 if ! .venv/bin/python -c "import torch" 2>/dev/null; then
     index=()
-    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && .venv/bin/python - <<'PY' 2>/dev/null
-import socket
-socket.create_connection(("download.pytorch.org", 443), timeout=2).close()
+    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+        if .venv/bin/python - <<'PY'
+import socket, sys, threading
+
+answered = threading.Event()
+
+
+def ask():
+    try:
+        socket.create_connection(("download.pytorch.org", 443), timeout=2).close()
+        answered.set()
+    except OSError:
+        pass
+
+
+threading.Thread(target=ask, daemon=True).start()  # looking up a name has no time limit of its own
+sys.exit(not answered.wait(2))
 PY
-    then
-        index=(--index-url https://download.pytorch.org/whl/cpu)
+        then
+            index=(--index-url https://download.pytorch.org/whl/cpu)
+        else
+            echo "PyTorch's own index does not answer; its build comes from the usual index"
+        fi
     fi
     echo "installing PyTorch"
     "${pip[@]}" ${index[@]+"${index[@]}"} torch || "${pip[@]}" torch

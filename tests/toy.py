@@ -57,6 +57,7 @@ def toy_distill(**changes) -> DistillConfig:
     values = {
         "chunk": TOY_CHUNK,
         "steps_per_sample": 2,
+        "min_sigma": 0.05,
         "critic_updates": 2,
         "loop": toy_loop(batch=1),
         "student": TOY_OPTIMIZER,

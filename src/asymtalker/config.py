@@ -198,7 +198,7 @@ class DistillConfig:
     teacher_continuity: Continuity = "ground_truth"
     student_continuity: Continuity = "generated"
     chunks: int = 2
-    """Chunks the student rolls out per step; the last one is trained."""
+    """Chunks the student rolls out per step at most; the last one is trained."""
     steps_per_sample: int = 4
     shift: float = 3.0
     critic_updates: int = 5

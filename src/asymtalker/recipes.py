@@ -81,6 +81,7 @@ def tiny() -> Recipe:
         distill=DistillConfig(
             chunk=chunk,
             chunks=2,
+            min_sigma=0.05,
             loop=LoopConfig(steps=800, batch=1),
             student=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999), ema_decay=0.99),
             critic=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999)),

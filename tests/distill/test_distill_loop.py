@@ -100,17 +100,30 @@ def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teache
 def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source, frozen):
     config = toy_distill(chunks=3)
     source = ChunkSource(source.folder, "train", frozen, config.chunk, config.chunks)
-    with torch.no_grad():
-        generated = generate(config, nets, frozen, source, step_generator(0, 3))
-        generator = step_generator(0, 3)
+    for step in range(20):
+        generator = step_generator(0, step)
         batch = source.batch(1, generator)
         torch.randint(config.steps_per_sample, (), generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator))
-        parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config)[:2])
+        if int(torch.randint(config.chunks, (), generator=generator)) == 2:  # a rollout of three chunks
+            break
+    with torch.no_grad():
+        generated = generate(config, nets, frozen, source, step_generator(0, step))
+        parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config, 2))
         settings = {"chunk": config.chunk, "size": source.size, "sampler": student_sampler(config), "seed": seed}
         chunks = list(rollout(*parts, **settings))
     tail = frozen.codec.encode(chunks[-1].pixels[:, :, -5:])
     assert torch.equal(generated.student.continuity, tail)
+
+
+def test_first_chunks_are_trained_as_well_as_later_ones(nets, source, frozen):
+    config = toy_distill(chunks=2)
+    with torch.no_grad():
+        made = [generate(config, nets, frozen, source, step_generator(0, step)) for step in range(8)]
+    first = [generated.student.continuity is None for generated in made]
+    assert True in first
+    assert False in first
+    assert all((generated.teacher.continuity is None) == alone for generated, alone in zip(made, first, strict=True))
 
 
 def test_the_exit_step_is_random_and_gradient_flows_from_it(nets, source, frozen, monkeypatch):

@@ -86,7 +86,7 @@ def test_codec_training_needs_something_to_look_at(tmp_path):
     with pytest.raises(UserError, match="--corpus, --portraits"):
         train_codec(CODEC, tmp_path / "run", None, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="no picture to train on"):
         train_codec(CODEC, tmp_path / "run", None, tmp_path / "empty")
 
 

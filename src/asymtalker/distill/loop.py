@@ -20,7 +20,7 @@ from asymtalker.config import DistillConfig, IdentityStrategy, SamplerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout
+from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
 from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
 from asymtalker.timeline import Span
 from asymtalker.train.data import Batch, ChunkSource
@@ -87,6 +87,10 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks)
+    if teacher.config.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
+        raise UserError(
+            f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
+        )
     nets = Networks.of(freeze(teacher, frozen.device))
     averaged = freeze(copy.deepcopy(nets.student), frozen.device)
     ema = EMA(nets.student, config.student.ema_decay)
@@ -132,14 +136,15 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
 def generate(
     config: DistillConfig, nets: Networks, frozen: Frozen, source: ChunkSource, generator: torch.Generator
 ) -> Generated:
-    """Roll the student through ``config.chunks`` chunks of random clips, the last up to a random exit step.
+    """Roll the student through 1 to ``config.chunks`` chunks of random clips, the last up to a random exit step.
 
-    Only that step of the last chunk records gradients, if they are enabled. It is the same for the whole batch.
+    One chunk is the start of a video, without continuity. Only the exit step of the last chunk records gradients, if
+    they are enabled. Both numbers are the same for the whole batch.
     """
     batch = source.batch(config.loop.batch, generator)
     exit_step = int(torch.randint(config.steps_per_sample, (), generator=generator))
     seed = int(torch.randint(2**31, (), generator=generator))
-    spans = rollout_spans(config)
+    spans = rollout_spans(config, 1 + int(torch.randint(config.chunks, (), generator=generator)))
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
 
     def real_frames(span: Span) -> Tensor:
@@ -220,10 +225,10 @@ def student_sampler(config: DistillConfig) -> SamplerConfig:
     return SamplerConfig(num_steps=config.steps_per_sample, shift=config.shift, renew_noise=True)
 
 
-def rollout_spans(config: DistillConfig) -> list[Span]:
-    """The chunks of one rollout."""
+def rollout_spans(config: DistillConfig, chunks: int) -> list[Span]:
+    """The first ``chunks`` chunks of a video."""
     frames, continuity = config.chunk.frames, config.chunk.continuity_frames
-    return list(timeline.chunk_spans(frames + (config.chunks - 1) * (frames - continuity), frames, continuity))
+    return list(timeline.chunk_spans(frames + (chunks - 1) * (frames - continuity), frames, continuity))
 
 
 def identity_strategy(model_path: Path) -> IdentityStrategy:

@@ -200,7 +200,7 @@ def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait
         )
     points = read_landmarks(table)
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    tests = _test_portraits(folder / "index.tsv")
+    tests = reserved_portraits(folder)
     portraits, without, reserved = [], 0, 0
     for path in pictures:
         name = path.relative_to(folder).as_posix()
@@ -220,7 +220,14 @@ def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait
     return portraits
 
 
-def _test_portraits(index: Path) -> set[str]:
+def photo_identity(path: Path) -> str:
+    """Identity of a photograph, by its bytes; :func:`asymtalker.synth.speech.split_of` says which split it is of."""
+    return f"photo-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def reserved_portraits(folder: Path) -> set[str]:
+    """Pictures, by path below ``folder``, that its ``index.tsv`` marks as test portraits: never to be trained on."""
+    index = folder / "index.tsv"
     if not index.is_file():
         return set()
     with index.open(newline="", encoding="utf-8") as file:
@@ -313,7 +320,7 @@ def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str,
         refusals = []
         for choice in rng.permutation(len(job.portraits))[:20]:
             portrait = job.portraits[choice]
-            identity_id = f"photo-{hashlib.sha256(portrait.path.read_bytes()).hexdigest()[:16]}"
+            identity_id = photo_identity(portrait.path)
             try:
                 studio.cast_photo(_read_picture(portrait.path), portrait.landmarks, identity_id)
             except UserError as error:  # another portrait does as well; the choice is the same in every run

@@ -29,6 +29,8 @@ from asymtalker.run_folder import (
     run_steps,
     step_generator,
 )
+from asymtalker.synth.speech import split_of
+from asymtalker.synth.write import photo_identity, reserved_portraits
 from asymtalker.whole import save_whole
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -139,7 +141,7 @@ class ClipSource:
 
     @classmethod
     def open(cls, config: CodecTrainConfig, corpus_path: Path | None, portraits: Path | None) -> "ClipSource":
-        """List the training clips of ``corpus_path`` and the pictures below ``portraits``."""
+        """List the training clips of ``corpus_path`` and the pictures below ``portraits`` that are not held out."""
         keys: tuple[str, ...] = ()
         if corpus_path:
             rows = corpus.read_manifest(corpus_path)
@@ -148,9 +150,12 @@ class ClipSource:
                 raise UserError(f"{corpus_path}: no training clip in this corpus")
         pictures: tuple[Path, ...] = ()
         if portraits:
-            pictures = tuple(sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES))
+            found = sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            reserved = reserved_portraits(portraits)
+            kept = [path for path in found if path.relative_to(portraits).as_posix() not in reserved]
+            pictures = tuple(path for path in kept if split_of(photo_identity(path)) == "train")
             if not pictures:
-                raise UserError(f"{portraits}: no picture in this folder; give one with .jpg or .png files")
+                raise UserError(f"{portraits}: no picture to train on here; give a folder with .jpg or .png files")
         if not keys and not pictures:
             raise UserError("codec training needs --corpus, --portraits or both")
         return cls(config, corpus_path, keys, pictures)
