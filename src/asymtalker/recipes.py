@@ -71,12 +71,15 @@ def tiny() -> Recipe:
                 attention_head_dim=64,
                 ffn_dim=1024,
                 num_layers=8,
+                # 64 px of the picture a token: a quarter of the tokens and a fifth of the time of (1, 2, 2), and after
+                # equal time on a CPU a held-out loss no worse (docs/log.md)
+                patch_size=(1, 4, 4),
                 prediction_type="clean",
             ),
             chunk=chunk,
-            pixel_every=4,
-            loop=LoopConfig(steps=20_000, batch=2),
-            optimizer=OptimizerConfig(lr=6e-4, betas=(0.9, 0.95), final_scale=0.1, ema_decay=0.995),
+            pixel_every=6,
+            loop=LoopConfig(steps=20_000, batch=4),
+            optimizer=OptimizerConfig(lr=1e-3, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
         ),
         distill=DistillConfig(
             chunk=chunk,

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
@@ -56,6 +57,9 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
     try:
-        return kind.from_pretrained(folder, **options)
+        part = kind.from_pretrained(folder, **options)
+        if issubclass(kind, ConfigMixin):
+            part.register_to_config(_name_or_path="")  # where it lay on this machine is nobody's business
+        return part
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder} does not hold a {kind.__name__} ({str(error).splitlines()[0]}).") from error
