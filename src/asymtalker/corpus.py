@@ -180,6 +180,8 @@ def encode_video(frames: np.ndarray, crf: int = 12) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1", "flags": "+bitexact"}
+        # with lookahead, bytes of small pictures differed from run to run
+        options["x264-params"] = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.pix_fmt = "gray" if grey else "yuv444p"
         stream.height, stream.width = frames.shape[1:3]
