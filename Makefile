@@ -17,7 +17,7 @@ test: .venv/.all
 lint: .venv/.all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 smoke: .venv/.all
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/smoke.sh
