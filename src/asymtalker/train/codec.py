@@ -31,9 +31,11 @@ from asymtalker.run_folder import (
 )
 from asymtalker.synth.speech import split_of
 from asymtalker.synth.write import photo_identity, reserved_portraits
+from asymtalker.train.codec_start import start_codec
 from asymtalker.whole import save_whole
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+START_BATCHES, START_CLIPS = 10, 3
 
 
 def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | None, portraits: Path | None) -> None:
@@ -53,6 +55,10 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(loop.seed)
     vae = AutoencoderKLWan.from_pretrained(config.init) if config.init else build_vae(config.model)
+    if not (config.init or config.model.is_residual or run.checkpoint.exists()):
+        # two latent frames a clip are enough for the linear start
+        numbers = [step_generator(loop.seed + 2, index) for index in range(START_BATCHES)]
+        start_codec(vae, [source.batch(START_CLIPS, generator)[:, :, :9] for generator in numbers])
     torch.nn.Module.to(vae.train(), loop.device)
     optimizer = build_optimizer(vae.parameters(), config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)
