@@ -6,8 +6,11 @@ set -euo pipefail
 portraits=${1:?give a folder of portraits, or cc0}
 out=${2:-runs/out/tiny}
 
+pictures=()
+[ -d "$portraits" ] && pictures=(--portraits "$portraits")
+
 asymtalker synth --out "$out/corpus" --clips 480 --seconds 6.4 --photo-fraction 0.75 --portraits "$portraits"
-asymtalker train --part codec --corpus "$out/corpus" --run "$out/codec"
+asymtalker train --part codec --corpus "$out/corpus" ${pictures[@]+"${pictures[@]}"} --run "$out/codec"
 asymtalker train --part audio --run "$out/audio"
 asymtalker train --part readout --corpus "$out/corpus" --run "$out/readout"
 mkdir -p "$out/parts"

@@ -25,9 +25,9 @@ from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, opt
 from asymtalker.timeline import Span
 from asymtalker.train.data import Batch, ChunkSource
 from asymtalker.train.frozen import Frozen, freeze, load_frozen
-from asymtalker.train.loop import save_weights
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
 from asymtalker.train.sample import write_sample
+from asymtalker.whole import save_whole
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
 
     def save(_: int) -> None:
         ema.copy_to(averaged)
-        save_weights(averaged, run.path / "transformer")
+        save_whole(run.path / "transformer", averaged.save_pretrained)
 
     def sample(count: int) -> None:
         ema.copy_to(averaged)

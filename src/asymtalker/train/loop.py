@@ -1,8 +1,6 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
 import copy
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -25,6 +23,7 @@ from asymtalker.train.losses import (
     temporal_consistency_loss,
 )
 from asymtalker.train.sample import write_sample
+from asymtalker.whole import save_whole
 
 LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
 HELD_OUT_CLIPS = 8
@@ -74,7 +73,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
 
     def save(_: int) -> None:
         ema.copy_to(averaged)
-        save_weights(averaged, run.path / "transformer")
+        save_whole(run.path / "transformer", averaged.save_pretrained)
 
     def sample(count: int) -> None:
         ema.copy_to(averaged)
@@ -250,15 +249,3 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
             config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
         ),
     )
-
-
-def save_weights(module: nn.Module, folder: Path) -> None:
-    """Write a diffusers model folder that appears whole."""
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    module.save_pretrained(partial)  # pyright: ignore[reportCallIssue]
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
