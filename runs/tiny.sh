@@ -9,7 +9,8 @@ out=${2:-runs/out/tiny}
 pictures=()
 [ -d "$portraits" ] && pictures=(--portraits "$portraits")
 
-asymtalker synth --out "$out/corpus" --clips 480 --seconds 6.4 --photo-fraction 0.75 --portraits "$portraits"
+asymtalker synth --out "$out/corpus" --clips 480 --seconds 6.4 --photo-fraction 0.8 --head-motion 0.5 \
+    --portraits "$portraits"
 asymtalker train --part codec --corpus "$out/corpus" ${pictures[@]+"${pictures[@]}"} --run "$out/codec"
 asymtalker train --part audio --run "$out/audio"
 asymtalker train --part readout --corpus "$out/corpus" --run "$out/readout"

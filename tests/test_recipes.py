@@ -46,7 +46,7 @@ def test_lengths_that_no_causal_codec_makes_are_refused_by_flag(change, flag):
 def test_differences_of_configs_are_named():
     old = to_dict(tiny().teacher)
     new = to_dict(dataclasses.replace(tiny().teacher, shift=7.0))
-    assert difference(old, new) == ["shift: 3.0 -> 7.0"]
+    assert difference(old, new) == ["shift: 5.0 -> 7.0"]
 
 
 @pytest.mark.parametrize("part", stages.TRAINED)

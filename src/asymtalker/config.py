@@ -32,6 +32,8 @@ class SynthConfig:
     """Share of clips that animate a photograph (only with ``portraits``)."""
     procedural_fraction: float = 0.3
     """Share of rendered heads with a random, unnatural texture."""
+    head_motion: float = 1.0
+    """Gain of head motion within a clip, 0 keeps heads still; a small network learns lips sooner when it is low."""
     portraits: Path | None = None
     """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
     landmarks: Path | None = None

@@ -97,7 +97,7 @@ class SoundTrack:
                 break
             parts.append(block)
             count += len(block)
-        held = np.concatenate(parts)
+        held = np.concatenate(parts) if len(parts) > 1 else self._rest
         taken = len(held) if stop is None else max(0, min(len(held), stop - self._taken))
         self._rest = held[taken:]
         self._taken += taken

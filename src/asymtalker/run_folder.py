@@ -24,6 +24,7 @@ from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.errors import UserError
 from asymtalker.whole import write_whole
 
+RUN_CONFIG = "config.json"
 # These may change between the commands of one run; anything else would make it another run.
 RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device")
 
@@ -52,7 +53,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
-        saved = path / "config.json"
+        saved = path / RUN_CONFIG
         if saved.exists():
             changed = [
                 line

@@ -71,7 +71,7 @@ class _Output:
 
 
 @contextlib.contextmanager
-def _uninterrupted():
+def uninterrupted():
     """Ctrl-C waits until the block is done, so that no half-written frame is left in the file."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -172,7 +172,7 @@ class VideoWriter:
     @contextlib.contextmanager
     def _writing(self):
         try:
-            with _uninterrupted():
+            with uninterrupted():
                 yield
         except (OSError, av.error.FFmpegError) as error:
             self.abort(keep=False)
@@ -209,7 +209,7 @@ class VideoWriter:
         if self.kept_seconds is not None:
             return self.kept_seconds
         if keep and self._frames:
-            with contextlib.suppress(OSError, av.error.FFmpegError), _uninterrupted():
+            with contextlib.suppress(OSError, av.error.FFmpegError), uninterrupted():
                 self._finish()
                 return self.seconds
         self.kept_seconds = 0.0

@@ -15,6 +15,7 @@ from asymtalker.config import SynthConfig
 from asymtalker.corpus import open_clip, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import split_of
 from asymtalker.synth.write import find_portraits, synthesize_corpus
 
@@ -26,6 +27,7 @@ class Drawing:
     picture: np.ndarray
     mask: np.ndarray
     lip_aperture: float
+    pose: Pose
 
 
 class DrawnStudio:
@@ -51,7 +53,7 @@ class DrawnStudio:
         picture = np.full((self.size, self.size, 3), 40.0)
         picture[face] = self.colour
         picture[mouth] = (90, 20, 20)
-        return Drawing(picture.astype(np.uint8), face.astype(np.uint8) * 255, max(opening, 0.0))
+        return Drawing(picture.astype(np.uint8), face.astype(np.uint8) * 255, max(opening, 0.0), pose)
 
 
 class SlowStudio(DrawnStudio):
@@ -104,6 +106,9 @@ def test_workers_and_shards_do_not_change_clips(corpus, tmp_path):
         np.testing.assert_array_equal(ours.frames(), theirs.frames())
         np.testing.assert_array_equal(ours.audio(), theirs.audio())
     synthesize_corpus(settings(tmp_path / "seed", clips=2, seed=1), DrawnStudio)
+    synthesize_corpus(settings(tmp_path / "still", clips=2, head_motion=0.0), DrawnStudio)
+    still = np.array(open_clip(tmp_path / "still", "clip-0000000").info["ground_truth"]["head_pose"])
+    assert np.ptp(still, axis=0).max() == 0.0
     other = open_clip(tmp_path / "seed", "clip-0000000")
     assert not np.array_equal(other.audio(), open_clip(corpus, "clip-0000000").audio())
 

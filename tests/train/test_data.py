@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -106,6 +107,10 @@ def test_encoding_goes_on_where_it_was_stopped(toy_corpus, tmp_path, frozen):
     assert kept.stat().st_mtime_ns == written
     assert lost.read_bytes() == expected
     assert after.cache == before.cache
+    shard = folder / after.rows[0].shard
+    os.utime(shard)  # as if the corpus had been written again
+    ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    assert kept.stat().st_mtime_ns > written
 
 
 def test_another_codec_length_or_strategy_does_not_meet_old_values(toy_corpus, source, frozen, tiny_pipeline_folder):

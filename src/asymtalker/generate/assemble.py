@@ -1,5 +1,6 @@
 """Put trained parts together into a checkpoint for use: one diffusers folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from asymtalker.config import Recipe
+from asymtalker.config import ChunkConfig, Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.run_folder import RUN_CONFIG
 from asymtalker.stages import Assemble
 from asymtalker.whole import save_whole
 
@@ -23,7 +25,8 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
 
     Args:
         settings: the parts and what differs from the recipe.
-        recipe: gives chunk, sampler and, unless set, the identity strategy.
+        recipe: gives the sampler, unless set the identity strategy, and the chunk where the transformer lies outside
+            the folder of its run.
 
     Raises:
         UserError: if a part is missing or not what it should be, or the folder can't be written.
@@ -31,6 +34,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
     dtype = getattr(torch, settings.dtype)
     sampler = recipe.sampler
     identity = settings.identity or recipe.teacher.model.identity
+    chunk = _trained_chunk(settings.transformer) or recipe.teacher.chunk
     pipeline = AsymTalkerPipeline(
         transformer=_load(AsymTalkerTransformer3DModel, settings.transformer, torch_dtype=dtype),
         vae=_load(AutoencoderKLWan, settings.vae, torch_dtype=dtype),
@@ -39,8 +43,8 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),
         image_encoder=load_image_encoder(identity, settings.image_encoder),
         sample_size=settings.size,
-        chunk_frames=recipe.teacher.chunk.frames,
-        continuity_frames=recipe.teacher.chunk.continuity_frames,
+        chunk_frames=chunk.frames,
+        continuity_frames=chunk.continuity_frames,
         num_inference_steps=settings.steps or sampler.num_steps,
         guidance_scale=sampler.guidance_scale if settings.guidance is None else settings.guidance,
         renew_noise=sampler.renew_noise if settings.renew_noise is None else settings.renew_noise,
@@ -51,6 +55,13 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         save_whole(settings.out, pipeline.save_pretrained)
     except OSError as error:
         raise UserError(f"The checkpoint {settings.out} can't be written: {error.strerror}.") from error
+
+
+def _trained_chunk(transformer: Path) -> ChunkConfig | None:
+    """The chunk of the run that the transformer lies in."""
+    saved = transformer.parent / RUN_CONFIG
+    settings = json.loads(saved.read_text()).get("chunk") if saved.is_file() else None
+    return ChunkConfig(**settings) if settings else None
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:

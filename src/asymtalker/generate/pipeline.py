@@ -4,6 +4,7 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 ``feature_extractor/`` and ``scheduler/``, weights as safetensors only.
 """
 
+import itertools
 import json
 import re
 import warnings
@@ -36,7 +37,7 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import Portrait, choose_face, crop_square, even_picture, find_faces, paste_back, turned_by
 from asymtalker.rollout import rollout
 from asymtalker.timeline import chunk_spans, frames_of_samples
-from asymtalker.video import VideoWriter, check_output
+from asymtalker.video import VideoWriter, check_output, uninterrupted
 
 Picture = str | Path | Image.Image | np.ndarray
 Sound = str | Path | tuple[np.ndarray, int]
@@ -295,13 +296,12 @@ class AsymTalkerPipeline(DiffusionPipeline):
         try:
             with writer:
                 made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
-                for frames in made:
+                for frame in itertools.chain.from_iterable(made):
                     if paste:
-                        for frame in frames:
-                            writer.write(paste_back(job.full_picture, frame, job.portrait.placement)[None])
-                    else:
-                        writer.write(frames)
-                    writer.write_audio(track.take_until(writer.seconds))
+                        frame = paste_back(job.full_picture, frame, job.portrait.placement)
+                    with uninterrupted():  # a video that is stopped early keeps picture and sound equally long
+                        writer.write(frame[None])
+                        writer.write_audio(track.take_until(writer.seconds))
                 writer.write_audio(track.take_until(None))
         except UserError:
             raise  # its sentence says what was kept

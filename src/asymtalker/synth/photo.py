@@ -9,7 +9,7 @@ Coordinates are the crop's: x to the right and y up in [0, 1], z towards the vie
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -26,6 +26,7 @@ MARGIN = 0.2  # of the crop's side, textured around the crop so that motion neve
 TEXTURE_SIDE = 512  # pixels of the crop's side in the texture
 GRID_STEPS = 30  # grid cells across crop and margins
 YAW_LIMIT, PITCH_LIMIT, ROLL_LIMIT = 16.0, 12.0, 14.0  # degrees a flat picture bears
+NEAR_LIMIT = 0.5  # head heights
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,19 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
     )
 
 
+def bearable(pose: Pose) -> Pose:
+    """`pose` with its angles and its way towards the viewer bent smoothly into what a flat picture bears."""
+    return replace(
+        pose,
+        yaw=soft_limit(pose.yaw, YAW_LIMIT),
+        pitch=soft_limit(pose.pitch, PITCH_LIMIT),
+        roll=soft_limit(pose.roll, ROLL_LIMIT),
+        z=soft_limit(pose.z, NEAR_LIMIT),
+    )
+
+
 def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
-    """The head's geometry for face-unit `weights` (52,) in [0, 1] and a head `pose`."""
+    """The head's geometry for face-unit `weights` (52,) in [0, 1] and a `pose` that is :func:`bearable`."""
     face = facemesh.face_mesh()
     weights = np.asarray(weights, np.float32)
     eased = _ease_eyes(weights)
@@ -163,21 +175,17 @@ def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
         + head.follow @ (expression - head.vertices[: len(displaced)])[face.chains["oval"]]
     )
     unit = np.linalg.norm(head.frame[:, 1]) * HEAD_HEIGHT
-    turn = rotation(
-        soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), soft_limit(pose.roll, ROLL_LIMIT)
-    )
+    turn = rotation(pose.yaw, pose.pitch, pose.roll)
     shift = (np.array([pose.x, pose.y, pose.z]) * unit).astype(np.float32)
 
     def moved(points: np.ndarray) -> np.ndarray:
-        grown = 1 + 0.25 * soft_limit(pose.z, 0.5)
+        grown = 1 + 0.25 * pose.z
         return ((points - head.pivot) @ turn.T * grown + head.pivot + shift).astype(np.float32)
 
     face_now = moved(expression)
     grid_now = grid + head.head_weight[:, None] * (moved(grid) - grid)
     # The teeth turn half as far as the head: a flat sheet's lips slide less over them than real lips do.
-    half = rotation(
-        *(0.5 * np.array([soft_limit(pose.yaw, YAW_LIMIT), soft_limit(pose.pitch, PITCH_LIMIT), 2 * pose.roll]))
-    )
+    half = rotation(0.5 * pose.yaw, 0.5 * pose.pitch, pose.roll)
     inside_frame = (half @ head.inside_frame).astype(np.float32)
     place = moved(head.inside_place)
     inside = []

@@ -15,12 +15,14 @@ from asymtalker.synth.stage import Stage, Surface, flat_camera
 
 @dataclass(frozen=True)
 class RenderedFrame:
-    """`picture` (H, W, 3) uint8, `mask` (H, W) uint8 with the face at 255, and `lip_aperture`: the gap in the middle
-    of the inner lips over the distance of the outer eye corners at rest, both as seen in the picture."""
+    """`picture` (H, W, 3) uint8, `mask` (H, W) uint8 with the face at 255, `lip_aperture`: the gap in the middle of
+    the inner lips over the distance of the outer eye corners at rest, both as seen in the picture, and `pose`: the
+    pose shown, which for a photo head stays within what a flat picture bears."""
 
     picture: np.ndarray
     mask: np.ndarray
     lip_aperture: float
+    pose: Pose
 
 
 class Renderer:
@@ -43,8 +45,10 @@ class Renderer:
         """The loaded head with face-unit weights (52,) in [0, 1] in the order of `BLENDSHAPES`, in a pose."""
         if self.view is None:
             raise RuntimeError("Renderer.frame was called before Renderer.load")
+        if isinstance(self.view, _PhotoView):
+            pose = photo.bearable(pose)
         picture, outline, aperture = self.view.draw(np.asarray(blendshapes, np.float32), pose)
-        return RenderedFrame(picture, _face_mask(outline, self.size), aperture)
+        return RenderedFrame(picture, _face_mask(outline, self.size), aperture, pose)
 
 
 def _face_mask(outline: np.ndarray, size: int) -> np.ndarray:

@@ -10,10 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from asymtalker.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
-from asymtalker.synth.motion import Motion, animate
+from asymtalker.synth.motion import animate, random_style
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
@@ -57,6 +57,11 @@ class Rendered(Protocol):
     @property
     def lip_aperture(self) -> float:
         """Inner-lip gap over the distance between the outer eye corners."""
+        ...
+
+    @property
+    def pose(self) -> Pose:
+        """The pose shown; a photograph turns less far than it is asked to."""
         ...
 
 
@@ -164,6 +169,8 @@ def _check(config: SynthConfig) -> None:
     for name, share in (("photo", config.photo_fraction), ("procedural", config.procedural_fraction)):
         if not 0 <= share <= 1:
             raise UserError(f"synth: {name}_fraction is {share}, but a share is from 0 to 1")
+    if config.head_motion < 0:
+        raise UserError(f"synth: head_motion is {config.head_motion}, but a gain from 0 up is needed")
 
 
 def _portraits(config: SynthConfig) -> list[Portrait]:
@@ -291,7 +298,9 @@ def film(job: Job, index: int) -> NewClip:
 
     count = round(config.seconds * FPS)
     speech = speak(speech_rng, count / FPS, split)
-    motion = animate(speech, motion_rng, count)
+    style = random_style(motion_rng)
+    style = replace(style, head=style.head * config.head_motion)
+    motion = animate(speech, motion_rng, count, style)
     shots = [
         studio.frame(weights, Pose(*map(float, pose)))
         for weights, pose in zip(motion.blendshapes, motion.poses, strict=True)
@@ -310,7 +319,7 @@ def film(job: Job, index: int) -> NewClip:
         frames=np.stack([shot.picture for shot in shots]),
         mask=np.stack([shot.mask for shot in shots]),
         audio=audio,
-        ground_truth=ground_truth(motion, speech, [shot.lip_aperture for shot in shots]),
+        ground_truth=ground_truth(motion.blendshapes, speech, shots),
     )
 
 
@@ -330,11 +339,15 @@ def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str,
         raise UserError(f"none of {len(refusals)} portraits could be used, the last because: {refusals[-1]}")
     seed = int(rng.integers(2**62))
     procedural = bool(rng.random() < job.config.procedural_fraction)
+    identity_id = f"head-{seed:016x}"
     backdrop = None
     if job.portraits and rng.random() < BACKDROP_SHARE:
-        backdrop = _read_picture(job.portraits[rng.integers(len(job.portraits))].path)
+        order = rng.permutation(len(job.portraits))
+        paths = (job.portraits[choice].path for choice in order)
+        # a held-out portrait is never seen in training, not even out of focus
+        same = (path for path in paths if split_of(photo_identity(path)) == split_of(identity_id))
+        backdrop = next((_read_picture(path) for path in same), None)
     studio.cast_rendered(seed, procedural, backdrop)
-    identity_id = f"head-{seed:016x}"
     return "rendered", f"makehuman-{'procedural' if procedural else 'natural'}", identity_id
 
 
@@ -346,13 +359,13 @@ def _read_picture(path: Path) -> np.ndarray:
         raise UserError(f"{path} can't be read as a picture ({error})") from None
 
 
-def ground_truth(motion: Motion, speech: Speech, apertures: list[float]) -> dict[str, Any]:
+def ground_truth(blendshapes: np.ndarray, speech: Speech, shots: Sequence[Rendered]) -> dict[str, Any]:
     """The ``ground_truth`` of ``docs/architecture.md`` for one clip."""
     return {
-        "blendshapes": {"names": list(BLENDSHAPES), "weights": np.round(motion.blendshapes.astype(float), 4).tolist()},
-        "head_pose": np.round(motion.poses.astype(float), 4).tolist(),
+        "blendshapes": {"names": list(BLENDSHAPES), "weights": np.round(blendshapes.astype(float), 4).tolist()},
+        "head_pose": [[round(float(value), 4) for value in astuple(shot.pose)] for shot in shots],
         "phonemes": [[symbol, round(start, 4), round(end, 4)] for symbol, start, end in speech.phonemes],
-        "lip_aperture": [round(float(aperture), 5) for aperture in apertures],
+        "lip_aperture": [round(float(shot.lip_aperture), 5) for shot in shots],
         "text": speech.text,
         "language": speech.language,
     }

@@ -4,7 +4,7 @@ At the paper's size the codec is Wan2.1's own and this file is not used.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,8 +106,46 @@ def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: Co
             yield (posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)).float()
 
     mean, std = latent_statistics(samples())
-    frozen.register_to_config(latents_mean=mean, latents_std=std)
+    with torch.autocast(config.loop.device, precision, enabled=precision != torch.float32):
+        pixels = source.batch(config.loop.batch, step_generator(config.loop.seed + 1, 0)).to(config.loop.device)
+        visible = channel_visibility(frozen, pixels, std)
+    frozen.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
     save_whole(folder, frozen.save_pretrained)
+
+
+@torch.no_grad()
+def channel_visibility(vae: AutoencoderKLWan, pixels: Tensor, std: Sequence[float]) -> list[float]:
+    """How much the picture changes with each latent channel: RMS of the pixels' change per unit of the channel.
+
+    Args:
+        vae: a trained codec.
+        pixels: clips ``(B, 3, F, H, W)`` in [-1, 1].
+        std: standard deviation of each channel; the change is measured over a tenth of it, up or down at random.
+    """
+    latents = vae.encode(pixels).latent_dist.mode()
+    signs = torch.randint(2, latents[:, 0].shape, generator=torch.Generator().manual_seed(0)).to(latents) * 2 - 1
+    decoded = _decode_unclamped(vae, latents).float()
+    changes = []
+    for channel, spread in enumerate(std):
+        moved = latents.clone()
+        moved[:, channel] += 0.1 * spread * signs
+        changes.append(float((_decode_unclamped(vae, moved).float() - decoded).square().mean().sqrt()) / (0.1 * spread))
+    return changes
+
+
+def equal_visibility(std: Sequence[float], visibility: Sequence[float]) -> list[float]:
+    """Divisors of the latent channels after which a step in any channel is seen equally well.
+
+    The flow-matching loss is then about the error in pixels, and noise hides fine detail first and the coarse shape
+    last; with unit variance in every channel a small network spends itself on detail that nobody sees. The mean
+    variance over the channels stays 1.
+
+    Args:
+        std: standard deviation of each channel.
+        visibility: of :func:`channel_visibility`.
+    """
+    seen = np.asarray(std) * np.maximum(visibility, 1e-6)  # spread of each channel as the eye sees it
+    return (np.asarray(std) / seen * np.sqrt(np.mean(seen**2))).tolist()
 
 
 def _decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity
 from asymtalker.train.frozen import Frozen
 
-START_STRIDE = 40  # frames between the starts of encoded chunks of a clip
+START_STRIDE = 80  # frames between the starts of encoded chunks of a clip
 REFERENCES = 2  # identity references per clip
 AUDIO_MARGIN = 8  # frames of features kept on both sides of a clip, for the context of its first and last chunk
 ENCODE_BATCH = 4  # chunks that go through the codec together
@@ -102,7 +102,7 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
     ]
     for path, _ in parts:
         path.mkdir(parents=True, exist_ok=True)
-    missing = [row for row in rows if not all(_cached(path, row.key).exists() for path, _ in parts)]
+    missing = [row for row in rows if not all(_fresh(_cached(path, row.key), folder / row.shard) for path, _ in parts)]
     if not missing:
         return cache
     columns = (
@@ -117,7 +117,7 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
             clip = corpus.open_clip(folder, row.key)
             for path, encode in parts:
                 target = _cached(path, row.key)
-                if not target.exists():
+                if not _fresh(target, folder / row.shard):
                     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
                     save_file({name: value.contiguous() for name, value in encode(clip).items()}, partial)
                     os.replace(partial, target)
@@ -126,6 +126,11 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
 
 def _cached(folder: Path, key: str) -> Path:
     return folder / f"{key}.safetensors"
+
+
+def _fresh(cached: Path, shard: Path) -> bool:
+    """Whether a cached file is there and no older than the clips it was made from: a corpus can be written again."""
+    return cached.exists() and cached.stat().st_mtime >= shard.stat().st_mtime
 
 
 @torch.no_grad()
