@@ -23,6 +23,7 @@ smoke: .venv/.all
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/smoke.sh
 
 tiny: .venv/.all
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[voices]"  # compiles
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh $(PORTRAITS)
 
 .venv/.core: pyproject.toml constraints.txt runs/setup.sh

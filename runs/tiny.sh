@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the bundled model, src/asymtalker/assets/tiny, from nothing: tiny.sh PORTRAITS [OUT]
 # PORTRAITS is a folder of portraits with landmarks478.npz in it or beside it, or cc0 for the registered CC0 set.
-# Every command resumes when this script is run again. docs/log.md says what each run took and gave.
+# Needs asymtalker[synth,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
+# run took and gave.
 set -euo pipefail
 portraits=${1:?give a folder of portraits, or cc0}
 out=${2:-runs/out/tiny}
@@ -9,7 +10,7 @@ out=${2:-runs/out/tiny}
 pictures=()
 [ -d "$portraits" ] && pictures=(--portraits "$portraits")
 
-asymtalker synth --out "$out/corpus" --clips 480 --seconds 6.4 --photo-fraction 0.8 --head-motion 0.5 \
+asymtalker synth --out "$out/corpus" --clips 400 --seconds 6.4 --photo-fraction 0.8 --head-motion 0.5 \
     --portraits "$portraits"
 asymtalker train --part codec --corpus "$out/corpus" ${pictures[@]+"${pictures[@]}"} --run "$out/codec"
 asymtalker train --part audio --run "$out/audio"

@@ -38,6 +38,8 @@ class SynthConfig:
     """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
     landmarks: Path | None = None
     """478 face-mesh points of each portrait (``.npz``); found beside the portraits when not given."""
+    pico_share: float = 0.0
+    """Share of clips spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,8 @@ class AudioTrainConfig:
     model: AudioEncoderConfig
     seconds: float
     """Length of a training utterance."""
+    pico_share: float = 0.0
+    """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
     loop: LoopConfig
     optimizer: OptimizerConfig
 

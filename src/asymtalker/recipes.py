@@ -57,7 +57,8 @@ def tiny() -> Recipe:
                 intermediate_size=512,
             ),
             seconds=4.0,
-            loop=LoopConfig(steps=6_000, batch=8, log_every=20),
+            pico_share=0.4,
+            loop=LoopConfig(steps=3_600, batch=8, log_every=20),
             optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), final_scale=0.05, ema_decay=0.99),
         ),
         readout=ReadoutTrainConfig(
@@ -103,7 +104,9 @@ def smoke() -> Recipe:
     chunk = ChunkConfig(frames=33, continuity_frames=5)
     return Recipe(
         codec=replace(recipe.codec, frames=9, crop=64, loop=LoopConfig(steps=30, batch=1, checkpoint_every=10)),
-        audio=replace(recipe.audio, seconds=2.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)),
+        audio=replace(
+            recipe.audio, seconds=2.0, pico_share=0.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)
+        ),
         readout=replace(recipe.readout, loop=LoopConfig(steps=30, batch=16, checkpoint_every=10)),
         teacher=replace(
             recipe.teacher,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from asymtalker.codec import Codec, build_vae, to_pixels
+from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
 from asymtalker.config import CodecConfig, CodecTrainConfig
-from asymtalker.train.codec import train_codec
+from asymtalker.train.codec import channel_visibility, equal_visibility, train_codec
 from asymtalker.train.codec_start import start_codec
 from toy import TOY_CODEC, TOY_OPTIMIZER, ToyFace, toy_loop
 
@@ -47,6 +47,23 @@ def test_latents_have_about_unit_variance():
     latents = Codec(started(PLAIN)).encode(faces(range(8)))
     assert 0.7 < latents.std() < 1.3
     assert latents.mean().abs() < 0.2
+
+
+def test_scaled_latents_are_seen_equally_well_in_every_channel():
+    vae, pixels = started(PLAIN), faces(range(4))
+    _, std = latent_statistics([vae.encode(pixels).latent_dist.mode()])
+    visible = channel_visibility(vae, pixels, std)
+    assert max(visible) > 1.5 * min(visible), "the toy codec should have channels to tell apart"
+    vae.register_to_config(latents_std=equal_visibility(std, visible))
+    codec = Codec(vae)
+    latents = codec.encode(pixels)
+    assert float(latents.var((0, 2, 3, 4)).mean()) == pytest.approx(1.0, rel=0.2)
+    decoded, changes = codec.decode(latents), []
+    for channel in range(codec.channels):
+        moved = latents.clone()
+        moved[:, channel] += 0.05 * torch.randn(latents[:, 0].shape, generator=torch.Generator().manual_seed(channel))
+        changes.append(float((codec.decode(moved) - decoded).square().mean().sqrt()))
+    assert max(changes) < 1.3 * min(changes)
 
 
 def test_the_start_is_repeatable():

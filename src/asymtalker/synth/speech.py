@@ -1,4 +1,4 @@
-"""Speech with phoneme times from espeak-ng, in many voices and nine kinds of language.
+"""Speech with phoneme times from espeak-ng, in many voices and nine kinds of language, and from Pico in six.
 
 espeak-ng is driven through its shared library: its synthesis callback reports every phoneme with the sample at which
 it starts, a hundred times faster than real time. The library keeps state from one text to the next (phases, flutter),
@@ -18,11 +18,16 @@ import soxr
 
 from asymtalker.errors import UserError
 from asymtalker.phonemes import SILENCE, phoneme_class, phoneme_letters
+from asymtalker.synth.align import moved_times
+from asymtalker.synth.pico import LANGUAGES as PICO_LANGUAGES
+from asymtalker.synth.pico import read_aloud
 from asymtalker.synth.text import SENTENCES
 from asymtalker.timeline import SAMPLE_RATE
 
 Split = Literal["train", "test"]
 TEST_SHARE = 0.1
+PICO_RATE = 170
+"""Words per minute at which Pico speaks by itself."""
 VOICELESS_STOPS = ("p", "t", "k", "tʃ", "ts")
 
 # espeak-ng variants that sound like people (no robots, no croaks) and give the same samples every time, which Reed and
@@ -50,7 +55,9 @@ class Voice:
     language: str
     """An espeak-ng language, a key of ``SENTENCES``."""
     variant: str
-    """An espeak-ng voice variant: the speaker."""
+    """An espeak-ng voice variant: the speaker; with Pico the voice whose reading gives the phoneme times."""
+    pico: bool = False
+    """Spoken by Pico's voice of the language."""
     rate: int = 170
     """Words per minute."""
     pitch: int = 50
@@ -63,7 +70,7 @@ class Voice:
     @property
     def voice_id(self) -> str:
         """The speaker, whatever the language and manner; what train and test voices are told apart by."""
-        return f"espeak-{self.variant}"
+        return f"pico-{self.language}" if self.pico else f"espeak-{self.variant}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +192,37 @@ def synthesize(text: str, voice: Voice) -> Speech:
     """Speak ``text``.
 
     Raises:
-        UserError: if espeak-ng or the voice is missing.
+        UserError: if espeak-ng, Pico or the voice is missing.
     """
+    return _with_pico(text, voice) if voice.pico else _with_espeak(text, voice)
+
+
+def _with_pico(text: str, voice: Voice) -> Speech:
+    speed = round(100 * voice.rate / PICO_RATE / voice.tract)
+    wave = read_aloud(text, voice.language, speed, pitch=round(100 + 0.6 * (voice.pitch - 50)))
+    samples = soxr.resample(wave, SAMPLE_RATE * voice.tract, SAMPLE_RATE, quality="HQ").astype(np.float32).clip(-1, 1)
+    reading = _with_espeak(text, replace(voice, tract=1.0, rate=PICO_RATE))
+    if not len(samples) or not len(reading.samples):
+        return replace(cut(reading, 0, 0), voice_id=voice.voice_id)
+
+    def moved(parts: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+        times = np.array([time for _, *ends in parts for time in ends])
+        starts_and_ends = moved_times(times, reading.samples, samples).reshape(-1, 2).tolist()
+        return [(name, start, end) for (name, _, _), (start, end) in zip(parts, starts_and_ends, strict=True)]
+
+    phonemes = [(SILENCE, 0.0, 0.0), *moved(reading.phonemes), (SILENCE, 0.0, 0.0)]
+    phonemes[0] = (SILENCE, 0.0, phonemes[1][1])
+    phonemes[-1] = (SILENCE, phonemes[-2][2], len(samples) / SAMPLE_RATE)
+    return replace(
+        reading,
+        samples=samples,
+        phonemes=_joined(phonemes),
+        words=[word for word in moved(reading.words) if word[2] > word[1]],
+        voice_id=voice.voice_id,
+    )
+
+
+def _with_espeak(text: str, voice: Voice) -> Speech:
     engine = _Engine()
     try:
         # a shifted tract is a resampling, which speeds speech up by the same factor: ask for that much slower speech
@@ -260,11 +296,24 @@ def _joined(phonemes: Sequence[tuple[str, float, float]]) -> list[tuple[str, flo
     return joined
 
 
-def random_voice(rng: np.random.Generator, split: Split | None = None) -> Voice:
-    """A random voice; of ``split`` only, when given (by :func:`split_of` of its ``voice_id``)."""
+def random_voice(rng: np.random.Generator, split: Split | None = None, pico_share: float = 0.0) -> Voice:
+    """A random voice; of ``split`` only, when given (by :func:`split_of` of its ``voice_id``).
+
+    ``pico_share`` of the voices are Pico's, where it has one in the split.
+    """
     variants = [v for v in VARIANTS if split is None or split_of(f"espeak-{v}") == split]
     weights = {"en-us": 0.3, "en-gb-x-rp": 0.1, "en-gb-scotland": 0.05}
     languages = list(SENTENCES)
+    spoken = [language for language in PICO_LANGUAGES if split is None or split_of(f"pico-{language}") == split]
+    if spoken and pico_share and rng.random() < pico_share:
+        return Voice(
+            language=str(rng.choice(spoken)),
+            variant=str(rng.choice(variants)),
+            pico=True,
+            rate=int(rng.integers(130, 221)),
+            pitch=int(rng.integers(10, 91)),
+            tract=float(np.exp(rng.normal(0, 0.1)).clip(0.8, 1.2)),
+        )
     rest = (1 - sum(weights.values())) / (len(languages) - len(weights))
     return Voice(
         language=str(rng.choice(languages, p=[weights.get(language, rest) for language in languages])),
@@ -289,13 +338,13 @@ def random_text(rng: np.random.Generator, language: str) -> str:
     return str(rng.choice(sentences))
 
 
-def speak(rng: np.random.Generator, seconds: float, split: Split | None = None) -> Speech:
+def speak(rng: np.random.Generator, seconds: float, split: Split | None = None, pico_share: float = 0.0) -> Speech:
     """A clip of speech of exactly ``round(seconds * 16000)`` samples in one random voice.
 
     Sentences follow each other with natural pauses and now and then a second or more of silence; some clips start in
     silence, some in the middle of a word, one in fifty is silent throughout.
     """
-    voice = random_voice(rng, split)
+    voice = random_voice(rng, split, pico_share)
     total = round(seconds * SAMPLE_RATE)
     skip = int(rng.uniform(0, 2) * SAMPLE_RATE) if rng.random() < 0.5 else 0
     silent = rng.random() < 0.02

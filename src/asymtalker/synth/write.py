@@ -166,9 +166,13 @@ def _check(config: SynthConfig) -> None:
         raise UserError(f"synth: size is {config.size}, but H.264 needs an even number")
     if round(config.seconds * FPS) < 1:
         raise UserError(f"synth: seconds is {config.seconds}, but a clip has at least one frame (0.04)")
-    for name, share in (("photo", config.photo_fraction), ("procedural", config.procedural_fraction)):
+    for name, share in (
+        ("photo_fraction", config.photo_fraction),
+        ("procedural_fraction", config.procedural_fraction),
+        ("pico_share", config.pico_share),
+    ):
         if not 0 <= share <= 1:
-            raise UserError(f"synth: {name}_fraction is {share}, but a share is from 0 to 1")
+            raise UserError(f"synth: {name} is {share}, but a share is from 0 to 1")
     if config.head_motion < 0:
         raise UserError(f"synth: head_motion is {config.head_motion}, but a gain from 0 up is needed")
 
@@ -297,7 +301,7 @@ def film(job: Job, index: int) -> NewClip:
     split: Split = split_of(identity_id)
 
     count = round(config.seconds * FPS)
-    speech = speak(speech_rng, count / FPS, split)
+    speech = speak(speech_rng, count / FPS, split, config.pico_share)
     style = random_style(motion_rng)
     style = replace(style, head=style.head * config.head_motion)
     motion = animate(speech, motion_rng, count, style)

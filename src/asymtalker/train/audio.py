@@ -88,7 +88,7 @@ def speech_batch(config: AudioTrainConfig, index: int, split: Split) -> tuple[Te
     rng = np.random.default_rng(seed)
     waves, labels = [], []
     for _ in range(config.loop.batch):
-        speech = speak(rng, config.seconds, split)
+        speech = speak(rng, config.seconds, split, config.pico_share)
         waves.append(augment(speech.samples, rng, babble=waves[-1] if waves else None))
         labels.append(frame_phonemes(speech.phonemes, round(config.seconds * LABEL_RATE), LABEL_RATE))
     return torch.from_numpy(np.stack(waves)), torch.from_numpy(np.stack(labels))

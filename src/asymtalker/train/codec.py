@@ -129,7 +129,9 @@ def channel_visibility(vae: AutoencoderKLWan, pixels: Tensor, std: Sequence[floa
     for channel, spread in enumerate(std):
         moved = latents.clone()
         moved[:, channel] += 0.1 * spread * signs
-        changes.append(float((_decode_unclamped(vae, moved).float() - decoded).square().mean().sqrt()) / (0.1 * spread))
+        changes.append(
+            float((_decode_unclamped(vae, moved).float() - decoded).square().mean().sqrt()) / (0.1 * spread)
+        )
     return changes
 
 
