@@ -13,7 +13,7 @@ pictures=()
 asymtalker synth --out "$out/corpus" --clips 400 --seconds 6.4 --photo-fraction 0.8 --head-motion 0.5 \
     --portraits "$portraits"
 asymtalker train --part codec --corpus "$out/corpus" ${pictures[@]+"${pictures[@]}"} --run "$out/codec"
-asymtalker train --part audio --run "$out/audio"
+asymtalker train --part audio --config.pico-share 0.4 --run "$out/audio"
 asymtalker train --part readout --corpus "$out/corpus" --run "$out/readout"
 mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"

@@ -57,7 +57,6 @@ def tiny() -> Recipe:
                 intermediate_size=512,
             ),
             seconds=4.0,
-            pico_share=0.4,
             loop=LoopConfig(steps=3_600, batch=8, log_every=20),
             optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), final_scale=0.05, ema_decay=0.99),
         ),
@@ -79,6 +78,7 @@ def tiny() -> Recipe:
             ),
             chunk=chunk,
             shift=5.0,
+            mouth_weight=6.0,
             pixel_every=6,
             loop=LoopConfig(steps=6_000, batch=4),
             optimizer=OptimizerConfig(lr=8e-4, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
@@ -104,9 +104,7 @@ def smoke() -> Recipe:
     chunk = ChunkConfig(frames=33, continuity_frames=5)
     return Recipe(
         codec=replace(recipe.codec, frames=9, crop=64, loop=LoopConfig(steps=30, batch=1, checkpoint_every=10)),
-        audio=replace(
-            recipe.audio, seconds=2.0, pico_share=0.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)
-        ),
+        audio=replace(recipe.audio, seconds=2.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)),
         readout=replace(recipe.readout, loop=LoopConfig(steps=30, batch=16, checkpoint_every=10)),
         teacher=replace(
             recipe.teacher,

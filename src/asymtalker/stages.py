@@ -100,7 +100,8 @@ class Assemble:
     out: Path
     """Checkpoint folder to write."""
     recipe: str = "tiny"
-    """Recipe the parts were trained by; gives the chunk, the sampler and the identity strategy."""
+    """Recipe the parts were trained by; gives the sampler, the identity strategy and, for a transformer outside
+    the folder of its run, the chunk."""
     identity: IdentityStrategy | None = None
     """How the portrait enters the transformer; the recipe's by default."""
     image_encoder: Path | None = None

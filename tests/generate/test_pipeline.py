@@ -1,6 +1,8 @@
 import errno
 import json
+import os
 import shutil
+import signal
 import wave
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from asymtalker.errors import UserError
 from asymtalker.generate import pipeline as pipelines
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.generate.provenance import read_provenance
+from asymtalker.media import SoundTrack
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.video import VideoWriter, probe_video, read_video
 from drawn_face import background, draw_face
@@ -141,6 +144,22 @@ def test_ctrl_c_keeps_a_playable_file(pipeline, portrait, voice, tmp_path):
     assert len(frames) == 13
     assert len(heard) == 13 * 640
     assert "0.5 s are kept" in said[0]
+
+
+def test_ctrl_c_in_a_chunk_keeps_sound_and_picture_equally_long(pipeline, portrait, voice, tmp_path, monkeypatch):
+    take = SoundTrack.take_until
+
+    def interrupt(self, seconds):
+        if seconds == 7 / 25:  # in the middle of the first chunk, the frame written, its sound not yet
+            os.kill(os.getpid(), signal.SIGINT)
+        return take(self, seconds)
+
+    monkeypatch.setattr(SoundTrack, "take_until", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4")
+    frames, heard = read_video(tmp_path / "a.mp4")
+    assert len(frames) == 7
+    assert len(heard) == 7 * 640
 
 
 def test_full_disk_is_said(pipeline, portrait, voice, tmp_path, monkeypatch):

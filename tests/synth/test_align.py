@@ -9,6 +9,7 @@ from asymtalker.errors import UserError
 from asymtalker.phonemes import frame_phonemes
 from asymtalker.synth import pico
 from asymtalker.synth.align import moved_times, warping_path
+from asymtalker.synth.pico import check_share
 from asymtalker.synth.speech import Voice, random_voice, speak, split_of, synthesize
 
 pytest.importorskip("espeakng_loader")
@@ -52,8 +53,17 @@ def test_the_way_of_a_slower_copy_is_found_exactly():
     assert all(column // 3 == row for row, column in path)
 
 
-def test_pico_voices_keep_the_contract_of_speech():
-    pytest.importorskip("ttspico")
+def a_man_reads(text: str, language: str, speed: int, pitch: int) -> np.ndarray:
+    """Instead of Pico."""
+    return synthesize(text, Voice(language=language, variant="m3", rate=round(1.7 * speed), pitch=35)).samples
+
+
+@pytest.mark.parametrize("engine", ["pico", "stand-in"])
+def test_pico_voices_keep_the_contract_of_speech(engine, monkeypatch):
+    if engine == "pico":
+        pytest.importorskip("ttspico")
+    else:
+        monkeypatch.setattr("asymtalker.synth.speech.read_aloud", a_man_reads)
     speech = synthesize(TEXT, replace(WOMAN, pico=True, rate=170, tract=1.05))
     assert speech.voice_id == "pico-en-us"
     assert 3 < speech.seconds < 8
@@ -72,9 +82,13 @@ def test_the_share_of_pico_voices_is_kept_and_held_out_voices_stay_held_out():
     assert all(split_of(voice.voice_id) == "train" for voice in voices)
     assert all(voice.language in pico.LANGUAGES for voice in voices if voice.pico)
     assert not any(random_voice(rng).pico for _ in range(50))
+    held_out = [random_voice(rng, "test", pico_share=0.5) for _ in range(50)]
+    assert all(split_of(voice.voice_id) == "test" for voice in held_out)
 
 
 def test_a_missing_package_is_said_with_what_to_do(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ttspico", None)
-    with pytest.raises(UserError, match=r"asymtalker\[voices\]"):
-        speak(np.random.default_rng(0), 1.0, "train", pico_share=1.0)
+    for missing in (lambda: speak(np.random.default_rng(0), 1.0, "train", pico_share=1.0), lambda: check_share(0.1)):
+        with pytest.raises(UserError, match=r"asymtalker\[voices\]"):
+            missing()
+    check_share(0.0)

@@ -17,7 +17,7 @@ from asymtalker.errors import UserError
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import split_of
-from asymtalker.synth.write import find_portraits, synthesize_corpus
+from asymtalker.synth.write import Job, Portrait, _cast, find_portraits, photo_identity, synthesize_corpus
 
 pytest.importorskip("espeakng_loader")
 
@@ -33,6 +33,8 @@ class Drawing:
 class DrawnStudio:
     """Draws an oval face with a mouth: everything but the renderer is real."""
 
+    YAW_LIMIT = 0.8
+
     def __init__(self, size: int):
         self.size = size
         self.colour = np.zeros(3)
@@ -46,6 +48,7 @@ class DrawnStudio:
         self.colour = picture.mean(axis=(0, 1))
 
     def frame(self, weights, pose):
+        pose = replace(pose, yaw=float(np.clip(pose.yaw, -self.YAW_LIMIT, self.YAW_LIMIT)))
         y, x = np.mgrid[: self.size, : self.size] / self.size - 0.5
         opening = float(weights[BLENDSHAPES.index("jawOpen")] - weights[BLENDSHAPES.index("mouthClose")])
         face = ((x - pose.x) / 0.3) ** 2 + (y / 0.4) ** 2 < 1
@@ -97,6 +100,31 @@ def test_clips_keep_the_contract(corpus):
         assert {"text", "language"} <= truth.keys()
 
 
+def test_the_ground_truth_is_the_pose_shown(corpus, tmp_path):
+    poses = np.array(open_clip(corpus, "clip-0000000").info["ground_truth"]["head_pose"])
+    assert np.ptp(poses[:, 1]) > 0.1
+    assert np.abs(poses[:, 0]).max() <= DrawnStudio.YAW_LIMIT
+    synthesize_corpus(settings(tmp_path, clips=2, head_motion=0.0), DrawnStudio)
+    still = np.array(open_clip(tmp_path, "clip-0000000").info["ground_truth"]["head_pose"])
+    assert np.ptp(still, axis=0).max() == 0.0
+
+
+def test_a_held_out_portrait_is_no_backdrop_in_training(tmp_path, monkeypatch):
+    pictures = [tmp_path / f"{shade}.png" for shade in range(60)]
+    for shade, path in enumerate(pictures):
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
+    splits = [split_of(photo_identity(path)) for path in pictures]
+    assert set(splits) == {"train", "test"}
+    monkeypatch.setattr("asymtalker.synth.write.BACKDROP_SHARE", 1.0)
+    seen = []
+    monkeypatch.setattr(DrawnStudio, "cast_rendered", lambda self, seed, procedural, backdrop: seen.append(backdrop))
+    portraits = tuple(Portrait(path.name, path, np.ones((478, 3), np.float32)) for path in pictures)
+    job = Job(settings(tmp_path, photo_fraction=0.0), portraits, DrawnStudio)
+    for seed in range(40):
+        _, _, identity = _cast(job, DrawnStudio(8), np.random.default_rng(seed))
+        assert splits[seen[-1][0, 0, 0]] == split_of(identity)
+
+
 def test_workers_and_shards_do_not_change_clips(corpus, tmp_path):
     synthesize_corpus(settings(tmp_path / "two", workers=2), DrawnStudio)
     assert contents(tmp_path / "two") == contents(corpus)
@@ -106,9 +134,6 @@ def test_workers_and_shards_do_not_change_clips(corpus, tmp_path):
         np.testing.assert_array_equal(ours.frames(), theirs.frames())
         np.testing.assert_array_equal(ours.audio(), theirs.audio())
     synthesize_corpus(settings(tmp_path / "seed", clips=2, seed=1), DrawnStudio)
-    synthesize_corpus(settings(tmp_path / "still", clips=2, head_motion=0.0), DrawnStudio)
-    still = np.array(open_clip(tmp_path / "still", "clip-0000000").info["ground_truth"]["head_pose"])
-    assert np.ptp(still, axis=0).max() == 0.0
     other = open_clip(tmp_path / "seed", "clip-0000000")
     assert not np.array_equal(other.audio(), open_clip(corpus, "clip-0000000").audio())
 
@@ -152,7 +177,11 @@ def test_another_corpus_in_the_folder_is_refused(corpus):
 
 
 @pytest.mark.parametrize(
-    "change", [{"clips": 0}, {"seconds": 0.01}, {"size": 33}, {"photo_fraction": 1.5}, {"workers": 0}, {"seed": -1}]
+    "change",
+    [
+        *({"clips": 0}, {"seconds": 0.01}, {"size": 33}, {"workers": 0}, {"seed": -1}),
+        *({"photo_fraction": 1.5}, {"pico_share": 1.5}, {"head_motion": -1.0}, {"head_motion": float("nan")}),
+    ],
 )
 def test_bad_settings_are_named(tmp_path, change):
     with pytest.raises(UserError, match=next(iter(change))):

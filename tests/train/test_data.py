@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from asymtalker.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
-from asymtalker.train.data import ChunkSource, chunk_starts, reference_frames
+from asymtalker.train.data import ChunkSource, box_coverage, chunk_starts, mouth_boxes, reference_frames
 from asymtalker.train.frozen import load_frozen
 from toy import TOY_CHUNK, ToyFace, toy_loop
 
@@ -36,7 +37,7 @@ def close(actual, expected):
 
 def test_starts_cover_the_clip_to_its_end():
     assert chunk_starts(105, 81) == [0, 24]
-    assert chunk_starts(200, 81) == [0, 40, 80, 119]
+    assert chunk_starts(200, 81) == [0, 80, 119]
     assert chunk_starts(81, 81) == [0]
     assert chunk_starts(40, 33) == [0, 7]
     assert chunk_starts(80, 81) == []
@@ -85,6 +86,31 @@ def test_the_split_and_the_masks_are_those_of_the_corpus(source):
     assert mask.shape == (8, 1, 3, 32, 32)
     assert 0 <= mask.min() < 0.1
     assert 0.9 < mask.max() <= 1
+
+
+def test_the_mouth_lies_low_in_the_face_and_covers_the_cells_of_its_box():
+    masks = np.zeros((2, 40, 40), np.uint8)
+    masks[0, 10:30, 8:28] = 255
+    boxes = mouth_boxes(masks)
+    np.testing.assert_allclose(boxes[0], [(10 + 0.6 * 20) / 40, (10 + 0.92 * 20) / 40, 12 / 40, 24 / 40], rtol=1e-5)
+    assert not boxes[1].any(), "no face, no mouth"
+    cover = box_coverage(torch.from_numpy(boxes), 5, 5)  # cells of 8 pixels
+    assert cover.shape == (2, 5, 5)
+    assert cover[1].max() == 0
+    torch.testing.assert_close(cover[0].sum() * 64, torch.tensor(6.4 * 12))
+    assert cover[0, 3, 2] == pytest.approx((28.4 - 24) / 8)
+    assert cover[0, 0].max() == 0
+
+
+def test_the_mouth_of_a_batch_is_where_its_latents_are(source):
+    batch = source.batch(3, generator())
+    mouth = source.mouth(batch)
+    assert mouth.shape == (3, 1, *batch.latents.shape[2:])
+    assert 0 <= mouth.min() < 0.01
+    assert 0.2 < mouth.max() <= 1
+    face = source.face_mask(batch, 0, 1)
+    cells = torch.nn.functional.adaptive_avg_pool2d(face[:, 0], mouth.shape[-2:])
+    assert (mouth[:, 0, :1][cells == 0]).max() < 0.2, "no mouth outside the face"
 
 
 def test_clips_are_encoded_once(source, toy_corpus, frozen, monkeypatch):

@@ -1,5 +1,6 @@
 import torch
 
+from asymtalker.flow import interpolate
 from asymtalker.train.losses import (
     clean_prediction_weight,
     face_focus_loss,
@@ -23,6 +24,8 @@ def test_losses_vanish_at_the_truth():
 def test_flow_matching_is_the_mean_square_and_weighs_samples():
     a, b = frames(0), frames(1)
     torch.testing.assert_close(flow_matching_loss(a, b), torch.nn.functional.mse_loss(a, b))
+    left = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(2, 1, 5, 4, 4)
+    torch.testing.assert_close(flow_matching_loss(a, b, focus=left), (a - b).square()[..., :2].sum() / a.numel())
     only_first = flow_matching_loss(a, b, torch.tensor([2.0, 0.0]))
     torch.testing.assert_close(only_first, torch.nn.functional.mse_loss(a[0], b[0]))
 
@@ -43,7 +46,10 @@ def test_face_focus_sees_the_face_alone():
     torch.testing.assert_close(face_focus_loss(x + 1, x, mask), torch.tensor(0.5))
 
 
-def test_the_loss_of_a_clean_prediction_is_bounded_in_the_clean_error():
-    sigma = torch.tensor([0.05, 0.1, 0.25, 0.5, 1.0])
-    weight_of_clean_error = clean_prediction_weight(sigma) / sigma.square()
-    torch.testing.assert_close(weight_of_clean_error, torch.tensor([16.0, 16.0, 16.0, 4.0, 1.0]))
+def test_the_weighted_loss_of_a_clean_prediction_is_the_clean_error_at_every_noise_level():
+    sigma = torch.tensor([0.05, 0.5])
+    clean, noise, predicted = frames(0), frames(1), frames(2)
+    noisy = interpolate(clean, noise, sigma)
+    velocity = (noisy - predicted) / sigma.view(-1, 1, 1, 1, 1)
+    loss = flow_matching_loss(velocity, noise - clean, clean_prediction_weight(sigma))
+    torch.testing.assert_close(loss, (predicted - clean).square().mean())

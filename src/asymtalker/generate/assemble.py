@@ -60,8 +60,15 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
 def _trained_chunk(transformer: Path) -> ChunkConfig | None:
     """The chunk of the run that the transformer lies in."""
     saved = transformer.parent / RUN_CONFIG
-    settings = json.loads(saved.read_text()).get("chunk") if saved.is_file() else None
-    return ChunkConfig(**settings) if settings else None
+    if not saved.is_file():
+        return None
+    try:
+        settings = json.loads(saved.read_text())["chunk"]
+        return ChunkConfig(frames=settings["frames"], continuity_frames=settings["continuity_frames"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{saved} is not the settings of a training run: give the transformer in its run's folder"
+        ) from None
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:

@@ -8,7 +8,6 @@ from functools import cache
 
 import numpy as np
 from scipy.fft import dct
-from transformers.audio_utils import mel_filter_bank
 
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -31,13 +30,11 @@ def moved_times(times: np.ndarray, reading: np.ndarray, recording: np.ndarray) -
     Returns:
         ``(K,)`` seconds of the recording, in order.
     """
-    path = warping_path(_cepstra(reading), _cepstra(recording)) * HOP / SAMPLE_RATE
-    knots = np.append(path[:, 0], len(reading) / SAMPLE_RATE)
-    values = np.append(path[:, 1], len(recording) / SAMPLE_RATE)
+    path = (warping_path(_cepstra(reading), _cepstra(recording)) * HOP - WINDOW / 2) / SAMPLE_RATE
     # where the path stays at one moment of the reading, the middle of its moments in the recording stands for them
-    starts = np.flatnonzero(np.append(True, np.diff(knots) > 0))
-    middles = np.add.reduceat(values, starts) / np.diff(np.append(starts, len(values)))
-    return np.interp(times, knots[starts], middles).clip(0, len(recording) / SAMPLE_RATE)
+    starts = np.flatnonzero(np.append(True, np.diff(path[:, 0]) > 0))
+    middles = np.add.reduceat(path[:, 1], starts) / np.diff(np.append(starts, len(path)))
+    return np.interp(times, path[starts, 0], middles).clip(0, len(recording) / SAMPLE_RATE)
 
 
 def _cepstra(samples: np.ndarray) -> np.ndarray:
@@ -53,6 +50,8 @@ def _cepstra(samples: np.ndarray) -> np.ndarray:
 
 @cache
 def _mel_filters() -> np.ndarray:
+    from transformers.audio_utils import mel_filter_bank  # seconds to import, for Pico's voices only
+
     return mel_filter_bank(
         num_frequency_bins=257,
         num_mel_filters=26,

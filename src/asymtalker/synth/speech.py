@@ -203,22 +203,18 @@ def _with_pico(text: str, voice: Voice) -> Speech:
     samples = soxr.resample(wave, SAMPLE_RATE * voice.tract, SAMPLE_RATE, quality="HQ").astype(np.float32).clip(-1, 1)
     reading = _with_espeak(text, replace(voice, tract=1.0, rate=PICO_RATE))
     if not len(samples) or not len(reading.samples):
-        return replace(cut(reading, 0, 0), voice_id=voice.voice_id)
-
-    def moved(parts: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-        times = np.array([time for _, *ends in parts for time in ends])
-        starts_and_ends = moved_times(times, reading.samples, samples).reshape(-1, 2).tolist()
-        return [(name, start, end) for (name, _, _), (start, end) in zip(parts, starts_and_ends, strict=True)]
-
-    phonemes = [(SILENCE, 0.0, 0.0), *moved(reading.phonemes), (SILENCE, 0.0, 0.0)]
-    phonemes[0] = (SILENCE, 0.0, phonemes[1][1])
-    phonemes[-1] = (SILENCE, phonemes[-2][2], len(samples) / SAMPLE_RATE)
+        return cut(reading, 0, 0)
+    parts = [*reading.phonemes, *reading.words]
+    times = np.array([time for _, *ends in parts for time in ends])
+    ends = moved_times(times, reading.samples, samples).reshape(-1, 2).tolist()
+    moved = [(name, start, end) for (name, _, _), (start, end) in zip(parts, ends, strict=True)]
+    phonemes, words = moved[: len(reading.phonemes)], moved[len(reading.phonemes) :]
+    before, after = (SILENCE, 0.0, phonemes[0][1]), (SILENCE, phonemes[-1][2], len(samples) / SAMPLE_RATE)
     return replace(
         reading,
         samples=samples,
-        phonemes=_joined(phonemes),
-        words=[word for word in moved(reading.words) if word[2] > word[1]],
-        voice_id=voice.voice_id,
+        phonemes=_joined([before, *phonemes, after]),
+        words=[word for word in words if word[2] > word[1]],
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import functools
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -29,6 +30,7 @@ from asymtalker.errors import UserError
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate, random_style
+from asymtalker.synth.pico import check_share
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
@@ -169,11 +171,11 @@ def _check(config: SynthConfig) -> None:
     for name, share in (
         ("photo_fraction", config.photo_fraction),
         ("procedural_fraction", config.procedural_fraction),
-        ("pico_share", config.pico_share),
     ):
         if not 0 <= share <= 1:
             raise UserError(f"synth: {name} is {share}, but a share is from 0 to 1")
-    if config.head_motion < 0:
+    check_share(config.pico_share)
+    if not 0 <= config.head_motion < math.inf:
         raise UserError(f"synth: head_motion is {config.head_motion}, but a gain from 0 up is needed")
 
 

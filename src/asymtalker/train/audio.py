@@ -18,6 +18,7 @@ from asymtalker.models.audio import build_audio_encoder
 from asymtalker.phonemes import PHONEMES, frame_phonemes
 from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
 from asymtalker.synth.acoustics import augment
+from asymtalker.synth.pico import check_share
 from asymtalker.synth.speech import Split, speak
 from asymtalker.whole import save_whole
 
@@ -48,6 +49,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
 
     Speech is synthesised as it is needed, a pure function of seed and step, so the same command resumes exactly.
     """
+    check_share(config.pico_share)
     loop = config.loop
     run = RunFolder(run_path, config)
     torch.manual_seed(loop.seed)

@@ -106,9 +106,8 @@ def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: Co
             yield (posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)).float()
 
     mean, std = latent_statistics(samples())
-    with torch.autocast(config.loop.device, precision, enabled=precision != torch.float32):
-        pixels = source.batch(config.loop.batch, step_generator(config.loop.seed + 1, 0)).to(config.loop.device)
-        visible = channel_visibility(frozen, pixels, std)
+    pixels = source.batch(config.loop.batch, step_generator(config.loop.seed + 1, 0)).to(config.loop.device)
+    visible = channel_visibility(frozen, pixels, std)  # in float32: rounding would drown what a weak channel does
     frozen.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
     save_whole(folder, frozen.save_pretrained)
 
@@ -139,15 +138,15 @@ def equal_visibility(std: Sequence[float], visibility: Sequence[float]) -> list[
     """Divisors of the latent channels after which a step in any channel is seen equally well.
 
     The flow-matching loss is then about the error in pixels, and noise hides fine detail first and the coarse shape
-    last; with unit variance in every channel a small network spends itself on detail that nobody sees. The mean
-    variance over the channels stays 1.
+    last, as in pixel space. The mean variance over the channels is 1.
 
     Args:
         std: standard deviation of each channel.
-        visibility: of :func:`channel_visibility`.
+        visibility: of :func:`channel_visibility`; a channel that does next to nothing counts as a fiftieth of the
+            strongest, so that an error in it can't grow into a huge raw latent.
     """
-    seen = np.asarray(std) * np.maximum(visibility, 1e-6)  # spread of each channel as the eye sees it
-    return (np.asarray(std) / seen * np.sqrt(np.mean(seen**2))).tolist()
+    visible = np.maximum(visibility, max(visibility) / 50)
+    return (np.sqrt(np.mean((np.asarray(std) * visible) ** 2)) / visible).tolist()
 
 
 def _decode_unclamped(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Encoding a chunk costs far more than a training step of a small network, so latents, identity references and audio
 features are written once, as fp16 safetensors, under ``<corpus>/cache/<what>-<hash>/<key>.safetensors``. The hash
-covers everything the values depend on (weights, lengths), so a retrained codec or audio encoder never meets stale
-values, and a new audio encoder does not throw away the latents.
+covers the weights and lengths the values depend on, so a retrained codec or audio encoder never meets stale values,
+and a new audio encoder does not throw away the latents. A file older than the shard of its clip is made again.
 
 No continuity reference is stored: the codec is causal and a chunk is encoded from its own first frame, so the
 ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == E(x)[:, :, :1 + m]``.
@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from asymtalker import corpus
+from asymtalker import corpus, timeline
 from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig
 from asymtalker.corpus import ManifestRow
@@ -34,10 +34,12 @@ from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity
 from asymtalker.train.frozen import Frozen
 
-START_STRIDE = 80  # frames between the starts of encoded chunks of a clip
+START_STRIDE = 80  # frames between the starts of encoded chunks of a clip: about a chunk, overlap teaches little
+
 REFERENCES = 2  # identity references per clip
 AUDIO_MARGIN = 8  # frames of features kept on both sides of a clip, for the context of its first and last chunk
 ENCODE_BATCH = 4  # chunks that go through the codec together
+MOUTH = (0.6, 0.92, 0.2, 0.8)  # top, bottom, left and right of the mouth in motion, as shares of the face mask's box
 
 
 def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
@@ -66,6 +68,7 @@ class Cache:
     latents: Path
     identity: Path
     audio: Path
+    mouth: Path
 
     @classmethod
     def of(cls, folder: Path, frozen: Frozen, chunk_frames: int) -> "Cache":
@@ -74,7 +77,12 @@ class Cache:
         codec = _hash(frozen.codec_digest, chunk_frames, START_STRIDE)
         identity = _hash(frozen.identity_digest, chunk_frames, REFERENCES)
         audio = _hash(frozen.audio_digest, AUDIO_MARGIN)
-        return cls(root / f"latents-{codec}", root / f"{frozen.strategy}-{identity}", root / f"audio-{audio}")
+        return cls(
+            root / f"latents-{codec}",
+            root / f"{frozen.strategy}-{identity}",
+            root / f"audio-{audio}",
+            root / f"mouth-{_hash(MOUTH)}",
+        )
 
 
 def _hash(*parts: object) -> str:
@@ -85,8 +93,8 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
     """Encode every clip of ``rows`` that is not encoded yet; a stopped run goes on where it was.
 
     Per clip: latents ``(S, C, T, h, w)`` of chunks at :func:`chunk_starts`, identity references at
-    :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and audio features
-    ``(F + 2 AUDIO_MARGIN, A)`` of the whole clip.
+    :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and of the whole clip audio
+    features ``(F + 2 AUDIO_MARGIN, A)`` and :func:`mouth_boxes`.
 
     Args:
         folder: the corpus.
@@ -99,6 +107,7 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
         (cache.latents, lambda clip: _encode_chunks(clip, frozen, chunk_frames)),
         (cache.identity, lambda clip: _encode_references(clip, frozen, chunk_frames)),
         (cache.audio, lambda clip: _encode_audio(clip, frozen)),
+        (cache.mouth, lambda clip: {"boxes": torch.from_numpy(mouth_boxes(clip.mask()))}),
     ]
     for path, _ in parts:
         path.mkdir(parents=True, exist_ok=True)
@@ -130,7 +139,7 @@ def _cached(folder: Path, key: str) -> Path:
 
 def _fresh(cached: Path, shard: Path) -> bool:
     """Whether a cached file is there and no older than the clips it was made from: a corpus can be written again."""
-    return cached.exists() and cached.stat().st_mtime >= shard.stat().st_mtime
+    return cached.exists() and shard.exists() and cached.stat().st_mtime >= shard.stat().st_mtime
 
 
 @torch.no_grad()
@@ -158,6 +167,30 @@ def _encode_references(clip: corpus.Clip, frozen: Frozen, chunk_frames: int) -> 
 def _encode_audio(clip: corpus.Clip, frozen: Frozen) -> dict[str, Tensor]:
     source = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(clip.audio()), frozen.autocast)
     return {"features": source.frames(-AUDIO_MARGIN, clip.num_frames + AUDIO_MARGIN)[0].cpu().half()}
+
+
+def mouth_boxes(masks: np.ndarray) -> np.ndarray:
+    """Where the mouth is, by the face masks ``(F, H, W)`` uint8: ``(F, 4)`` float32 top, bottom, left and right as
+    shares of the picture; all 0 where there is no face."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks > 127, strict=True):
+        if mask.any():
+            for sides, hit in ((slice(0, 2), mask.any(1)), (slice(2, 4), mask.any(0))):
+                inside = np.flatnonzero(hit)
+                low, length = inside[0] / len(hit), (inside[-1] + 1 - inside[0]) / len(hit)
+                box[sides] = low + np.array(MOUTH[sides]) * length
+    return boxes
+
+
+def box_coverage(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Share of each cell of a grid that lies in a box: ``(N, 4)`` of :func:`mouth_boxes` to ``(N, height, width)``."""
+
+    def along(low: Tensor, high: Tensor, cells: int) -> Tensor:
+        edges = torch.arange(cells + 1, device=boxes.device)
+        return edges.clamp(low[:, None] * cells, high[:, None] * cells).diff(dim=1)
+
+    top, bottom, left, right = boxes.unbind(1)
+    return along(top, bottom, height)[:, :, None] * along(left, right, width)[:, None]
 
 
 @dataclass(frozen=True)
@@ -258,6 +291,17 @@ class ChunkSource:
         """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
         masks = [clip.mask(at + start, at + stop) for clip, at in self._clips(batch)]
         return torch.from_numpy(np.stack(masks))[:, None].to(self.device).float() / 255
+
+    def mouth(self, batch: Batch) -> Tensor:
+        """Share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1]."""
+        num_latents, height, width = batch.latents.shape[2:]
+        maps = []
+        for key, start in zip(batch.keys, batch.starts, strict=True):
+            boxes = _read_slice(_cached(self.cache.mouth, key), "boxes", slice(start, start + self.chunk_frames))
+            frames = box_coverage(boxes, height, width)  # (F, h, w)
+            later = frames[1:].unflatten(0, (num_latents - 1, timeline.TEMPORAL_COMPRESSION)).mean(1)
+            maps.append(torch.cat([frames[:1], later]))
+        return torch.stack(maps)[:, None].to(self.device)
 
     def _clips(self, batch: Batch) -> list[tuple[corpus.Clip, int]]:
         return [(corpus.open_clip(self.folder, key), at) for key, at in zip(batch.keys, batch.starts, strict=True)]

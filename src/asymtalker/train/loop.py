@@ -97,7 +97,7 @@ def teacher_losses(
 
     The flow-matching loss covers the generated latent frames, not the given head. A network that predicts clean
     latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity
-    is clamped, and its loss is capped (:func:`asymtalker.train.losses.clean_prediction_weight`).
+    is clamped, and its loss is that of the clean latents (:func:`asymtalker.train.losses.clean_prediction_weight`).
 
     Args:
         config: weights, dropout, noise levels.
@@ -121,7 +121,10 @@ def teacher_losses(
         velocity = predict_velocity(transformer, noisy, sigma, conditions)
     head = 0 if conditions.continuity is None else conditions.continuity.shape[2]
     target = flow.velocity(clean, noise)
-    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight)}
+    focus = None
+    if config.mouth_weight != 1:
+        focus = (1 + (config.mouth_weight - 1) * source.mouth(batch))[:, :, head:]
+    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight, focus)}
 
     first, stop = pixel_window(config, clean.shape[2], head, generator)
     near = sigma <= config.pixel_max_sigma

@@ -2,26 +2,28 @@
 
 from torch import Tensor
 
-WEIGHT_SIGMA = 0.25
-"""For a network that predicts clean latents the velocity error is the clean error divided by sigma: below this level
-the weight ``1 / sigma^2`` stops growing, so that the few chunks with hardly any noise do not drown the others."""
 
-
-def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def flow_matching_loss(
+    velocity: Tensor, target: Tensor, weight: Tensor | None = None, focus: Tensor | None = None
+) -> Tensor:
     """``L_FM = E || v - (noise - clean) ||^2`` (eq. 2); of the student's samples it is the critic's loss (eq. 15).
 
     Args:
         velocity: prediction ``(B, C, T, h, w)``, generated latent frames only.
         target: ``noise - clean`` of the same latent frames.
         weight: per sample ``(B,)``; ``None`` is 1.
+        focus: per latent cell ``(B, 1, T, h, w)``; ``None`` is 1.
     """
-    error = (velocity - target).square().flatten(1).mean(1)
+    error = (velocity - target).square()
+    error = (error if focus is None else error * focus).flatten(1).mean(1)
     return (error if weight is None else error * weight).mean()
 
 
 def clean_prediction_weight(sigma: Tensor) -> Tensor:
-    """``min(1, sigma / WEIGHT_SIGMA)^2`` of ``(B,)``: the cap on the velocity loss of a clean prediction [ours]."""
-    return (sigma / WEIGHT_SIGMA).clamp_max(1).square()
+    """``sigma^2`` of ``(B,)`` [ours]: turns the velocity error of a network that predicts clean latents into the error
+    of the clean latents themselves. Without it the few chunks with little noise, where the same error counts
+    ``1 / sigma^2`` times, drown those with much noise, where the sound decides what the lips do."""
+    return sigma.square()
 
 
 def temporal_consistency_loss(decoded: Tensor, pixels: Tensor) -> Tensor:
