@@ -166,6 +166,8 @@ class TransformerConfig:
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
     prediction_type: Literal["velocity", "clean"] = "velocity"
+    position_grid: tuple[int, int] | None = None
+    """Rows and columns of tokens with learned absolute positions; none in Wan."""
 
 
 @dataclass(frozen=True, kw_only=True)

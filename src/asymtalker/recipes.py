@@ -75,12 +75,13 @@ def tiny() -> Recipe:
                 # equal time on a CPU a held-out loss no worse (docs/log.md)
                 patch_size=(1, 8, 8),
                 prediction_type="clean",
+                position_grid=(4, 4),
             ),
             chunk=chunk,
             shift=5.0,
             mouth_weight=6.0,
             pixel_every=6,
-            loop=LoopConfig(steps=6_000, batch=4),
+            loop=LoopConfig(steps=4_000, batch=4),
             optimizer=OptimizerConfig(lr=8e-4, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
         ),
         distill=DistillConfig(

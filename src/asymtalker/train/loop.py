@@ -248,6 +248,7 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
         ffn_dim=config.ffn_dim,
         num_layers=config.num_layers,
         prediction_type=config.prediction_type,
+        position_grid=config.position_grid,
         **transformer_arguments(
             config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
         ),
