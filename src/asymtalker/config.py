@@ -193,6 +193,10 @@ class TeacherConfig:
     """Share of chunks trained without continuity reference, as the first chunk of a video is generated."""
     audio_dropout: float = 0.1
     """Share of chunks trained on null audio, for guidance."""
+    audio_noise: float = 0.0
+    """Standard deviation of noise added to the audio features, which have about unit variance."""
+    max_shift: int = 0
+    """Latent cells by which a batch is moved at random in each direction."""
     num_timesteps: int = 1000
     shift: float = 3.0
     """Noise-level shift."""

@@ -12,7 +12,7 @@ from asymtalker.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
-from asymtalker.train.data import ChunkSource, box_coverage, chunk_starts, mouth_boxes, reference_frames
+from asymtalker.train.data import ChunkSource, box_coverage, chunk_starts, mouth_boxes, reference_frames, shifted
 from asymtalker.train.frozen import load_frozen
 from toy import TOY_CHUNK, ToyFace, toy_loop
 
@@ -77,6 +77,24 @@ def test_a_batch_is_a_pure_function_of_the_generator(source):
     assert torch.equal(first.latents, second.latents)
     assert torch.equal(first.identity.latents, second.identity.latents)
     assert (first.keys, first.starts) != (other.keys, other.starts)
+
+
+def test_a_moved_batch_is_the_same_batch_moved(source):
+    plain, moved = source.batch(3, generator(4)), source.batch(3, generator(4), max_shift=3)
+    down, right = moved.shift
+    assert moved.keys == plain.keys
+    assert plain.shift == (0, 0) != moved.shift
+    assert torch.equal(moved.latents, shifted(plain.latents, down, right))
+    assert torch.equal(moved.identity.latents, shifted(plain.identity.latents, down, right))
+    assert torch.equal(source.mouth(moved), shifted(source.mouth(plain), down, right))
+    cell = 32 // plain.latents.shape[-1]
+    for seen in (source.pixels, source.face_mask):
+        assert torch.equal(seen(moved, 0, 2), shifted(seen(plain, 0, 2), cell * down, cell * right))
+
+
+def test_the_edge_is_repeated_where_a_grid_is_moved_away():
+    grid = torch.arange(9.0).view(3, 3)
+    assert shifted(grid, 1, -1).tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
 
 
 def test_the_split_and_the_masks_are_those_of_the_corpus(source):

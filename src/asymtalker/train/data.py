@@ -225,6 +225,7 @@ class Batch:
         latents: ground truth ``(B, C, T, h, w)``, float32.
         audio: features by frame; frame 0 is the chunk's first. It reaches back over the chunks before it.
         identity: the identity reference.
+        shift: latent cells by which everything seen is moved down and to the right; the edge is repeated.
     """
 
     keys: tuple[str, ...]
@@ -232,6 +233,14 @@ class Batch:
     latents: Tensor
     audio: ClipFeatures
     identity: Identity
+    shift: tuple[int, int] = (0, 0)
+
+
+def shifted(grid: Tensor, down: int, right: int) -> Tensor:
+    """``(..., H, W)`` moved by whole cells, the edge repeated."""
+    rows = (torch.arange(grid.shape[-2], device=grid.device) - down).clamp(0, grid.shape[-2] - 1)
+    columns = (torch.arange(grid.shape[-1], device=grid.device) - right).clamp(0, grid.shape[-1] - 1)
+    return grid[..., rows, :][..., columns]
 
 
 class ChunkSource:
@@ -269,28 +278,38 @@ class ChunkSource:
         """Height and width of the clips in pixels."""
         return self.rows[0].height, self.rows[0].width
 
-    def batch(self, size: int, generator: torch.Generator) -> Batch:
-        """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip."""
+    def batch(self, size: int, generator: torch.Generator, max_shift: int = 0) -> Batch:
+        """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip.
+
+        With latent identity references all is moved by up to ``max_shift`` latent cells in each direction, the same for
+        the whole batch: a picture seen a little elsewhere is hardly learned by heart.
+        """
         choices = [self._choose(generator) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
         stacked = torch.stack(identity).to(self.device)
+        shift = (0, 0)
+        if max_shift and stacked.ndim == 5:
+            down, right = torch.randint(-max_shift, max_shift + 1, (2,), generator=generator).tolist()
+            shift, stacked = (down, right), shifted(stacked, down, right)
         return Batch(
             keys=tuple(row.key for row, _, _ in choices),
             starts=tuple(self._starts(row)[index] for row, index, _ in choices),
-            latents=torch.stack(latents).to(self.device),
+            latents=shifted(torch.stack(latents), *shift).to(self.device),
             audio=ClipFeatures(torch.stack(audio).to(self.device), -self.lead - AUDIO_MARGIN),
             identity=Identity(latents=stacked) if stacked.ndim == 5 else Identity(tokens=stacked),
+            shift=shift,
         )
 
     def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
         clips = self._clips(batch)
-        return torch.cat([to_pixels(clip.frames(at + start, at + stop)) for clip, at in clips]).to(self.device)
+        pixels = torch.cat([to_pixels(clip.frames(at + start, at + stop)) for clip, at in clips])
+        return self._moved(pixels, batch).to(self.device)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
         masks = [clip.mask(at + start, at + stop) for clip, at in self._clips(batch)]
-        return torch.from_numpy(np.stack(masks))[:, None].to(self.device).float() / 255
+        return self._moved(torch.from_numpy(np.stack(masks))[:, None], batch).to(self.device).float() / 255
 
     def mouth(self, batch: Batch) -> Tensor:
         """Share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1]."""
@@ -301,7 +320,11 @@ class ChunkSource:
             frames = box_coverage(boxes, height, width)  # (F, h, w)
             later = frames[1:].unflatten(0, (num_latents - 1, timeline.TEMPORAL_COMPRESSION)).mean(1)
             maps.append(torch.cat([frames[:1], later]))
-        return torch.stack(maps)[:, None].to(self.device)
+        return shifted(torch.stack(maps), *batch.shift)[:, None].to(self.device)
+
+    def _moved(self, pixels: Tensor, batch: Batch) -> Tensor:
+        cell = pixels.shape[-1] // batch.latents.shape[-1]
+        return shifted(pixels, *(cells * cell for cells in batch.shift))
 
     def _clips(self, batch: Batch) -> list[tuple[corpus.Clip, int]]:
         return [(corpus.open_clip(self.folder, key), at) for key, at in zip(batch.keys, batch.starts, strict=True)]

@@ -59,7 +59,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
 
     def step(index: int) -> dict[str, Tensor]:
         generator = step_generator(loop.seed, index)
-        batch = source.batch(loop.batch, generator)
+        batch = source.batch(loop.batch, generator, config.max_shift)
         decode = index % config.pixel_every == 0
         losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
         total = losses["fm"] + config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
@@ -141,6 +141,8 @@ def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Genera
     silent = torch.rand(len(batch.keys), generator=generator) < config.audio_dropout
     context = config.model.audio_context
     audio = batch.audio.frames(-context, config.chunk.frames + context)
+    if config.audio_noise:
+        audio = audio + config.audio_noise * torch.randn(audio.shape, generator=generator).to(audio)
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     return Conditions(
         audio=audio * (~silent).to(audio)[:, None, None],
