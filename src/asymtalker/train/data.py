@@ -281,8 +281,8 @@ class ChunkSource:
     def batch(self, size: int, generator: torch.Generator, max_shift: int = 0) -> Batch:
         """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip.
 
-        With latent identity references all is moved by up to ``max_shift`` latent cells in each direction, the same for
-        the whole batch: a picture seen a little elsewhere is hardly learned by heart.
+        With latent identity references all is moved by up to ``max_shift`` latent cells in each direction, the same
+        for the whole batch: a picture seen a little elsewhere is hardly learned by heart.
         """
         choices = [self._choose(generator) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
