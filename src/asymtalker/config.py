@@ -166,8 +166,6 @@ class TransformerConfig:
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
     prediction_type: Literal["velocity", "clean"] = "velocity"
-    position_grid: tuple[int, int] | None = None
-    """Rows and columns of tokens with learned absolute positions; none in Wan."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +193,10 @@ class TeacherConfig:
     """Share of chunks trained on null audio, for guidance."""
     audio_noise: float = 0.0
     """Standard deviation of noise added to the audio features, which have about unit variance."""
-    max_shift: int = 0
-    """Latent cells by which a batch is moved at random in each direction."""
+    crop: int = 0
+    """Side in latent cells of the windows that most steps are trained on; 0 trains on whole frames."""
+    whole_share: float = 0.25
+    """Share of steps on whole frames all the same."""
     num_timesteps: int = 1000
     shift: float = 3.0
     """Noise-level shift."""

@@ -12,7 +12,7 @@ from asymtalker.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
-from asymtalker.train.data import ChunkSource, box_coverage, chunk_starts, mouth_boxes, reference_frames, shifted
+from asymtalker.train.data import ChunkSource, box_coverage, chunk_starts, mouth_boxes, reference_frames
 from asymtalker.train.frozen import load_frozen
 from toy import TOY_CHUNK, ToyFace, toy_loop
 
@@ -79,22 +79,31 @@ def test_a_batch_is_a_pure_function_of_the_generator(source):
     assert (first.keys, first.starts) != (other.keys, other.starts)
 
 
-def test_a_moved_batch_is_the_same_batch_moved(source):
-    plain, moved = source.batch(3, generator(4)), source.batch(3, generator(4), max_shift=3)
-    down, right = moved.shift
-    assert moved.keys == plain.keys
-    assert plain.shift == (0, 0) != moved.shift
-    assert torch.equal(moved.latents, shifted(plain.latents, down, right))
-    assert torch.equal(moved.identity.latents, shifted(plain.identity.latents, down, right))
-    assert torch.equal(source.mouth(moved), shifted(source.mouth(plain), down, right))
-    cell = 32 // plain.latents.shape[-1]
-    for seen in (source.pixels, source.face_mask):
-        assert torch.equal(seen(moved, 0, 2), shifted(seen(plain, 0, 2), cell * down, cell * right))
+def test_windows_show_the_same_place_of_everything(source):
+    whole, seen = source.batch(3, generator(4)), source.batch(3, generator(4), crop=2)
+    assert seen.keys == whole.keys
+    assert whole.windows == ((0, 0),) * 3
+    assert seen.latents.shape[-2:] == seen.identity.latents.shape[-2:] == (2, 2)
+    cell = 32 // whole.latents.shape[-1]
+    for index, (top, left) in enumerate(seen.windows):
+        cells = slice(top, top + 2), slice(left, left + 2)
+        pixels = slice(cell * top, cell * (top + 2)), slice(cell * left, cell * (left + 2))
+        assert torch.equal(seen.latents[index], whole.latents[index][..., *cells])
+        assert torch.equal(seen.identity.latents[index], whole.identity.latents[index][..., *cells])
+        assert torch.equal(source.mouth(seen)[index], source.mouth(whole)[index][..., *cells])
+        for picture in (source.pixels, source.face_mask):
+            assert torch.equal(picture(seen, 0, 2)[index], picture(whole, 0, 2)[index][..., *pixels])
 
 
-def test_the_edge_is_repeated_where_a_grid_is_moved_away():
-    grid = torch.arange(9.0).view(3, 3)
-    assert shifted(grid, 1, -1).tolist() == [[1, 2, 2], [1, 2, 2], [4, 5, 5]]
+def test_windows_lie_in_the_picture_and_often_at_the_mouth(source):
+    batches = [source.batch(2, generator(seed), crop=2) for seed in range(20)]
+    corners = torch.tensor([corner for batch in batches for corner in batch.windows])
+    assert corners.min() >= 0
+    assert corners.max() <= 2
+    assert len(corners.unique(dim=0)) > 5
+    shares = torch.cat([source.mouth(batch).mean((1, 2, 3, 4)) for batch in batches])
+    everywhere = torch.cat([source.mouth(source.batch(2, generator(seed))).mean((1, 2, 3, 4)) for seed in range(20)])
+    assert shares.mean() > 1.2 * everywhere.mean()
 
 
 def test_the_split_and_the_masks_are_those_of_the_corpus(source):

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 from asymtalker import timeline
 
-AUDIO_GAIN, AUDIO_SLOT_STD = 8.0, 0.8  # at the start: both make about unit variance of what cross-attention sees
-POSITION_STD = 0.5
+AUDIO_GAIN, AUDIO_SLOT_STD = 3.0, 0.4  # at the start: what cross-attention adds is then of the size of the tokens
 MASK_CHANNELS = timeline.TEMPORAL_COMPRESSION  # one per frame of a latent frame, as in Wan2.1 I2V
 
 
@@ -165,9 +164,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         image_codebook_bits: bits of a discrete image token (VTP), ``None`` where image tokens are features.
         num_image_tokens: discrete image tokens of a picture (VTP).
         rope_max_seq_len: longest axis the rotary embedding covers.
-        position_grid: rows and columns of tokens for which there are learned absolute positions; ``None`` is Wan's,
-            which knows relative ones only. A network that has not seen millions of faces finds the mouth of a new one
-            by its place in the frame.
         prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean
             latents as a change of the identity latents, which a narrow network learns faster because the noise
             need not pass through it; :func:`asymtalker.rollout.predict_velocity` converts.
@@ -198,7 +194,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         image_codebook_bits: int | None = None,
         num_image_tokens: int = 256,
         rope_max_seq_len: int = 1024,
-        position_grid: tuple[int, int] | None = None,
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
@@ -210,7 +205,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch_size, stride=patch_size)
-        self.positions = nn.Parameter(torch.zeros(math.prod(position_grid), width)) if position_grid else None
         # Its text_embedder is the MLP that projects wav2vec features, its image_embedder the one for image tokens.
         self.condition_embedder = WanTimeTextImageEmbedding(
             dim=width,
@@ -258,8 +252,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         # network that starts so learns clips by heart before it learns what sound does to lips.
         self.condition_embedder.text_embedder.linear_2.weight.data.mul_(AUDIO_GAIN)
         nn.init.normal_(self.audio_slots, std=AUDIO_SLOT_STD)
-        if self.positions is not None:
-            nn.init.normal_(self.positions, std=POSITION_STD)
         nn.init.zeros_(self.proj_out.weight)
 
     def audio_windows(self, audio: Tensor) -> Tensor:
@@ -312,10 +304,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)  # (B, L, D)
         # Latent frames stand in the batch axis: each has its noise level there without a copy for every token.
         hidden_states = hidden_states.reshape(batch * grid[0], grid[1] * grid[2], -1).contiguous()
-        if self.positions is not None:
-            if grid[1:] != tuple(self.config.position_grid):
-                raise ValueError(f"{grid[1]} x {grid[2]} tokens, but positions for {self.config.position_grid}")
-            hidden_states = hidden_states + self.positions
 
         if self.visual_tokens is not None and encoder_hidden_states_image is not None:
             encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)

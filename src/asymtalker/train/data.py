@@ -225,7 +225,7 @@ class Batch:
         latents: ground truth ``(B, C, T, h, w)``, float32.
         audio: features by frame; frame 0 is the chunk's first. It reaches back over the chunks before it.
         identity: the identity reference.
-        shift: latent cells by which everything seen is moved down and to the right; the edge is repeated.
+        windows: upper left latent cell of what is seen of each chunk, ``(B, 2)`` row and column.
     """
 
     keys: tuple[str, ...]
@@ -233,14 +233,15 @@ class Batch:
     latents: Tensor
     audio: ClipFeatures
     identity: Identity
-    shift: tuple[int, int] = (0, 0)
+    windows: tuple[tuple[int, int], ...]
 
 
-def shifted(grid: Tensor, down: int, right: int) -> Tensor:
-    """``(..., H, W)`` moved by whole cells, the edge repeated."""
-    rows = (torch.arange(grid.shape[-2], device=grid.device) - down).clamp(0, grid.shape[-2] - 1)
-    columns = (torch.arange(grid.shape[-1], device=grid.device) - right).clamp(0, grid.shape[-1] - 1)
-    return grid[..., rows, :][..., columns]
+def cut_windows(grids: Sequence[Tensor], windows: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """Stack the windows of ``size`` rows and columns, upper left corners given, of grids ``(..., H, W)``."""
+    height, width = size
+    return torch.stack(
+        [grid[..., top : top + height, left : left + width] for grid, (top, left) in zip(grids, windows, strict=True)]
+    )
 
 
 class ChunkSource:
@@ -262,6 +263,7 @@ class ChunkSource:
         self, folder: Path, split: str, frozen: Frozen, chunk: ChunkConfig, chunks: int = 1, limit: int | None = None
     ):
         self.folder, self.device = folder, frozen.device
+        self.spatial = frozen.codec.spatial
         self.chunk_frames = chunk.frames
         self.lead = (chunks - 1) * (chunk.frames - chunk.continuity_frames)
         self.rows = usable_rows(folder, self.lead + chunk.frames, split)[:limit]
@@ -278,53 +280,79 @@ class ChunkSource:
         """Height and width of the clips in pixels."""
         return self.rows[0].height, self.rows[0].width
 
-    def batch(self, size: int, generator: torch.Generator, max_shift: int = 0) -> Batch:
+    def batch(self, size: int, generator: torch.Generator, crop: int = 0) -> Batch:
         """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip.
 
-        With latent identity references all is moved by up to ``max_shift`` latent cells in each direction, the same
-        for the whole batch: a picture seen a little elsewhere is hardly learned by heart.
+        With ``crop`` and latent identity references only a square window of ``crop`` latent cells is seen of each
+        chunk: of every second one, on average, around the mouth, of the others anywhere.
         """
         choices = [self._choose(generator) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
-        stacked = torch.stack(identity).to(self.device)
-        shift = (0, 0)
-        if max_shift and stacked.ndim == 5:
-            down, right = torch.randint(-max_shift, max_shift + 1, (2,), generator=generator).tolist()
-            shift, stacked = (down, right), shifted(stacked, down, right)
+        references = torch.stack(identity)
+        keys = tuple(row.key for row, _, _ in choices)
+        starts = tuple(self._starts(row)[index] for row, index, _ in choices)
+        shape = latents[0].shape[-2:]
+        windows = ((0, 0),) * size
+        if crop and references.ndim == 5:
+            windows = tuple(
+                self._window(key, start, shape, crop, generator) for key, start in zip(keys, starts, strict=True)
+            )
+            shape = (crop, crop)
+            references = cut_windows(identity, windows, shape)
         return Batch(
-            keys=tuple(row.key for row, _, _ in choices),
-            starts=tuple(self._starts(row)[index] for row, index, _ in choices),
-            latents=shifted(torch.stack(latents), *shift).to(self.device),
+            keys=keys,
+            starts=starts,
+            latents=cut_windows(latents, windows, shape).to(self.device),
             audio=ClipFeatures(torch.stack(audio).to(self.device), -self.lead - AUDIO_MARGIN),
-            identity=Identity(latents=stacked) if stacked.ndim == 5 else Identity(tokens=stacked),
-            shift=shift,
+            identity=Identity(latents=references.to(self.device))
+            if references.ndim == 5
+            else Identity(tokens=references.to(self.device)),
+            windows=windows,
         )
+
+    def _window(
+        self, key: str, start: int, shape: Sequence[int], crop: int, generator: torch.Generator
+    ) -> tuple[int, int]:
+        """Upper left cell of a random window."""
+        low = torch.zeros(2, dtype=torch.long)
+        room = torch.tensor(shape) - crop
+        anywhere = (torch.rand(2, generator=generator) * (room + 1)).long()
+        if torch.rand((), generator=generator) < 0.5:
+            box = self._boxes(key, start).mean(0)
+            centre = torch.stack([box[:2].mean(), box[2:].mean()]) * torch.tensor(shape)
+            jitter = torch.randint(-(crop // 4), crop // 4 + 1, (2,), generator=generator)
+            anywhere = (centre.round().long() - crop // 2 + jitter).clamp(low, room)
+        return int(anywhere[0]), int(anywhere[1])
+
+    def _boxes(self, key: str, start: int) -> Tensor:
+        return _read_slice(_cached(self.cache.mouth, key), "boxes", slice(start, start + self.chunk_frames))
 
     def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
         clips = self._clips(batch)
-        pixels = torch.cat([to_pixels(clip.frames(at + start, at + stop)) for clip, at in clips])
-        return self._moved(pixels, batch).to(self.device)
+        return self._seen([to_pixels(clip.frames(at + start, at + stop))[0] for clip, at in clips], batch)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
         masks = [clip.mask(at + start, at + stop) for clip, at in self._clips(batch)]
-        return self._moved(torch.from_numpy(np.stack(masks))[:, None], batch).to(self.device).float() / 255
+        return self._seen([torch.from_numpy(mask)[None] for mask in masks], batch).float() / 255
 
     def mouth(self, batch: Batch) -> Tensor:
         """Share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1]."""
-        num_latents, height, width = batch.latents.shape[2:]
+        num_latents = batch.latents.shape[2]
+        height, width = (side // self.spatial for side in self.size)
         maps = []
         for key, start in zip(batch.keys, batch.starts, strict=True):
-            boxes = _read_slice(_cached(self.cache.mouth, key), "boxes", slice(start, start + self.chunk_frames))
-            frames = box_coverage(boxes, height, width)  # (F, h, w)
+            frames = box_coverage(self._boxes(key, start), height, width)  # (F, h, w)
             later = frames[1:].unflatten(0, (num_latents - 1, timeline.TEMPORAL_COMPRESSION)).mean(1)
-            maps.append(torch.cat([frames[:1], later]))
-        return shifted(torch.stack(maps), *batch.shift)[:, None].to(self.device)
+            maps.append(torch.cat([frames[:1], later])[None])
+        return cut_windows(maps, batch.windows, batch.latents.shape[-2:]).to(self.device)
 
-    def _moved(self, pixels: Tensor, batch: Batch) -> Tensor:
-        cell = pixels.shape[-1] // batch.latents.shape[-1]
-        return shifted(pixels, *(cells * cell for cells in batch.shift))
+    def _seen(self, pictures: Sequence[Tensor], batch: Batch) -> Tensor:
+        """What the windows show of full pictures ``(..., H, W)``."""
+        corners = [(top * self.spatial, left * self.spatial) for top, left in batch.windows]
+        height, width = (side * self.spatial for side in batch.latents.shape[-2:])
+        return cut_windows(pictures, corners, (height, width)).to(self.device)
 
     def _clips(self, batch: Batch) -> list[tuple[corpus.Clip, int]]:
         return [(corpus.open_clip(self.folder, key), at) for key, at in zip(batch.keys, batch.starts, strict=True)]

@@ -59,7 +59,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
 
     def step(index: int) -> dict[str, Tensor]:
         generator = step_generator(loop.seed, index)
-        batch = source.batch(loop.batch, generator, config.max_shift)
+        batch = draw_batch(config, source, generator)
         decode = index % config.pixel_every == 0
         losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
         total = losses["fm"] + config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
@@ -133,6 +133,14 @@ def teacher_losses(
         mask = source.face_mask(batch, *decoded_frames(first, stop))
         losses |= pixel_losses(frozen.codec, predicted[near], clean[near], mask[near], first, stop)
     return losses
+
+
+def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator) -> Batch:
+    """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells."""
+    if not config.crop or torch.rand((), generator=generator) >= config.whole_share:
+        return source.batch(config.loop.batch, generator, config.crop)
+    height, width = (side // source.spatial for side in source.size)
+    return source.batch(max(1, config.loop.batch * config.crop**2 // (height * width)), generator)
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
@@ -250,7 +258,6 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
         ffn_dim=config.ffn_dim,
         num_layers=config.num_layers,
         prediction_type=config.prediction_type,
-        position_grid=config.position_grid,
         **transformer_arguments(
             config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
         ),
