@@ -36,6 +36,7 @@ def test_the_paper_sizes_have_the_paper_settings():
         ({"chunk": ChunkConfig(continuity_frames=4)}, r"--config\.chunk\.continuity-frames"),
         ({"chunk": ChunkConfig(frames=9, continuity_frames=9)}, "less than"),
         ({"pixel_frames": 4}, r"--config\.pixel-frames"),
+        ({"crop": 14}, r"--config\.crop"),
     ],
 )
 def test_lengths_that_no_causal_codec_makes_are_refused_by_flag(change, flag):

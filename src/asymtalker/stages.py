@@ -167,7 +167,7 @@ def given(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> None:
-    """Check that a causal codec makes clips of the lengths in a config.
+    """Check that a causal codec makes clips of the lengths in a config, and that windows are made of whole patches.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -182,6 +182,9 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
             raise UserError("--config.chunk.continuity-frames must be less than --config.chunk.frames.")
     if isinstance(config, TeacherConfig):
         lengths["pixel-frames"] = config.pixel_frames
+        _, *patch = config.model.patch_size
+        if any(config.crop % side for side in patch):
+            raise UserError(f"--config.crop must be a multiple of the patch's sides, {patch[0]} and {patch[1]}.")
     for name, frames in lengths.items():
         try:
             timeline.latents_of_frames(frames)

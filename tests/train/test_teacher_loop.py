@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.run_folder import step_generator
 from asymtalker.train import loop as teacher_loop
@@ -140,10 +141,15 @@ def test_pixel_losses_see_the_window_and_vanish_at_the_truth(source, frozen, fir
     assert touched == list(range(first, stop))
 
 
+def test_windows_larger_than_the_clips_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
+    with pytest.raises(UserError, match=r"--config\.crop is 6 .* 4 x 4"):
+        train_teacher(toy_teacher(crop=6), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+
+
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(
     tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
 ):
-    config = toy_teacher(optimizer=replace(TOY_OPTIMIZER, final_scale=0.1))
+    config = toy_teacher(optimizer=replace(TOY_OPTIMIZER, final_scale=0.1), crop=2, mouth_weight=3.0, audio_noise=0.1)
     train_teacher(config, tmp_path / "straight", toy_corpus, tiny_pipeline_folder)
 
     real, calls = teacher_loop.optimizer_step, []

@@ -10,6 +10,7 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA
 from asymtalker.codec import Codec
 from asymtalker.config import SamplerConfig, TeacherConfig, TransformerConfig
+from asymtalker.errors import UserError
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
@@ -50,6 +51,9 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     inputs = {"corpus": str(corpus_path), "model": str(model_path)}
     run = RunFolder(run_path, config, inputs)
     source = ChunkSource(corpus_path, "train", frozen, config.chunk)
+    if config.crop > min(source.size) // source.spatial:
+        cells = " x ".join(str(side // source.spatial) for side in source.size)
+        raise UserError(f"--config.crop is {config.crop} latent cells, but the clips of {corpus_path} have {cells}.")
     held_out = open_held_out(corpus_path, frozen, config)
     torch.manual_seed(loop.seed)
     transformer = start_transformer(config, frozen).train()
