@@ -236,7 +236,7 @@ class Batch:
     windows: tuple[tuple[int, int], ...]
 
 
-def cut_windows(grids: Sequence[Tensor], windows: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+def cut_windows(grids: Sequence[Tensor], windows: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
     """Stack the windows of ``size`` rows and columns, upper left corners given, of grids ``(..., H, W)``."""
     height, width = size
     return torch.stack(
