@@ -194,7 +194,8 @@ class TeacherConfig:
     audio_noise: float = 0.0
     """Standard deviation of noise added to the audio features, which have about unit variance."""
     crop: int = 0
-    """Side in latent cells of the windows that most steps are trained on; 0 trains on whole frames."""
+    """Side in latent cells of the windows that most steps are trained on [ours]; 0 trains on whole frames, as the
+    paper does and as CLIP and VTP, whose picture tokens are of the whole portrait, always do."""
     whole_share: float = 0.25
     """Share of steps on whole frames all the same."""
     num_timesteps: int = 1000

@@ -248,8 +248,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
                     nn.init.zeros_(module.bias)
         for linear in (self.condition_embedder.time_embedder.linear_1, self.condition_embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
-        # Xavier alone leaves the audio at a hundredth of the tokens it is added to, and its slots all but equal: a
-        # network that starts so learns clips by heart before it learns what sound does to lips.
+        # Xavier alone leaves what the audio adds at a few hundredths of the tokens, and its slots all but equal.
         self.condition_embedder.text_embedder.linear_2.weight.data.mul_(AUDIO_GAIN)
         nn.init.normal_(self.audio_slots, std=AUDIO_SLOT_STD)
         nn.init.zeros_(self.proj_out.weight)

@@ -288,25 +288,24 @@ class ChunkSource:
         """
         choices = [self._choose(generator) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
-        references = torch.stack(identity)
         keys = tuple(row.key for row, _, _ in choices)
         starts = tuple(self._starts(row)[index] for row, index, _ in choices)
         shape = latents[0].shape[-2:]
         windows = ((0, 0),) * size
-        if crop and references.ndim == 5:
+        latent_identity = identity[0].ndim == 4
+        if crop and latent_identity:
             windows = tuple(
                 self._window(key, start, shape, crop, generator) for key, start in zip(keys, starts, strict=True)
             )
             shape = (crop, crop)
-            references = cut_windows(identity, windows, shape)
         return Batch(
             keys=keys,
             starts=starts,
             latents=cut_windows(latents, windows, shape).to(self.device),
             audio=ClipFeatures(torch.stack(audio).to(self.device), -self.lead - AUDIO_MARGIN),
-            identity=Identity(latents=references.to(self.device))
-            if references.ndim == 5
-            else Identity(tokens=references.to(self.device)),
+            identity=Identity(latents=cut_windows(identity, windows, shape).to(self.device))
+            if latent_identity
+            else Identity(tokens=torch.stack(identity).to(self.device)),
             windows=windows,
         )
 
@@ -314,15 +313,14 @@ class ChunkSource:
         self, key: str, start: int, shape: Sequence[int], crop: int, generator: torch.Generator
     ) -> tuple[int, int]:
         """Upper left cell of a random window."""
-        low = torch.zeros(2, dtype=torch.long)
-        room = torch.tensor(shape) - crop
-        anywhere = (torch.rand(2, generator=generator) * (room + 1)).long()
         if torch.rand((), generator=generator) < 0.5:
-            box = self._boxes(key, start).mean(0)
-            centre = torch.stack([box[:2].mean(), box[2:].mean()]) * torch.tensor(shape)
+            middle = self._boxes(key, start).mean(0).view(2, 2).mean(1) * torch.tensor(shape)
             jitter = torch.randint(-(crop // 4), crop // 4 + 1, (2,), generator=generator)
-            anywhere = (centre.round().long() - crop // 2 + jitter).clamp(low, room)
-        return int(anywhere[0]), int(anywhere[1])
+            corner = (middle.round().long() - crop // 2 + jitter).tolist()
+        else:
+            corner = [_index(side - crop + 1, generator) for side in shape]
+        top, left = (min(max(at, 0), side - crop) for at, side in zip(corner, shape, strict=True))
+        return top, left
 
     def _boxes(self, key: str, start: int) -> Tensor:
         return _read_slice(_cached(self.cache.mouth, key), "boxes", slice(start, start + self.chunk_frames))
