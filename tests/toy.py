@@ -109,7 +109,7 @@ class ToyFace:
 
 
 def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
-    """A transformer with random weights; unlike a fresh one its output layer is not zero."""
+    """A transformer with random weights, none of which are zero as a fresh one's are."""
     arguments = {
         "num_attention_heads": TOY_TRANSFORMER.num_attention_heads,
         "attention_head_dim": TOY_TRANSFORMER.attention_head_dim,
@@ -124,5 +124,7 @@ def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
     torch.manual_seed(0)
     transformer = AsymTalkerTransformer3DModel(**(arguments | changes))
     transformer.initialize()
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.05)
+    for module in (transformer.proj_out, *(block.attn2.to_out[0] for block in transformer.blocks)):
+        torch.nn.init.normal_(module.weight, std=0.05)
+    torch.nn.init.normal_(transformer.patch_embedding.weight, std=0.05)
     return transformer.eval()

@@ -166,6 +166,8 @@ class TransformerConfig:
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
     prediction_type: Literal["velocity", "clean"] = "velocity"
+    audio_modulation: bool = False
+    """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,8 @@ class TeacherConfig:
     crop: int = 0
     """Side in latent cells of the windows that most steps are trained on [ours]; 0 trains on whole frames, as the
     paper does and as CLIP and VTP, whose picture tokens are of the whole portrait, always do."""
+    mouth_share: float = 0.5
+    """Share of the windows that lie around the mouth."""
     whole_share: float = 0.25
     """Share of steps on whole frames all the same."""
     num_timesteps: int = 1000

@@ -74,6 +74,7 @@ def tiny() -> Recipe:
                 # 32 px of the picture a token; with 64 px lips were learned by heart (docs/log.md)
                 patch_size=(1, 4, 4),
                 prediction_type="clean",
+                audio_modulation=True,
             ),
             chunk=chunk,
             shift=5.0,

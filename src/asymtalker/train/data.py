@@ -280,11 +280,11 @@ class ChunkSource:
         """Height and width of the clips in pixels."""
         return self.rows[0].height, self.rows[0].width
 
-    def batch(self, size: int, generator: torch.Generator, crop: int = 0) -> Batch:
+    def batch(self, size: int, generator: torch.Generator, crop: int = 0, mouth_share: float = 0.5) -> Batch:
         """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip.
 
         With ``crop`` and latent identity references only a square window of ``crop`` latent cells is seen of each
-        chunk: of every second one, on average, around the mouth, of the others anywhere.
+        chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others.
         """
         choices = [self._choose(generator) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
@@ -295,7 +295,8 @@ class ChunkSource:
         latent_identity = identity[0].ndim == 4
         if crop and latent_identity:
             windows = tuple(
-                self._window(key, start, shape, crop, generator) for key, start in zip(keys, starts, strict=True)
+                self._window(key, start, shape, crop, mouth_share, generator)
+                for key, start in zip(keys, starts, strict=True)
             )
             shape = (crop, crop)
         return Batch(
@@ -310,10 +311,10 @@ class ChunkSource:
         )
 
     def _window(
-        self, key: str, start: int, shape: Sequence[int], crop: int, generator: torch.Generator
+        self, key: str, start: int, shape: Sequence[int], crop: int, mouth_share: float, generator: torch.Generator
     ) -> tuple[int, int]:
         """Upper left cell of a random window."""
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < mouth_share:
             middle = self._boxes(key, start).mean(0).view(2, 2).mean(1) * torch.tensor(shape)
             jitter = torch.randint(-(crop // 4), crop // 4 + 1, (2,), generator=generator)
             corner = (middle.round().long() - crop // 2 + jitter).tolist()

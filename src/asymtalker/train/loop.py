@@ -142,7 +142,7 @@ def teacher_losses(
 def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator) -> Batch:
     """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells."""
     if not config.crop or torch.rand((), generator=generator) >= config.whole_share:
-        return source.batch(config.loop.batch, generator, config.crop)
+        return source.batch(config.loop.batch, generator, config.crop, config.mouth_share)
     height, width = (side // source.spatial for side in source.size)
     return source.batch(max(1, config.loop.batch * config.crop**2 // (height * width)), generator)
 
@@ -262,6 +262,7 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
         ffn_dim=config.ffn_dim,
         num_layers=config.num_layers,
         prediction_type=config.prediction_type,
+        audio_modulation=config.audio_modulation,
         **transformer_arguments(
             config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
         ),
