@@ -6,7 +6,8 @@ latent frame, ``I`` image tokens.
 """
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -266,9 +267,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.normal_(self.audio_slots, std=0.1)
         if self.audio_modulator is not None:
-            nn.init.normal_(self.audio_modulator[-1].weight, std=0.02)
-        for block in self.blocks:
-            nn.init.zeros_(block.attn2.to_out[0].weight)
+            nn.init.normal_(cast(nn.Linear, self.audio_modulator[-1]).weight, std=0.02)
+        for block in cast(Iterable[WanTransformerBlock], self.blocks):
+            nn.init.zeros_(cast(nn.Linear, block.attn2.to_out[0]).weight)
             block.scale_shift_table.data[:, 5] += 1  # the gate of the feed-forward layer
         if self.config.prediction_type == "clean":  # a velocity holds the noise, which then must pass from the start
             self.patch_embedding.weight.data[:, : self.config.latent_channels] = 0
