@@ -7,6 +7,7 @@ from asymtalker.models.transformer import (
     MASK_CHANNELS,
     AsymTalkerTransformer3DModel,
     FrameAlignedAttnProcessor,
+    LocalRefiner,
     attend,
     rotate,
 )
@@ -46,9 +47,9 @@ def test_cross_attention_of_a_latent_frame_sees_nothing_else():
         assert [t for t in range(LATENTS) if gradient[:, t].any()] == [latent]
 
 
-@pytest.mark.parametrize("modulation", [False, True])
-def test_audio_far_away_does_not_reach_a_network_without_self_attention(modulation):
-    model = toy_transformer(audio_modulation=modulation)
+@pytest.mark.parametrize("ours", [{}, {"audio_modulation": True, "refiner_layers": 1}])
+def test_audio_far_away_does_not_reach_a_network_without_self_attention(ours):
+    model = toy_transformer(**ours)
     for block in model.blocks:
         torch.nn.init.zeros_(block.attn1.to_out[0].weight)
     hidden, audio = inputs(1)
@@ -116,7 +117,7 @@ def test_gradient_checkpointing_changes_nothing():
 
 @pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
 def test_saved_and_loaded_is_the_same(tmp_path, prediction_type):
-    model = toy_transformer(prediction_type=prediction_type, audio_modulation=prediction_type == "clean")
+    model = toy_transformer(prediction_type=prediction_type, audio_modulation=True, refiner_layers=1)
     model.save_pretrained(tmp_path)
     assert [path.suffix for path in tmp_path.iterdir() if path.name != "config.json"] == [".safetensors"]
     loaded = AsymTalkerTransformer3DModel.from_pretrained(tmp_path)
@@ -124,14 +125,6 @@ def test_saved_and_loaded_is_the_same(tmp_path, prediction_type):
     hidden, audio = inputs()
     arguments = (hidden, torch.tensor([100.0, 900.0]), audio)
     assert torch.equal(model(*arguments).sample, loaded(*arguments).sample)
-
-
-def test_a_fresh_clean_predictor_gives_the_identity():
-    model = toy_transformer()
-    torch.nn.init.zeros_(model.proj_out.weight)
-    hidden, audio = inputs()
-    sample = model(hidden, torch.tensor([100.0, 900.0]), audio).sample
-    assert torch.equal(sample, hidden[:, TOY_CODEC.z_dim + MASK_CHANNELS :])
 
 
 def test_image_tokens_reach_every_latent_frame():
@@ -152,12 +145,17 @@ def test_unknown_prediction_is_refused():
         toy_transformer(prediction_type="noise")
 
 
-def test_a_new_predictor_of_clean_latents_starts_from_the_reference_and_the_sound():
-    model = toy_transformer(audio_modulation=True)
+@pytest.mark.parametrize("refiner_layers", [0, 2])
+def test_a_new_predictor_of_clean_latents_starts_from_the_reference_and_the_sound(refiner_layers):
+    model = toy_transformer(audio_modulation=True, refiner_layers=refiner_layers, refiner_dim=8)
     model.initialize()
-    torch.nn.init.normal_(model.proj_out.weight)
     hidden, audio = inputs()
-    level = torch.tensor([500.0, 500.0])
+    fresh = (hidden, torch.tensor([500.0, 500.0]), audio)
+    assert torch.equal(model(*fresh).sample, fresh[0][:, TOY_CODEC.z_dim + MASK_CHANNELS :])
+    torch.nn.init.normal_(model.proj_out.weight)
+    if model.refiner is not None:
+        torch.nn.init.normal_(model.refiner.conv_out.weight)
+    hidden, level, audio = fresh
     before = model(hidden, level, audio).sample
     assert not torch.allclose(model(hidden, level, audio + 1).sample, before)
     other = hidden.clone()
@@ -165,3 +163,16 @@ def test_a_new_predictor_of_clean_latents_starts_from_the_reference_and_the_soun
     assert torch.equal(model(other, level, audio).sample, before)
     other[:, TOY_CODEC.z_dim + MASK_CHANNELS :] += 1  # reference
     assert not torch.allclose(model(other, level, audio).sample - 1, before)
+
+
+def test_the_refiner_treats_a_window_as_the_whole_picture_and_each_latent_frame_by_itself():
+    torch.manual_seed(0)
+    refiner = LocalRefiner(channels=2, in_channels=3, dim=8, num_layers=1, modulation_dim=6)
+    sample, given, temb = torch.randn(1, 2, 3, 16, 16), torch.randn(1, 3, 3, 16, 16), torch.randn(3, 6)
+    whole = refiner(sample, given, temb)
+    part = refiner(sample[..., 2:, 2:], given[..., 2:, 2:], temb)
+    reach = 1 + 2 + 1  # 3x3 convolutions in a row
+    torch.testing.assert_close(part[..., reach:, reach:], whole[..., 2 + reach :, 2 + reach :])
+    sample[:, :, 1] += 1
+    changed = (refiner(sample, given, temb) - whole).abs().amax((0, 1, 3, 4)) > 0
+    assert changed.tolist() == [False, True, False]

@@ -127,4 +127,6 @@ def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
     for module in (transformer.proj_out, *(block.attn2.to_out[0] for block in transformer.blocks)):
         torch.nn.init.normal_(module.weight, std=0.05)
     torch.nn.init.normal_(transformer.patch_embedding.weight, std=0.05)
+    if transformer.refiner is not None:
+        torch.nn.init.normal_(transformer.refiner.conv_out.weight, std=0.05)
     return transformer.eval()

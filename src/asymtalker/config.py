@@ -168,6 +168,10 @@ class TransformerConfig:
     prediction_type: Literal["velocity", "clean"] = "velocity"
     audio_modulation: bool = False
     """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
+    refiner_layers: int = 0
+    """Blocks of convolutions on latent cells behind the tokens [ours]; large patches need them."""
+    refiner_dim: int = 64
+    """Channels of these convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,8 @@ def tiny() -> Recipe:
                 patch_size=(1, 4, 4),
                 prediction_type="clean",
                 audio_modulation=True,
+                refiner_layers=4,
+                refiner_dim=96,
             ),
             chunk=chunk,
             shift=8.0,  # four sampling steps see no noise level below 0.6
