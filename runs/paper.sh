@@ -12,4 +12,4 @@ asymtalker assemble --recipe wan_1_3b --vae "$model/vae" --audio "$model" --tran
     --name asymtalker-1.3b-teacher --size 512 --dtype float32 --out "$out/teacher-model"
 asymtalker distill --recipe wan_1_3b --corpus "$corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --recipe wan_1_3b --vae "$model/vae" --audio "$model" --transformer "$out/student/transformer" \
-    --renew-noise True --name asymtalker-1.3b --size 512 --out "$out/student-model"
+    --name asymtalker-1.3b --size 512 --out "$out/student-model"

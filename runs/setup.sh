@@ -5,20 +5,21 @@
 set -euo pipefail
 python=$1
 requirement=$2
+new_enough='import sys; sys.exit(sys.version_info < (3, 11))'
 
-"$python" - <<'PY' || exit 2
-import sys
-if sys.version_info < (3, 11):
-    sys.exit(f"AsymTalker needs Python 3.11 or newer, this is {sys.version.split()[0]}: run make PYTHON=python3.11")
-PY
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+"$python" -c "$new_enough" || {
+    echo "AsymTalker needs Python 3.11 or newer, this is $("$python" -V 2>&1): run make PYTHON=python3.11" >&2
+    exit 2
+}
+# One that was left half made, by Ctrl-C or for want of ensurepip, is made again.
+if ! .venv/bin/python -c "$new_enough" 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    "$python" -m venv --clear .venv
+fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip=(.venv/bin/python -m pip install --quiet --retries 2 --constraint constraints.txt)
+pip=(.venv/bin/python -m pip install --quiet --retries 2)
 
-if ! .venv/bin/python -c "import torch" 2>/dev/null; then
-    index=()
-    if [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
-        if .venv/bin/python - <<'PY'
+answers() {
+    .venv/bin/python - <<'PY'
 import socket, sys, threading
 
 answered = threading.Event()
@@ -35,14 +36,16 @@ def ask():
 threading.Thread(target=ask, daemon=True).start()  # looking up a name has no time limit of its own
 sys.exit(not answered.wait(2))
 PY
-        then
-            index=(--index-url https://download.pytorch.org/whl/cpu)
-        else
-            echo "PyTorch's own index does not answer; its build comes from the usual index"
-        fi
+}
+
+pinned=$(sed -n 's/^torch==//p' constraints.txt)
+installed=$(.venv/bin/python -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null || true)
+if [ "${installed%+cpu}" != "$pinned" ] && [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+    echo "installing PyTorch for the CPU"
+    # Alone: what it depends on is pinned to versions of the usual index, which PyTorch's own may lack.
+    if ! answers || ! "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$pinned"; then
+        echo "PyTorch's own index does not give torch $pinned; the larger build of the usual index serves instead"
     fi
-    echo "installing PyTorch"
-    "${pip[@]}" ${index[@]+"${index[@]}"} torch || "${pip[@]}" torch
 fi
 echo "installing $requirement"
-"${pip[@]}" --editable "$requirement"
+"${pip[@]}" --constraint constraints.txt --editable "$requirement"

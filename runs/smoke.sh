@@ -14,6 +14,6 @@ asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
     --transformer "$out/teacher/transformer" --dtype float32 --out "$out/teacher-model"
 asymtalker distill --recipe smoke --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
-    --transformer "$out/student/transformer" --renew-noise True --out "$out/student-model"
+    --transformer "$out/student/transformer" --out "$out/student-model"
 asymtalker generate --model "$out/student-model" --image src/asymtalker/assets/demo/portrait.png \
     --audio src/asymtalker/assets/demo/speech.wav --output "$out/smoke.mp4"

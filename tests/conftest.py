@@ -1,6 +1,7 @@
 """The whole system at toy width: a corpus of drawn faces, a codec, a wav2vec2 and a transformer, in seconds."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,12 @@ from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
 from asymtalker.corpus import ShardWriter
 from asymtalker.models.audio import build_audio_encoder
 from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transformer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c():
+    """What runs in the background of a shell ignores Ctrl-C, and so would the commands that tests stop by it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

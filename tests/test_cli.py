@@ -1,3 +1,5 @@
+import errno
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ import pytest
 
 import asymtalker
 from asymtalker import cli
-from asymtalker.cli import VERBS, Bench, Generate, main, parse
+from asymtalker.cli import VERBS, BenchGenerate, Generate, main, parse
 from asymtalker.errors import UserError
 
 REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]
@@ -39,7 +41,7 @@ def test_every_verb_exists_and_helps(name, capsys):
     verb = VERBS[name]
     assert callable(cli._named(verb.work))
     with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert not stop.value.code
     assert f"usage: asymtalker {name}" in capsys.readouterr().out
 
@@ -49,7 +51,7 @@ def test_flags_become_settings():
     assert settings == Generate(
         image=Path("a.png"), audio=Path("a.wav"), output=Path("a.mp4"), seed=4, face=2, paste_back=True
     )
-    assert parse("bench", Bench, ["generate", "--out", "a.json"]).seconds == "10,60,600"
+    assert parse("bench generate", BenchGenerate, ["--out", "a.json"]).seconds == "10,60,600"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,10 @@ def test_flags_become_settings():
         (["generate", "--image", "a.png"], "Missing: --audio, --output."),
         (["generate", *REQUIRED, "--seed", "many"], "--seed"),
         (["generate", *REQUIRED, "stray"], "stray"),
-        (["bench", "train", "--out", "a.json"], "train"),
+        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate or bench lips?"),
+        (["bench", "lips", "--out", "a.json"], "Missing: --corpus, --readout."),
+        (["bench", "lips", "--seconds", "10"], "no option --seconds"),
+        (["bench", "generate", "--out", "a.json", "--corpus", "c"], "no option --corpus"),
         (["bench", "generate", "--out", "a.json", "--seconds", "10;60"], "--seconds must be numbers"),
         (["bench", "generate", "--out", "a.json", "--seconds", "0"], "above 0"),
     ],
@@ -90,6 +95,16 @@ def work(settings: Settings) -> None:
             raise UserError("The sky is too low: raise it.")
         case "interrupt":
             raise KeyboardInterrupt
+        case "terminate" | "hang up":
+            signal.raise_signal(signal.SIGTERM if settings.how == "terminate" else signal.SIGHUP)
+        case "foreign package":
+            raise ModuleNotFoundError("No module named 'vtk.core'", name="vtk.core")
+        case "full disk":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        case "lost file":
+            raise FileNotFoundError(errno.ENOENT, "No such file")
+        case "own module":
+            raise ModuleNotFoundError("No module named 'asymtalker.nothing'", name="asymtalker.nothing")
         case "bug":
             raise ZeroDivisionError
 
@@ -97,16 +112,39 @@ def work(settings: Settings) -> None:
 @pytest.fixture
 def _test_verb(monkeypatch):
     monkeypatch.setitem(VERBS, "work", cli.Verb("test", f"{__name__}:Settings", f"{__name__}:work"))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.usefixtures("_test_verb")
 def test_what_a_verb_raises_decides_the_exit_code(capsys):
     assert refusal(capsys, "work", "--how", "refuse") == "asymtalker: The sky is too low: raise it.\n"
-    with pytest.raises(SystemExit) as stop:
-        main(["work", "--how", "interrupt"])
-    assert stop.value.code == 130
-    with pytest.raises(ZeroDivisionError):  # our own mistakes keep their traceback
-        main(["work", "--how", "bug"])
+    for how, code, name in [("interrupt", 130, "Ctrl-C"), ("terminate", 143, "SIGTERM"), ("hang up", 129, "SIGHUP")]:
+        with pytest.raises(SystemExit) as stop:
+            main(["work", "--how", how])
+        assert stop.value.code == code
+        assert capsys.readouterr().err == f"asymtalker: stopped by {name}.\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert "disk is full" in refusal(capsys, "work", "--how", "full disk")
+    for how, error in [("bug", ZeroDivisionError), ("own module", ModuleNotFoundError), ("lost file", OSError)]:
+        with pytest.raises(error):  # our own mistakes keep their traceback
+            main(["work", "--how", how])
+
+
+@pytest.mark.usefixtures("_test_verb")
+def test_a_missing_extra_says_what_to_install(capsys):
+    said = refusal(capsys, "work", "--how", "foreign package")
+    assert "(vtk is missing): pip install 'asymtalker[synth,train]'" in said
+
+
+@pytest.mark.usefixtures("_test_verb")
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        main(["work", "--how", "hang up"])
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_help_loads_no_heavy_package():

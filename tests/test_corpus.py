@@ -1,4 +1,5 @@
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -85,7 +86,28 @@ def test_interrupted_shard_does_not_appear(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         writer.write(0, clips())
     assert not writer.has(0)
+    assert list(tmp_path.iterdir()) == []
     assert writer.write_manifest() == []
+
+
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    writer = ShardWriter(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"Cannot write .*shard-000000\.tar \(the disk is full\)"):
+            writer.write(0, [make_clip("00", frames=5)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_cleared(corpus):
+    left = corpus / ".shard-000007.tar.123.part"
+    left.write_bytes(b"half a shard")
+    ShardWriter(corpus).clear()
+    assert not left.exists()
+    assert len(read_manifest(corpus)) == 3
 
 
 def test_bad_corpora_are_named(corpus, tmp_path):

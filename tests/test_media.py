@@ -1,18 +1,20 @@
 import os
-import wave
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
+from asymtalker.corpus import encode_wav
 from asymtalker.errors import UserError
-from asymtalker.media import AudioFile, AudioSamples, read_audio, read_picture
+from asymtalker.media import AudioFile, AudioSamples, picture_array, read_audio, read_picture
 from asymtalker.timeline import SAMPLE_RATE
 
-CODECS = {"wav": "pcm_s16le", "mp3": "libmp3lame", "m4a": "aac", "flac": "flac", "ogg": "libopus"}
+CODECS = {"wav": "pcm_s16le", "mp3": "libmp3lame", "m4a": "aac", "aac": "aac", "flac": "flac", "ogg": "libopus"}
 
 
 def clicks(rate: int, seconds: float, channels: int) -> np.ndarray:
@@ -37,12 +39,8 @@ def write_sound(path: Path, samples: np.ndarray, rate: int) -> Path:
     return path
 
 
-def write_wav(path: Path, samples: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
+def write_wav(path: Path, samples: np.ndarray) -> Path:
+    path.write_bytes(encode_wav(samples))
     return path
 
 
@@ -72,14 +70,11 @@ def test_sound_keeps_its_length_and_place(tmp_path, ending, rate, channels):
     assert np.abs(samples).max() <= 1
 
 
-def test_blocks_windows_and_whole_agree(tmp_path):
+def test_windows_and_whole_agree(tmp_path):
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (int(44100 * 25.3), 1)).astype(np.float32)
     audio = AudioFile(write_sound(tmp_path / "long.flac", noise, 44100))
     whole = read_audio(audio.path)
     assert len(whole) == audio.num_samples
-    blocks = list(audio.blocks(5000))
-    assert [len(block) for block in blocks[:-1]] == [5000] * (len(blocks) - 1)
-    assert np.array_equal(np.concatenate(blocks), whole)
     for start, stop in [(0, 700), (1000, 90_000), (80_000, 200_000), (350_000, 360_000), (5, 50)]:
         assert np.array_equal(audio.read(start, stop), whole[start:stop])
     edge = audio.read(-100, 100)
@@ -108,10 +103,20 @@ def test_track_keeps_rate_and_channels(tmp_path):
 
 def test_samples_in_memory_equal_the_file(tmp_path):
     sound = clicks(22050, 1.1, 1)
-    path = write_wav(tmp_path / "a.wav", sound[:, 0], 22050)
-    memory = AudioSamples((sound[:, 0] * 32767).astype(np.int16), 22050)
-    assert np.allclose(memory.read(-10, memory.num_samples + 10)[10:-10], read_audio(path), atol=1e-6)
+    path = write_sound(tmp_path / "a.wav", sound, 22050)
+    memory = AudioSamples(sound, 22050)
+    assert np.allclose(memory.read(-10, memory.num_samples + 10)[10:-10], read_audio(path), atol=1e-4)
     assert memory.track().rate == 22050
+
+
+def test_a_rate_that_changes_midway_loses_nothing(tmp_path):
+    parts = [write_sound(tmp_path / f"{rate}.aac", clicks(rate, 2, 1), rate) for rate in (44100, 22050, 48000)]
+    joined = tmp_path / "joined.aac"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    samples, lengths = read_audio(joined), [AudioFile(part).num_samples for part in parts]
+    assert abs(len(samples) - sum(lengths)) < 20
+    loud = np.abs(samples[: len(samples) // 160 * 160]).reshape(-1, 160).max(axis=1) > 0.2
+    assert np.diff(loud.astype(int)).clip(0).sum() == 3 * 4  # every click of every part, and no other
 
 
 def test_one_sample_and_silence_are_sound(tmp_path):
@@ -219,6 +224,38 @@ def test_exif_rotation_is_applied(tmp_path):
     assert np.abs(picture.astype(int) - np.rot90(colours(), -1)).mean() < 4
 
 
+def test_heic_is_read_and_turned(tmp_path):
+    pillow_heif.register_heif_opener()
+    exif = Image.Exif()
+    exif[274] = 6
+    path = save(tmp_path, "a.heic", Image.fromarray(colours()), exif=exif.tobytes(), quality=95)
+    picture = read_picture(path)
+    assert picture.shape == (120, 90, 3)
+    assert np.abs(picture.astype(int) - np.rot90(colours(), -1)).mean() < 4
+
+
+@pytest.mark.parametrize("error", [struct.error, TypeError, KeyError, IndexError])
+def test_exif_that_cannot_be_understood_turns_nothing(tmp_path, monkeypatch, error):
+    def broken(image):
+        raise error("broken")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", broken)
+    path = save(tmp_path, "a.png", Image.fromarray(colours()))
+    assert np.array_equal(read_picture(path), colours())
+
+
+def test_a_picture_of_the_callers_stays_as_it_was():
+    image = Image.new("RGB", (9000, 6000))
+    assert max(picture_array(image).shape) == 4096
+    assert image.size == (9000, 6000)
+
+
+def test_any_size_is_kept_where_points_belong_to_it(tmp_path):
+    for size in ((40, 30), (5000, 100)):
+        path = save(tmp_path, "a.png", Image.new("RGB", size))
+        assert read_picture(path, any_size=True).shape == (size[1], size[0], 3)
+
+
 def test_large_pictures_are_scaled_down(tmp_path):
     path = save(tmp_path, "a.jpg", Image.new("RGB", (9000, 6000), (10, 120, 200)))
     picture = read_picture(path)
@@ -243,13 +280,10 @@ def bad_picture(folder: Path, name: str) -> Path:
             path.write_text("not a picture " * 20)
         case "tiny.png":
             Image.new("RGB", (63, 200)).save(path)
-        case "cut.jpg":
+        case "cut.jpg" | "cut.png" | "cut.heic":
+            pillow_heif.register_heif_opener()
             noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
-            data = save(folder, "whole.jpg", Image.fromarray(noise)).read_bytes()
-            path.write_bytes(data[: len(data) // 2])
-        case "cut.png":
-            noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3), dtype=np.uint8)
-            data = save(folder, "whole.png", Image.fromarray(noise)).read_bytes()
+            data = save(folder, f"whole{path.suffix}", Image.fromarray(noise)).read_bytes()
             path.write_bytes(data[: len(data) // 2])
         case "phone.heic":
             path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500))
@@ -270,7 +304,8 @@ def bad_picture(folder: Path, name: str) -> Path:
         ("tiny.png", "63x200"),
         ("cut.jpg", "damaged"),
         ("cut.png", "damaged"),
-        ("phone.heic", "HEIC"),
+        ("phone.heic", "known format"),
+        ("cut.heic", "damaged"),
         ("bomb.png", "too large"),
         ("strip.png", "narrow"),
     ],

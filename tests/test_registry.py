@@ -5,6 +5,7 @@ import re
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def register(tmp_path, monkeypatch):
 
 def assert_complete(folder):
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert found.pop("LICENCE.txt").decode().startswith("CC0-1.0\nthis test\nhttp://127.0.0.1")
     assert found == CONTENT  # and no partial file beside them
 
 
@@ -130,7 +132,28 @@ def test_wrong_contents_are_refused_and_not_kept(serve, register):
     folder = register(serve({path: data[::-1] for path, data in CONTENT.items()}).url)
     with pytest.raises(UserError, match="other contents than registered"):
         registry.fetch("small")
-    assert not [path for path in folder.rglob("*") if path.is_file()]
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["LICENCE.txt"]
+
+
+def test_two_processes_do_not_write_into_each_other(serve, register):
+    server = serve()
+    folder = register(server.url)
+    fetches = [threading.Thread(target=registry.fetch, args=("small",)) for _ in range(4)]
+    for fetch in fetches:
+        fetch.start()
+    for fetch in fetches:
+        fetch.join()
+    assert_complete(folder)
+    assert len(server.requests) == len(CONTENT)
+
+
+def test_portraits_are_a_folder_or_the_registered_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "fetch", lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert registry.named_portraits(Path("mine")) == (Path("mine"), None)
+    assert registry.named_portraits(Path("cc0")) == (tmp_path / "cc0_portraits", registry.CC0_LANDMARKS)
+    (tmp_path / "cc0").mkdir()
+    assert registry.named_portraits(Path("cc0")) == (Path("cc0"), None)
 
 
 def test_no_network_is_one_sentence(serve, register):

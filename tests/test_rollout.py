@@ -132,6 +132,14 @@ def test_conversion_of_what_the_network_predicts(identity, prediction_type):
     torch.testing.assert_close(velocity, expected)
 
 
+def test_weights_in_half_precision_need_no_autocast(identity):
+    noisy, sigma = torch.randn(1, 6, 3, 4, 4), torch.tensor([0.7])
+    full = predict_velocity(toy_transformer(), noisy, sigma, conditions(identity))
+    half = predict_velocity(toy_transformer().to(torch.bfloat16), noisy, sigma, conditions(identity))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, atol=0.1, rtol=0.1)
+
+
 def test_the_noisy_latents_under_a_given_head_do_not_matter(model, identity):
     given = torch.randn(1, 6, 2, 4, 4)
     with_head = Conditions(conditions(identity).audio, identity, given)

@@ -176,3 +176,8 @@ def test_the_refiner_treats_a_window_as_the_whole_picture_and_each_latent_frame_
     sample[:, :, 1] += 1
     changed = (refiner(sample, given, temb) - whole).abs().amax((0, 1, 3, 4)) > 0
     assert changed.tolist() == [False, True, False]
+
+
+def test_patches_that_span_latent_frames_are_refused():
+    with pytest.raises(ValueError, match="one latent frame"):
+        toy_transformer(patch_size=(2, 2, 2))

@@ -112,25 +112,48 @@ def test_an_error_before_the_first_frame_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-class InterruptedContainer:
-    """Sends this process a Ctrl-C in the middle of writing frame 60."""
+def test_a_colon_in_the_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("12:30.mp4", moving(5))
+    assert os.listdir(tmp_path) == ["12:30.mp4"]
+    assert len(list(decode_frames("12:30.mp4"))) == 5
 
-    def __init__(self, container):
-        self._container, self._count = container, 0
+
+def test_a_video_that_cannot_take_its_name_is_kept_and_said(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
+    writer.write(moving(5))
+    (tmp_path / "a.mp4" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match="what was written lies in") as error:
+        writer.close()
+    (kept,) = tmp_path.glob(".*.part")
+    assert str(kept) in str(error.value)
+    assert len(list(decode_frames(kept))) == 5
+
+
+class InterruptedContainer:
+    """Sends this process a signal in the middle of writing frame 60."""
+
+    def __init__(self, container, stop):
+        self._container, self._stop, self._count = container, stop, 0
         self.close = container.close
 
     def mux(self, packets) -> None:
         if self._count == 60:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self._stop)
         self._count += 1
         self._container.mux(packets)
 
 
-def test_ctrl_c_while_writing_waits_for_the_frame(tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_while_writing_waits_for_the_frame(tmp_path, stop):
+    before = signal.signal(stop, signal.default_int_handler)
     writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
-    writer._container = InterruptedContainer(writer._container)
-    with pytest.raises(KeyboardInterrupt), writer:
-        writer.write(moving(100))
+    writer._container = InterruptedContainer(writer._container, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt), writer:
+            writer.write(moving(100))
+    finally:
+        signal.signal(stop, before)
     assert len(list(decode_frames(tmp_path / "a.mp4"))) == 61
 
 
@@ -163,6 +186,17 @@ def test_full_disk_keeps_a_playable_part(tmp_path):
     count = len(list(decode_frames(tmp_path / "a.mp4")))
     assert 0 < count < 120
     assert writer.kept_seconds == pytest.approx(count / FPS)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_disk_that_fills_up_with_the_last_bytes_is_no_error(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
+    writer.write(moving(20))
+    output = writer._output
+    output._file = SmallDisk(output._file, output._reserve, room=0)
+    writer.close()
+    assert writer.kept_seconds == 20 / FPS
+    assert len(list(decode_frames(tmp_path / "a.mp4"))) == 20
     assert os.listdir(tmp_path) == ["a.mp4"]
 
 

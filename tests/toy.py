@@ -1,6 +1,7 @@
 """The parts of the system at toy width: recipes, a drawn talking face, a transformer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -130,3 +131,24 @@ def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
     if transformer.refiner is not None:
         torch.nn.init.normal_(transformer.refiner.conv_out.weight, std=0.05)
     return transformer.eval()
+
+
+def saved_state(run: Path) -> dict:
+    """The checkpoint of a run."""
+    return torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def assert_same(first, second):
+    """Equal bit for bit, however nested."""
+    assert type(first) is type(second)
+    if isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_same(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        for one, other in zip(first, second, strict=True):
+            assert_same(one, other)
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second)
+    else:
+        assert first == second

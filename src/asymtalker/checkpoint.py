@@ -1,13 +1,16 @@
 """Save and resume everything that has state, in one file that appears whole."""
 
-import os
+import copy
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from asymtalker.errors import UserError
+from asymtalker.whole import whole
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 class Stateful(Protocol):
@@ -18,41 +21,43 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
-class EMA:
-    """Exponential moving average of a module's parameters, kept in float32.
+class EMA(Generic[M]):
+    """Exponential moving average of a module's parameters, in float32.
 
-    ``decay`` 0 makes the average the parameters themselves.
+    Args:
+        module: the network that is trained; its buffers are taken as they are now.
+        decay: share of the average that one update keeps; 0 makes it the parameters themselves.
+
+    Attributes:
+        module: the averaged network, in evaluation mode and without gradients.
     """
 
-    def __init__(self, module: torch.nn.Module, decay: float):
+    def __init__(self, module: M, decay: float):
         self.decay = decay
-        self.average = {name: p.detach().float().clone() for name, p in module.named_parameters()}
+        self.module = copy.deepcopy(module).float().eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, module: torch.nn.Module) -> None:
+    def update(self, module: M) -> None:
         """Move the average towards ``module`` by ``1 - decay``."""
-        for name, parameter in module.named_parameters():
-            self.average[name].lerp_(parameter.detach().float(), 1 - self.decay)
-
-    @torch.no_grad()
-    def copy_to(self, module: torch.nn.Module) -> None:
-        """Write the average into ``module``."""
-        for name, parameter in module.named_parameters():
-            parameter.copy_(self.average[name])
+        for average, parameter in zip(self.module.parameters(), module.parameters(), strict=True):
+            average.lerp_(parameter.float(), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.average
+        return self.module.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> None:
-        for name, value in state_dict.items():
-            self.average[name].copy_(value)
+        self.module.load_state_dict(state_dict)
 
 
 def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
-    """Write ``parts`` as they are after ``step`` steps to ``path``, replacing an older checkpoint in one move."""
-    temporary = path.with_suffix(".partial")
-    torch.save({"step": step, **{name: part.state_dict() for name, part in parts.items()}}, temporary)
-    os.replace(temporary, path)
+    """Write ``parts`` as they are after ``step`` steps to ``path``, replacing an older checkpoint in one move.
+
+    Raises:
+        UserError: if the disk is full or ``path`` can't be written.
+    """
+    state = {"step": step, **{name: part.state_dict() for name, part in parts.items()}}
+    with whole(path) as partial, partial.open("wb") as file:  # of a name, PyTorch would not say why it can't write
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:

@@ -1,4 +1,5 @@
-"""The ``asymtalker`` command: one verb per stage. Maps a UserError to one sentence on stderr and exit code 2.
+"""The ``asymtalker`` command: one verb per stage. Maps a UserError to one sentence on stderr and exit code 2, and
+treats SIGTERM and SIGHUP as Ctrl-C, so that what was made is kept and nothing half-written stays.
 
 A verb's settings are a dataclass and its work a function; both are imported only when the verb is given, so that help
 is quick and no verb needs the packages of another.
@@ -7,20 +8,22 @@ is quick and no verb needs the packages of another.
 import contextlib
 import difflib
 import io
+import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 import asymtalker
 from asymtalker.errors import UserError
+from asymtalker.whole import FULL_DISK, check_place, write_whole
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,12 @@ VERBS = {
     "assemble": Verb(
         "put trained parts together into a checkpoint", "asymtalker.stages:Assemble", "asymtalker.stages:assemble"
     ),
-    "bench": Verb("measure speed and memory", "asymtalker.cli:Bench", "asymtalker.cli:bench"),
+    "bench generate": Verb(
+        "measure speed and memory of generation", "asymtalker.cli:BenchGenerate", "asymtalker.cli:bench_generate"
+    ),
+    "bench lips": Verb(
+        "measure how well lips follow the sound", "asymtalker.cli:BenchLips", "asymtalker.cli:bench_lips"
+    ),
 }
 
 
@@ -59,7 +67,7 @@ class Generate:
     """Make a talking video from a portrait and a voice."""
 
     image: Path
-    """A photograph with a face (JPEG, PNG, WebP ...)."""
+    """A photograph with a face (JPEG, PNG, WebP, HEIC ...)."""
     audio: Path
     """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; 0.2 seconds to hours."""
     output: Path
@@ -81,11 +89,9 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """Measure speed and memory; writes JSON with the machine it was measured on."""
+class BenchGenerate:
+    """Measure speed and memory of generation; writes JSON with the machine it was measured on."""
 
-    what: tyro.conf.Positional[Literal["generate", "lips"]]
-    """Speed and memory of generation, or how well the lips follow the sound on held-out synthetic clips."""
     seconds: str = "10,60,600"
     """Lengths of audio, separated by commas; each is measured in a process of its own."""
     out: Path
@@ -96,12 +102,24 @@ class Bench:
     """A portrait; the bundled one by default."""
     audio: Path | None = None
     """Speech, repeated or cut to each length; the bundled one by default."""
-    corpus: Path | None = None
-    """For lips: a synthetic corpus with held-out clips."""
-    readout: Path | None = None
-    """For lips: folder of the lip readout, such as RUN/readout."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLips:
+    """Measure how well the lips follow the sound on held-out synthetic clips; writes JSON."""
+
+    corpus: Path
+    """A synthetic corpus with held-out clips of the model's size."""
+    readout: Path
+    """Folder of the lip readout, such as RUN/readout."""
+    out: Path
+    """The JSON file to write, such as benchmarks/results/name.json."""
+    model: str | None = None
+    """Checkpoint folder; the bundled one by default."""
     clips: int = 10
-    """For lips: clips at most."""
+    """Clips at most."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
 
@@ -140,12 +158,9 @@ def generate(settings: Generate) -> None:
     print(settings.output)
 
 
-def bench(settings: Bench) -> None:
-    """The ``bench`` verb."""
-    if settings.what == "lips":
-        bench_lips(settings)
-        return
-    from asymtalker.generate.bench import bench_generate
+def bench_generate(settings: BenchGenerate) -> None:
+    """The ``bench generate`` verb."""
+    from asymtalker.generate import bench
 
     try:
         seconds = [float(part) for part in settings.seconds.split(",")]
@@ -155,24 +170,27 @@ def bench(settings: Bench) -> None:
         ) from None
     if not seconds or min(seconds) <= 0:
         raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
-    bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
+    bench.bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
     print(settings.out)
 
 
-def bench_lips(settings: Bench) -> None:
-    """``bench lips``: medians on stdout, everything in the JSON file."""
+def bench_lips(settings: BenchLips) -> None:
+    """The ``bench lips`` verb: medians on stdout, everything in the JSON file."""
+    check_place(settings.out)
+    import torch
+
     from asymtalker.evaluate.lips import measure_lips
+    from asymtalker.generate.bench import describe_machine, load_average, report_header
     from asymtalker.generate.pipeline import load_pipeline
+    from asymtalker.models.loading import load_part
     from asymtalker.models.readout import LipReadout
 
-    if settings.corpus is None or settings.readout is None:
-        raise UserError("bench lips needs --corpus and --readout.")
-    try:
-        readout = LipReadout.from_pretrained(settings.readout)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{settings.readout} does not hold a lip readout; train one with --part readout.") from error
+    load = load_average()
+    readout = load_part(LipReadout, settings.readout, torch.float32)
     pipeline = load_pipeline(settings.model, settings.device)
-    report = measure_lips(pipeline, readout, settings.corpus, settings.clips, settings.out)
+    header = report_header("lips", describe_machine(pipeline) | load)
+    report = header | measure_lips(pipeline, readout, settings.corpus, settings.clips)
+    write_whole(settings.out, json.dumps(report, indent=2) + "\n")
     for name, values in report["medians"].items():
         print(f"{name:>10}: " + ", ".join(f"{key} {value:.3g}" for key, value in values.items()))
     print(settings.out)
@@ -265,31 +283,72 @@ def _run(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return
-    name, *rest = arguments
-    if name in ("--version", "-V"):
+    if arguments[0] in ("--version", "-V"):
         print(f"asymtalker {asymtalker.__version__}")
         return
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the verbs are {', '.join(VERBS)}."
+        near = [verb for verb in VERBS if verb.split()[0] == name] or difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {', '.join(VERBS)}."
         raise UserError(f"There is no verb {name}: {hint}")
     verb = VERBS[name]
-    settings = parse(name, _named(verb.settings), rest)
-    work: Callable[[Any], None] = _named(verb.work)
-    work(settings)
+    with _said():
+        settings = parse(name, _named(verb.settings), rest)
+        work: Callable[[Any], None] = _named(verb.work)
+        work(settings)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
+    that is full."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "asymtalker").split(".")[0]
+        if missing == "asymtalker":
+            raise
+        raise UserError(
+            f"This needs more packages ({missing} is missing): pip install 'asymtalker[synth,train]'."
+        ) from error
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise UserError("The disk is full: make room and give the same command again.") from error
+
+
+@contextlib.contextmanager
+def _stops_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise KeyboardInterrupt, with their number, unless they are ignored as under nohup."""
+
+    def interrupt(number: int, _: Any) -> None:
+        raise KeyboardInterrupt(number)
+
+    stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is not signal.SIG_IGN]
+    before = [signal.signal(stop, interrupt) for stop in stops]
+    try:
+        yield
+    finally:
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C."""
+    """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        with _stops_interrupt():
+            _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except UserError as error:
         print(f"asymtalker: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("asymtalker: stopped by Ctrl-C.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+            name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+            print(f"asymtalker: stopped by {name}.", file=sys.stderr)
+        sys.exit(128 + number)
     except BrokenPipeError:
         # Whoever read our output has left; without this Python would complain once more while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

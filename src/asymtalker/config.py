@@ -70,6 +70,9 @@ class LoopConfig:
     """Steps between sample videos; 0 writes none."""
     device: str = "cpu"
     autocast: Literal["bfloat16", "float32"] = "bfloat16"
+    gradient_checkpointing: bool = False
+    """Compute the transformer's activations anew in the backward pass instead of keeping them: less memory, a third
+    more time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +204,14 @@ class TeacherConfig:
     """Standard deviation of noise added to the audio features, which have about unit variance."""
     crop: int = 0
     """Side in latent cells of the windows that most steps are trained on [ours]; 0 trains on whole frames, as the
-    paper does and as CLIP and VTP, whose picture tokens are of the whole portrait, always do."""
+    paper does. Ignored for CLIP and VTP, whose picture tokens are of the whole portrait."""
     mouth_share: float = 0.5
     """Share of the windows that lie around the mouth."""
     whole_share: float = 0.25
     """Share of steps on whole frames all the same."""
+    own_reference: float = 0.0
+    """Share of chunks whose identity reference is their own first frame and not one from elsewhere in the clip [ours].
+    A small network can't tell how far the head has moved since a reference from elsewhere, and blurs the picture."""
     num_timesteps: int = 1000
     shift: float = 3.0
     """Noise-level shift."""
@@ -228,8 +234,9 @@ class DistillConfig:
     shift: float = 3.0
     critic_updates: int = 5
     """Critic updates per student update."""
-    guidance_scale: float = 3.0
-    """Audio guidance of the real score, standard form."""
+    guidance_scale: float = 4.0
+    """Audio guidance of the real score, ``v_null + scale (v - v_null)``: Self-Forcing's 3.0, which counts from the
+    conditional velocity."""
     min_sigma: float = 0.02
     max_sigma: float = 0.98
     anchor_weight: float = 0.1

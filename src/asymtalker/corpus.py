@@ -23,6 +23,7 @@ from av.video.stream import VideoStream
 
 from asymtalker.errors import UserError
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.whole import whole
 
 MANIFEST = "manifest.parquet"
 KEYFRAME_INTERVAL = 25
@@ -100,16 +101,22 @@ class ShardWriter:
         """Write one shard from its clips, one in memory at a time; the file appears when it is whole.
 
         The same clips give the same bytes.
+
+        Raises:
+            UserError: if the disk is full or the shard can't be written.
         """
-        target = self.folder / shard_name(index)
-        partial = target.with_name(f".{target.name}.part")
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        name = shard_name(index)
+        with whole(self.folder / name) as partial, tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for clip in clips:
-                for suffix, data in _encode_members(clip, target.name):
+                for suffix, data in _encode_members(clip, name):
                     member = tarfile.TarInfo(f"{clip.key}.{suffix}")
                     member.size, member.mode = len(data), 0o644
                     tar.addfile(member, io.BytesIO(data))
-        os.replace(partial, target)
+
+    def clear(self) -> None:
+        """Remove what killed writers left unfinished; nobody may be writing."""
+        for partial in self.folder.glob(".*.part"):
+            partial.unlink(missing_ok=True)
 
     def write_manifest(self) -> list[ManifestRow]:
         """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key."""
@@ -127,9 +134,8 @@ class ShardWriter:
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
-        partial = self.folder / f".{MANIFEST}.part"
-        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
-        os.replace(partial, self.folder / MANIFEST)
+        with whole(self.folder / MANIFEST) as partial:
+            pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
         return rows
 
 

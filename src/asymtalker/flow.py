@@ -55,3 +55,9 @@ def training_sigmas(batch: int, shift: float, num_timesteps: int, generator: tor
     """``(batch,)`` random noise levels on the shifted grid ``1/N .. 1`` of ``num_timesteps`` N (the paper: 1,000)."""
     index = torch.randint(1, num_timesteps + 1, (batch,), generator=generator)
     return shift_sigma(index / num_timesteps, shift)
+
+
+def numbered_generator(seed: int, index: int) -> torch.Generator:
+    """The random numbers of one step or chunk, on the CPU. They depend on ``(seed, index)`` alone: a resumed run, or a
+    video made chunk by chunk, meets the same ones."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)

@@ -5,6 +5,8 @@ is read as it is needed, so memory does not grow with length.
 """
 
 import contextlib
+import functools
+import struct
 import warnings
 from collections.abc import Iterator
 from fractions import Fraction
@@ -77,6 +79,15 @@ class AudioSource(Protocol):
         ...
 
 
+def window(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Samples ``[start, stop)`` of ``(n,)``, with zeros before the first and after the last: ``(stop - start,)``."""
+    cut = np.zeros(stop - start, np.float32)
+    first, last = max(0, start), min(stop, len(samples))
+    if first < last:
+        cut[first - start : last - start] = samples[first:last]
+    return cut
+
+
 class SoundTrack:
     """The sound for a video file, taken from front to back: ``channels`` (1 or 2) at ``rate`` Hz."""
 
@@ -109,34 +120,54 @@ def _track_rate(rate: int) -> int:
     return next((aac for aac in AAC_RATES if aac >= rate), AAC_RATES[-1])
 
 
-def _decode_packets(container: Any, path: Path) -> Iterator[tuple[Any, int]]:
-    """Frames of the first sound track, and how many samples of each count.
+def _decode_packets(container: Any, path: Path) -> Iterator[tuple[Any, float]]:
+    """Frames of the first sound track, and how many seconds at the end of each do not count.
 
-    Only the last frame of an MP4 counts in part: its packet's duration says where the sound ends, the decoder does
-    not. Broken packets are skipped; too many of them are an error.
+    That is 0 but for the last frame of an MP4: its packet's duration says where the sound ends, the decoder does not.
+    Broken packets are skipped; too many of them are an error.
     """
     good, bad, last = 0, 0, None
     trims = container.format.name.startswith("mov")
-    try:
-        for packet in container.demux(container.streams.audio[0]):
-            try:
-                frames = packet.decode()
-            except av.error.InvalidDataError:
-                bad += 1
-                continue
-            good += bool(packet.size)
-            for frame in frames:
-                if last is not None:
-                    yield last[0], last[0].samples
-                last = frame, float((packet.duration or 0) * packet.time_base)
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"The sound of {path} is damaged: convert it anew or give another file.") from error
+    for packet in container.demux(container.streams.audio[0]):
+        try:
+            frames = packet.decode()
+        except av.error.InvalidDataError:
+            bad += 1
+            continue
+        good += bool(packet.size)
+        for frame in frames:
+            if last is not None:
+                yield last[0], 0.0
+            last = frame, float((packet.duration or 0) * packet.time_base)
     if bad > MAX_BAD_PACKETS * (good + bad):
         raise UserError(f"The sound of {path} is damaged: {bad} of its {good + bad} packets cannot be decoded.")
     if last is not None:
         frame, seconds = last
-        counted = round(seconds * frame.sample_rate)
-        yield frame, counted if trims and 0 < counted < frame.samples else frame.samples
+        yield frame, max(0.0, frame.samples / frame.sample_rate - seconds) if trims and seconds > 0 else 0.0
+
+
+def _decode_frames(container: Any, path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """``(rate, samples)`` of each frame of the first sound track, converted to the rate and channels of the first."""
+    form, convert, samples, surplus, rate, channels = None, None, None, 0.0, 0, 0
+
+    def converted(frame: Any) -> np.ndarray:
+        """``None`` gives what the converter still holds."""
+        pieces = [piece.to_ndarray().reshape(-1, channels) for piece in convert.resample(frame)] if convert else []
+        return np.concatenate([np.zeros((0, channels), np.float32), *pieces])
+
+    for frame, unheard in _decode_packets(container, path):
+        if samples is not None:
+            yield rate, samples
+        if form is None:
+            rate, channels = frame.sample_rate, min(2, frame.layout.nb_channels)
+        if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+            yield rate, converted(None)
+            convert = av.AudioResampler("flt", "mono" if channels == 1 else "stereo", rate)
+        frame.pts = None  # gaps and jumps in the file's clock do not concern us: samples follow samples
+        samples, surplus = converted(frame), unheard
+    if samples is not None:
+        samples = np.concatenate([samples, converted(None)])
+        yield rate, samples[: len(samples) - round(surplus * rate)]
 
 
 def _decode_sound(path: Path) -> Iterator[tuple[int, np.ndarray]]:
@@ -144,21 +175,17 @@ def _decode_sound(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     with open_media(path, "audio file") as container:
         if not container.streams.audio:
             raise UserError(f"{path} has no sound track: give a recording of speech.")
-        form, convert, rate, channels = None, None, 0, 0
-        parts, count = [], 0
-        for frame, counted in _decode_packets(container, path):
-            if form is None:
-                rate, channels = frame.sample_rate, min(2, frame.layout.nb_channels)
-            if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
-                convert = av.AudioResampler("flt", "mono" if channels == 1 else "stereo", rate)
-            frame.pts = None  # gaps and jumps in the file's clock do not concern us: samples follow samples
-            for piece in convert.resample(frame) if convert else ():
-                parts.append(piece.to_ndarray().reshape(-1, channels)[:counted])
-                count += len(parts[-1])
-            if count >= rate:
-                yield rate, _checked(np.concatenate(parts), path)
-                parts, count = [], 0
-        if parts:
+        rate, parts, count = 0, [], 0
+        try:
+            for rate, samples in _decode_frames(container, path):
+                parts.append(samples)
+                count += len(samples)
+                if count >= rate:
+                    yield rate, _checked(np.concatenate(parts), path)
+                    parts, count = [], 0
+        except (av.error.FFmpegError, OSError) as error:
+            raise UserError(f"The sound of {path} is damaged: convert it anew or give another file.") from error
+        if count:
             yield rate, _checked(np.concatenate(parts), path)
 
 
@@ -225,23 +252,11 @@ class AudioFile:
         for block in _resample(source, self.rate, SAMPLE_RATE, 1, self.num_samples):
             yield block[:, 0]
 
-    def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
-        """The 16 kHz mono sound from the start, in blocks of ``(block_samples,)`` float32, the last one shorter."""
-        held = np.zeros(0, np.float32)
-        for block in self._mono():
-            held = np.concatenate([held, block])
-            while len(held) >= block_samples:
-                yield held[:block_samples]
-                held = held[block_samples:]
-        if len(held):
-            yield held
-
     def read(self, start: int, stop: int) -> np.ndarray:
         """See :meth:`AudioSource.read`. Windows should move forward; one far behind decodes from the start again."""
-        samples = np.zeros(stop - start, np.float32)
         first, last = max(0, start), min(stop, self.num_samples)
         if first >= last:
-            return samples
+            return np.zeros(stop - start, np.float32)
         if first < self._offset:
             self._restart()
         while self._offset + len(self._held) < last:
@@ -249,8 +264,7 @@ class AudioFile:
             drop = min(drop, len(self._held))
             self._held = np.concatenate([self._held[drop:], next(self._stream)])
             self._offset += drop
-        samples[first - start : last - start] = self._held[first - self._offset : last - self._offset]
-        return samples
+        return window(self._held, start - self._offset, stop - self._offset)
 
     def track(self) -> SoundTrack:
         """The file's own sound, mono or stereo, at its own rate (within 16 to 48 kHz)."""
@@ -288,11 +302,7 @@ class AudioSamples:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See :meth:`AudioSource.read`."""
-        samples = np.zeros(stop - start, np.float32)
-        first, last = max(0, start), min(stop, self.num_samples)
-        if first < last:
-            samples[first - start : last - start] = self._mono[first:last]
-        return samples
+        return window(self._mono, start, stop)
 
     def track(self) -> SoundTrack:
         """The samples as given, mono or stereo, at their own rate (within 16 to 48 kHz)."""
@@ -310,31 +320,41 @@ def read_audio(path: str | Path) -> np.ndarray:
 # Pictures --------------------------------------------------------------------------------------------------------
 
 
-def read_picture(path: str | Path) -> np.ndarray:
+@functools.cache
+def _read_heic() -> None:
+    """Teach Pillow HEIC, the format of iPhones."""
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def read_picture(path: str | Path, *, any_size: bool = False) -> np.ndarray:
     """A picture as ``H W 3`` uint8 RGB (sRGB), turned upright by its EXIF tag, at most 4096 pixels on a side.
 
-    Transparent parts are laid over white, as viewers show them; of an animation the first picture is taken.
+    Transparent parts are laid over white, as viewers show them; of an animation the first picture is taken. With
+    ``any_size`` it is neither scaled nor refused for being small, as points in its pixels may belong to it.
 
     Raises:
-        UserError: if the file is missing, a folder, empty, no picture Pillow knows (HEIC), damaged, smaller than 64
+        UserError: if the file is missing, a folder, empty, no picture in a known format, damaged, smaller than 64
             pixels on a side, or larger than Pillow's limit against decompression bombs (179 megapixels).
     """
     path = check_file(path, "picture")
+    _read_heic()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if any_size:
+                    return _rgb(_upright(image))
+                image.draft(None, (MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))  # a JPEG decodes smaller straight away
                 return picture_array(image, str(path))
     except UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            head = file.read(32)
-        if head[4:8] == b"ftyp" and any(brand in head for brand in (b"heic", b"heix", b"heif", b"mif1", b"msf1")):
-            raise UserError(f"The picture {path} is HEIC, which cannot be read: save it as JPEG or PNG.") from error
-        raise UserError(f"{path} is not a picture in a known format: give a JPEG, PNG or WebP file.") from error
+        raise UserError(f"{path} is not a picture in a known format: give a JPEG, PNG, WebP or HEIC file.") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"The picture {path} is too large (over 179 megapixels): scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise UserError(f"The picture {path} is damaged ({error}): save it again or give another file.") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"The picture {path} is damaged ({reason}): save it again or give another file.") from error
 
 
 def picture_array(image: Image.Image, name: str = "given") -> np.ndarray:
@@ -342,13 +362,25 @@ def picture_array(image: Image.Image, name: str = "given") -> np.ndarray:
     if min(image.size) < MIN_PICTURE_SIDE:
         width, height = image.size
         raise UserError(f"The picture {name} is only {width}x{height} pixels: give one of at least 64x64.")
+    image = _upright(image)
     if max(image.size) > MAX_PICTURE_SIDE:
-        image.draft(None, (MAX_PICTURE_SIDE, MAX_PICTURE_SIDE))  # a JPEG decodes smaller straight away
         image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
         if min(image.size) < MIN_PICTURE_SIDE:
             raise UserError(f"The picture {name} is too long and narrow: crop it around the face.")
-    upright = ImageOps.exif_transpose(image)
-    return np.array(_to_srgb(_eight_bit(upright)))
+    return _rgb(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A copy, turned as its EXIF tag says; one that can't be understood says nothing."""
+    image.load()  # here an error is the picture's, below it is the tag's
+    try:
+        return ImageOps.exif_transpose(image)
+    except (struct.error, TypeError, KeyError, IndexError, ValueError, SyntaxError, OSError):
+        return image.copy()
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    return np.array(_to_srgb(_eight_bit(image)))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -27,6 +27,7 @@ SAME_FACE = 0.5
 MIN_FACE = 24
 """Pixels: below this a face box holds nothing that could be enlarged into a portrait."""
 BORDER_BLUR, BORDER_BLEND = 0.06, 0.03  # of the crop's side
+FEATHER = 0.12  # of the crop's side
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,15 @@ def even_picture(picture: np.ndarray, longest: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _feather(side: int, feather: float) -> np.ndarray:
-    """``(side, side, 1)`` weights: 0 at the border, 1 from ``feather`` of the side inwards, a cosine between."""
+def _feather(side: int) -> np.ndarray:
+    """``(side, side, 1)`` weights: 0 at the border, 1 from ``FEATHER`` of the side inwards, a cosine between."""
     distance = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5) / side
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / feather, 0, 1))
+    ramp = 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / FEATHER, 0, 1))
     return np.multiply.outer(ramp, ramp).astype(np.float32)[..., None]
 
 
-def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement, feather: float = 0.12) -> np.ndarray:
-    """The full picture with a generated frame ``(size, size, 3)`` in its place, faded out over ``feather`` of it."""
+def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement) -> np.ndarray:
+    """The full picture with a generated frame ``(size, size, 3)`` in its place, faded out over ``FEATHER`` of it."""
     side = placement.side
     top, left = max(0, placement.top), max(0, placement.left)
     bottom = min(picture.shape[0], placement.top + side)
@@ -204,7 +205,7 @@ def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement, fea
     rows = slice(top - placement.top, bottom - placement.top)
     columns = slice(left - placement.left, right - placement.left)
     scaled = np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS))[rows, columns]
-    weight = _feather(side, feather)[rows, columns]
+    weight = _feather(side)[rows, columns]
     pasted = picture.copy()
     behind = pasted[top:bottom, left:right]
     pasted[top:bottom, left:right] = (behind + weight * (scaled.astype(np.float32) - behind) + 0.5).astype(np.uint8)

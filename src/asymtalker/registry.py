@@ -3,6 +3,7 @@
 Models that ``transformers`` and ``diffusers`` fetch themselves by hub id are not here.
 """
 
+import fcntl
 import hashlib
 import http.client
 import os
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from asymtalker.errors import UserError
+from asymtalker.whole import write_whole
 
 PARALLEL = 4
 TIMEOUT_SECONDS = 30.0
@@ -87,10 +89,24 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "asymtalker"
 
 
-def fetch(name: str) -> Path:
-    """The folder with the files of an entry, downloaded where they are not there yet.
+def named_portraits(portraits: Path) -> tuple[Path, Path | None]:
+    """What ``--portraits`` means: the folder, and its face-mesh points where they are not beside the pictures.
 
-    A download that was cut short goes on where it stopped. Progress goes to stderr.
+    ``cc0`` is the registered set, fetched if need be, unless there is a folder of that name.
+
+    Raises:
+        UserError: as :func:`fetch` does.
+    """
+    if str(portraits) == "cc0" and not portraits.is_dir():
+        return fetch("cc0_portraits"), CC0_LANDMARKS
+    return portraits, None
+
+
+def fetch(name: str) -> Path:
+    """The folder with the files of an entry, downloaded where they are not there yet, and their licence beside them.
+
+    A download that was cut short goes on where it stopped. Of several processes one downloads and the others wait.
+    Progress goes to stderr.
 
     Args:
         name: a key of ``REGISTRY``.
@@ -101,10 +117,25 @@ def fetch(name: str) -> Path:
     if name not in REGISTRY:
         raise UserError(f"there is nothing called {name} to download; there is {', '.join(REGISTRY)}")
     entry, folder = REGISTRY[name], cache_dir() / name
-    files = entry.files()
-    missing = [file for file in files if not _has(folder / file.path, file.size)]
-    if not missing:
+    if not _missing(entry, folder):
         return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (cache_dir() / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or this process is gone
+            write_whole(folder / "LICENCE.txt", "\n".join((entry.licence, entry.origin, *entry.mirrors, "")))
+            _download_missing(name, entry, folder)
+    except OSError as error:
+        raise UserError(f"cannot keep the download of {name} in {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _missing(entry: Entry, folder: Path) -> list[RemoteFile]:
+    return [file for file in entry.files() if not _has(folder / file.path, file.size)]
+
+
+def _download_missing(name: str, entry: Entry, folder: Path) -> None:
+    files, missing = entry.files(), _missing(entry, folder)
     columns = (TextColumn(f"download {name}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         done = sum(file.size for file in files) - sum(file.size for file in missing)
@@ -121,7 +152,6 @@ def fetch(name: str) -> Path:
                 download.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    return folder
 
 
 def _has(path: Path, size: int) -> bool:
@@ -133,31 +163,26 @@ def _download(name: str, entry: Entry, file: RemoteFile, target: Path, advance: 
     part = target.with_name(f"{target.name}.part")
     problem = ""
     mirrors = list(entry.mirrors)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kept = part.stat().st_size if part.is_file() else 0
-        advance(kept)
-        while mirrors:
-            mirror = mirrors.pop(0)
-            try:
-                _receive(f"{mirror}/{file.path}", part, file.size, advance)
-            except (_ConnectionError, http.client.HTTPException) as error:
-                problem = f"{urlsplit(mirror).netloc}: {error}; check the connection and give the same command again"
-                continue
-            found = hashlib.sha256(part.read_bytes()).hexdigest()
-            if found == file.sha256:
-                os.replace(part, target)
-                return
-            problem = (
-                f"{urlsplit(mirror).netloc} gives other contents than registered, SHA-256 {found}; nothing is kept"
-            )
-            advance(-part.stat().st_size)
-            part.unlink()
-            if kept:  # its beginning may have been damaged here: ask for all of it
-                mirrors.insert(0, mirror)
-                kept = 0
-    except OSError as error:
-        raise UserError(f"cannot keep the download of {name} in {target.parent}: {error.strerror or error}") from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    kept = part.stat().st_size if part.is_file() else 0
+    advance(kept)
+    while mirrors:
+        mirror = mirrors.pop(0)
+        try:
+            _receive(f"{mirror}/{file.path}", part, file.size, advance)
+        except (_ConnectionError, http.client.HTTPException) as error:
+            problem = f"{urlsplit(mirror).netloc}: {error}; check the connection and give the same command again"
+            continue
+        found = hashlib.sha256(part.read_bytes()).hexdigest()
+        if found == file.sha256:
+            os.replace(part, target)
+            return
+        problem = f"{urlsplit(mirror).netloc} gives other contents than registered, SHA-256 {found}; nothing is kept"
+        advance(-part.stat().st_size)
+        part.unlink()
+        if kept:  # its beginning may have been damaged here: ask for all of it
+            mirrors.insert(0, mirror)
+            kept = 0
     raise UserError(f"cannot download {file.path} of {name}: {problem}")
 
 

@@ -1,7 +1,8 @@
 """THE chunk loop (section 3.2, appendix D). Training, distillation, generation and serving all sample through it.
 
-The asymmetry of the method is one argument: ``continuity="ground_truth"`` carries frames of the real video from chunk
-to chunk (teacher, real score), ``"generated"`` the frames just made (student, critic, generation).
+``continuity`` says whose frames a chunk begins with: ``"generated"`` the frames just made (student, critic,
+generation), ``"ground_truth"`` the real video's (the symmetric ablation of table 4). The teacher judges single chunks
+and is given the real frames there (:func:`asymtalker.distill.loop.generate`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -87,11 +88,12 @@ def predict_velocity(
     if conditions.identity.latents is not None:
         channels.append(conditions.identity.latents)
     sigmas = sigma[:, None] * generated.view(1, -1)  # (B, T)
+    dtype, tokens = transformer.dtype, conditions.identity.tokens
     output = transformer(
-        torch.cat(channels, dim=1),
+        torch.cat(channels, dim=1).to(dtype),
         (sigmas if conditions.continuity is not None else sigma) * NUM_TIMESTEPS,
-        conditions.audio,
-        conditions.identity.tokens,
+        conditions.audio.to(dtype),
+        tokens.to(dtype) if tokens is not None and tokens.is_floating_point() else tokens,
     ).sample.float()
     if transformer.config.prediction_type == "velocity":
         return output
@@ -227,20 +229,16 @@ def rollout(
         exits = span.index == exit_chunk
         with torch.set_grad_enabled(torch.is_grad_enabled() and exits):
             head = None
-            if previous is not None:
+            if span.continuity:
                 if ground_truth is not None and continuity == "ground_truth":
                     frames = ground_truth(span)
                 else:
-                    frames = previous.pixels[:, :, -chunk.continuity_frames :]
+                    assert previous is not None, "generated continuity starts at the first chunk"
+                    frames = previous.pixels[:, :, -span.continuity :]
                 with torch.no_grad():
                     head = codec.encode(frames)
             conditions = Conditions(audio.frames(span.start - context, span.stop + context), identity, head)
-            generator = chunk_generator(seed, span.index)
+            generator = flow.numbered_generator(seed, span.index)
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
         previous = Chunk(span, latents, codec)
         yield previous
-
-
-def chunk_generator(seed: int, index: int) -> torch.Generator:
-    """Noise source of chunk ``index``."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)

@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
 
 import asymtalker
 from asymtalker import config as configs
@@ -25,13 +26,19 @@ from asymtalker.errors import UserError
 from asymtalker.whole import write_whole
 
 RUN_CONFIG = "config.json"
-# These may change between the commands of one run; anything else would make it another run.
+# These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
+# the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve.
 RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device")
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The random numbers of one step. They depend on nothing but ``(seed, step)``, so a resumed run repeats them."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+def precision(loop: LoopConfig) -> torch.dtype | None:
+    """The autocast type of a run, ``None`` for float32."""
+    return torch.bfloat16 if loop.autocast == "bfloat16" else None
+
+
+def autocast(loop: LoopConfig) -> torch.autocast:
+    """The precision of a run, as a context."""
+    return torch.autocast(torch.device(loop.device).type, precision(loop), enabled=precision(loop) is not None)
 
 
 class RunFolder:
@@ -39,7 +46,7 @@ class RunFolder:
 
     Args:
         path: created if missing.
-        config: any config dataclass; a folder made with another one is refused.
+        config: any config dataclass; a folder with a checkpoint made with another one is refused.
         inputs: named input paths, recorded with the config.
 
     Raises:
@@ -54,7 +61,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
         saved = path / RUN_CONFIG
-        if saved.exists():
+        self.checkpoint = path / "checkpoint.pt"
+        if self.checkpoint.exists() and saved.exists():
             changed = [
                 line
                 for line in configs.difference(json.loads(saved.read_text()), resolved)
@@ -64,12 +72,13 @@ class RunFolder:
                 raise UserError(f"{path}: holds a run with other settings ({'; '.join(changed)}); use another folder")
         write_whole(saved, json.dumps(resolved, indent=2))
         write_whole(path / "version.json", json.dumps(_version(), indent=2))
-        self.checkpoint = path / "checkpoint.pt"
         self.stats = path / "stats.jsonl"
+        self._done = 0
         self._board = None
 
     def restart_stats(self, step: int) -> None:
-        """Drop the lines written after ``step`` by a run that was killed."""
+        """Drop what was logged after ``step`` by a run that was killed."""
+        self._done = step
         if self.stats.exists():
             kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
             write_whole(self.stats, "".join(line + "\n" for line in kept))
@@ -87,7 +96,7 @@ class RunFolder:
         if self._board is None:
             from torch.utils.tensorboard.writer import SummaryWriter
 
-            self._board = SummaryWriter(str(self.path))
+            self._board = SummaryWriter(str(self.path), purge_step=self._done + 1)
         return self._board
 
 
@@ -145,12 +154,13 @@ def run_steps(
                 save_checkpoint(run.checkpoint, count, parts)
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; vectors (biases, norms, modulation tables) are not decayed."""
-    wanted = [p for p in parameters if p.requires_grad]
+def build_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; only the weights of linear maps and convolutions are decayed, not biases, norms, tables and positions."""
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    maps = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Linear | _ConvNd)}
     groups = [
-        {"params": [p for p in wanted if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in wanted if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in wanted if id(p) in maps], "weight_decay": config.weight_decay},
+        {"params": [p for p in wanted if id(p) not in maps], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
@@ -189,13 +199,23 @@ def _step_of(line: str) -> float:
 
 
 def _version() -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "asymtalker": asymtalker.__version__,
-        "commit": commit or "unknown",
+        "commit": _commit() or "unknown",
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of the working copy this file belongs to; ``None`` for an installed package or without git."""
+    package = Path(__file__).parent
+    command = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+    try:
+        if subprocess.run(command, cwd=package, capture_output=True, check=False).returncode:
+            return None
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=package, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return head.stdout.strip()

@@ -14,18 +14,20 @@ from asymtalker.config import (
     CodecTrainConfig,
     DistillConfig,
     IdentityStrategy,
+    LoopConfig,
     ReadoutTrainConfig,
     Recipe,
     TeacherConfig,
 )
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
+from asymtalker.registry import named_portraits
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
     recipe: str = "tiny"
-    """Where the defaults come from: smoke, tiny, wan_1_3b or wan_14b."""
+    """Where the defaults come from: smoke, tiny, tiny_gt_gt, tiny_gen_gen, wan_1_3b or wan_14b."""
     run: Path
     """Run folder: settings, log, samples, checkpoint. The same command resumes it."""
 
@@ -40,7 +42,7 @@ class TrainCodec(_Run):
     corpus: Path | None = None
     """Corpus folder."""
     portraits: Path | None = None
-    """Folder of photographs to set in motion."""
+    """Folder of photographs to set in motion; ``cc0`` fetches the registered set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,22 +98,22 @@ class Assemble:
     audio: Path
     """Folder with audio_encoder/ and feature_extractor/."""
     transformer: Path
-    """Folder of the transformer, such as RUN/transformer."""
+    """Folder of the transformer, such as RUN/transformer; the settings in its run's folder tell the chunk and, of a
+    student, the steps, the shift and the fresh noise."""
     out: Path
     """Checkpoint folder to write."""
     recipe: str = "tiny"
-    """Recipe the parts were trained by; gives the sampler, the identity strategy and, for a transformer outside
-    the folder of its run, the chunk."""
+    """Recipe the parts were trained by; gives the guidance, the identity strategy and what no run tells."""
     identity: IdentityStrategy | None = None
     """How the portrait enters the transformer; the recipe's by default."""
     image_encoder: Path | None = None
     """For clip and vtp: folder of the image encoder."""
     steps: int | None = None
-    """Denoising steps per chunk; the recipe's by default."""
+    """Denoising steps per chunk; by default the run's, else the recipe's."""
     guidance: float | None = None
     """Audio guidance; the recipe's by default."""
     renew_noise: bool | None = None
-    """Whether each step draws fresh noise, as a distilled student expects; the recipe's by default."""
+    """Whether each step draws fresh noise, as a distilled student expects; by default the run's, else the recipe's."""
     size: int = 256
     """Width and height of the video."""
     name: str = "asymtalker-tiny"
@@ -167,7 +169,8 @@ def given(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> None:
-    """Check that a causal codec makes clips of the lengths in a config, and that windows are made of whole patches.
+    """Check that a causal codec makes clips of the lengths in a config, that windows are made of whole patches, and
+    that the audio of a chunk reaches no further than what is cached of it.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -182,9 +185,12 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
             raise UserError("--config.chunk.continuity-frames must be less than --config.chunk.frames.")
     if isinstance(config, TeacherConfig):
         lengths["pixel-frames"] = config.pixel_frames
-        _, *patch = config.model.patch_size
-        if any(config.crop % side for side in patch):
-            raise UserError(f"--config.crop must be a multiple of the patch's sides, {patch[0]} and {patch[1]}.")
+        _check_teacher(config)
+    elif isinstance(config, DistillConfig) and config.teacher_continuity == "generated" != config.student_continuity:
+        raise UserError(
+            "--config.teacher-continuity generated needs --config.student-continuity generated: no other frames are"
+            " generated."
+        )
     for name, frames in lengths.items():
         try:
             timeline.latents_of_frames(frames)
@@ -192,13 +198,40 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
             raise UserError(f"--config.{name}: {error}.") from error
 
 
+def _check_teacher(config: TeacherConfig) -> None:
+    from asymtalker.train.data import AUDIO_MARGIN
+
+    if config.pixel_frames == 1:
+        raise UserError("--config.pixel-frames must be at least 5: the consistency loss compares frames.")
+    if config.pixel_every < 1:
+        raise UserError("--config.pixel-every must be at least 1; above --config.loop.steps it is never.")
+    if config.model.audio_context > AUDIO_MARGIN:
+        raise UserError(f"--config.model.audio-context can be {AUDIO_MARGIN} at most.")
+    _, *patch = config.model.patch_size
+    if any(config.crop % side for side in patch):
+        raise UserError(f"--config.crop must be a multiple of the patch's sides, {patch[0]} and {patch[1]}.")
+
+
+def check_loop(loop: LoopConfig) -> None:
+    """Check the numbers every training has.
+
+    Raises:
+        UserError: naming the flag that makes no sense.
+    """
+    for name in ("steps", "batch", "log_every", "checkpoint_every"):
+        if getattr(loop, name) < 1:
+            raise UserError(f"--config.loop.{name.replace('_', '-')} must be at least 1.")
+
+
 def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> None:
     """The ``train`` verb."""
+    check_loop(settings.config.loop)
     if isinstance(settings, TrainCodec):
         from asymtalker.train.codec import train_codec
 
         check_lengths(settings.config)
-        train_codec(settings.config, settings.run, settings.corpus, settings.portraits)
+        portraits = settings.portraits and named_portraits(settings.portraits)[0]
+        train_codec(settings.config, settings.run, settings.corpus, portraits)
     elif isinstance(settings, TrainAudio):
         from asymtalker.train.audio import train_audio
 
@@ -218,6 +251,7 @@ def distill(settings: Distill) -> None:
     """The ``distill`` verb."""
     from asymtalker.distill.loop import distill as run
 
+    check_loop(settings.config.loop)
     check_lengths(settings.config)
     run(settings.config, settings.run, settings.corpus, settings.model)
 

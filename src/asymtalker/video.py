@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,23 +20,27 @@ import numpy as np
 from asymtalker.errors import UserError
 from asymtalker.media import check_file, open_media, read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
+from asymtalker.whole import FULL_DISK, check_place, refusal
 
 DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
-FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
+QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
 
 
 class _Output:
     """The file being written, with some room kept back so that a disk that fills up still leaves a playable file."""
 
     def __init__(self, path: Path):
-        self.name = str(path)  # the MP4 muxer reopens the file by this name to move its index to the front
+        # The MP4 muxer reopens the file by this name to move its index to the front; without the protocol FFmpeg
+        # would take the part of a name before a colon for one.
+        self.name = f"file:{path}"
+        self.path = path
         self._reserve = Path(f"{path}.reserve")
-        self.full = False
+        self.full: OSError | None = None
         self.error: OSError | None = None
         self._file = path.open("wb", buffering=0)
         try:
             with self._reserve.open("wb") as reserve:
-                reserve.write(bytes(DISK_RESERVE))
+                reserve.write(os.urandom(DISK_RESERVE))  # zeros would take no room where the disk compresses
         except OSError:
             self.remove()
             raise
@@ -51,7 +54,7 @@ class _Output:
                 if self.full or error.errno not in FULL_DISK:
                     self.error = error
                     raise
-                self.full = True
+                self.full = error
                 self._reserve.unlink(missing_ok=True)
         return len(data)
 
@@ -67,23 +70,25 @@ class _Output:
 
     def remove(self) -> None:
         self.close()
-        Path(self.name).unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def uninterrupted():
-    """Ctrl-C waits until the block is done, so that no half-written frame is left in the file."""
+    """Ctrl-C, SIGTERM and SIGHUP wait until the block is done, so that no half-written frame is left in the file."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    caught: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda *event: caught.append(event))
+    caught: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(stop, lambda number, _: caught.append(number)) for stop in stops]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if caught and callable(before):
-            before(*caught[0])
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 class VideoWriter:
@@ -98,7 +103,6 @@ class VideoWriter:
         audio_rate: of the sound in Hz, one that AAC has; ``None`` for a video without sound.
         audio_channels: 1 or 2.
         metadata: MP4 tags, such as ``title``, ``comment``, ``description``.
-        quality: x264's constant rate factor, 0 (lossless) to 51.
 
     Raises:
         UserError: if the file cannot be written there, or, while writing, the disk is full.
@@ -112,7 +116,6 @@ class VideoWriter:
         audio_rate: int | None = None,
         audio_channels: int = 1,
         metadata: Mapping[str, str] | None = None,
-        quality: int = 17,
     ):
         height, width = size
         if height % 2 or width % 2:
@@ -123,12 +126,10 @@ class VideoWriter:
         try:
             self._output = _Output(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"))
         except OSError as error:
-            raise self._refused(error) from error
+            raise refusal(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
         self._container.metadata.update(metadata or {})
-        self._video = self._container.add_stream(
-            "libx264", rate=FPS, options={"preset": "veryfast", "crf": str(quality)}
-        )
+        self._video = self._container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": QUALITY})
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.codec_context.color_range = 1  # limited
         self._video.codec_context.colorspace = 1  # these three are BT.709, which players assume least wrongly
@@ -178,16 +179,10 @@ class VideoWriter:
             self.abort(keep=False)
             if self._output.error is None:
                 raise
-            raise self._refused(self._output.error) from error
-        if self._output.full:
-            seconds = self.abort(keep=True)
-            raise UserError(
-                f"The disk is full: the first {seconds:.1f} s are kept in {self.path}; make room and run it again."
-            )
-
-    def _refused(self, error: OSError) -> UserError:
-        reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
-        return UserError(f"Cannot write {self.path} ({reason}): choose another place for the output.")
+            raise refusal(self.path, self._output.error) from error
+        if self._output.full and self.kept_seconds is None:  # filled up by the last bytes, the video is whole
+            self.abort(keep=True)
+            raise refusal(self.path, self._output.full)
 
     def close(self) -> None:
         """Finish the file and give it its name. Does nothing when the file was closed or aborted before."""
@@ -199,9 +194,18 @@ class VideoWriter:
         for stream in (self._video, self._audio):
             if stream is not None:
                 self._container.mux(stream.encode(None))
-        self._container.close()
-        self._output.close()
-        os.replace(self._output.name, self.path)
+        try:
+            self._container.close()
+            self._output.close()
+            os.replace(self._output.path, self.path)
+        except (OSError, av.error.FFmpegError) as error:
+            if self._output.error is not None:
+                raise
+            self._output.close()
+            self.kept_seconds = 0.0
+            raise UserError(
+                f"Cannot finish {self.path} ({error.strerror}): what was written lies in {self._output.path}."
+            ) from error
         self.kept_seconds = self.seconds
 
     def abort(self, keep: bool) -> float:
@@ -235,16 +239,9 @@ def check_output(path: str | Path) -> Path:
         UserError: if it is a folder, does not end in .mp4, .m4v or .mov, or its folder cannot be made or written to.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"The output {path} is a folder: give the name of a file in it, such as {path / 'video.mp4'}.")
-    if path.suffix.lower() not in (".mp4", ".m4v", ".mov"):
+    if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not path.is_dir():
         raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+    check_place(path)
     return path
 
 

@@ -1,27 +1,92 @@
 """Files and folders that appear whole: written under another name beside their place, then moved there."""
 
+import contextlib
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
+
+from asymtalker.errors import UserError
+
+FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
+
+
+def check_place(path: Path) -> None:
+    """Make the folder that a file is going to be written into, before the work whose result it is.
+
+    Raises:
+        UserError: if ``path`` is a folder, or its folder can't be made or written to.
+    """
+    if path.is_dir():
+        raise UserError(f"The output {path} is a folder: give the name of a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+
+
+def refusal(path: Path, error: OSError) -> UserError:
+    """The sentence for an error of the disk while ``path`` was written."""
+    reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
+    return UserError(f"Cannot write {path} ({reason}): make room or choose another place.")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write a file or a folder under, which takes ``path``'s place at the end of the block.
+
+    An exception leaves ``path`` as it was and nothing beside it; a kill may leave a hidden ``.part``.
+
+    Raises:
+        UserError: if the disk is full or ``path`` can't be written; other errors of the block pass through.
+    """
+    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("part", "old"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+    try:
+        yield partial
+        if partial.is_dir() and path.exists():
+            os.replace(path, old)  # no file system swaps two folders everywhere
+        os.replace(partial, path)
+    except BaseException as error:
+        _remove(partial)
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        if problem := _problem_of_disk(error, partial):
+            raise refusal(path, problem) from error
+        raise
+    _remove(old)
+
+
+def _problem_of_disk(error: BaseException, partial: Path) -> OSError | None:
+    """The disk's part in an error of :func:`whole`, if it had one; a block may read other files too."""
+    # PyTorch raises another error on top of the file's own, safetensors' only tells its number
+    for cause in (error, error.__context__):
+        if isinstance(cause, OSError) and (
+            cause.errno in FULL_DISK or str(cause.filename or "").startswith(str(partial))
+        ):
+            return cause
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file; a kill leaves the old one or the new one. Its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Write a text file; see :func:`whole`."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def save_whole(folder: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save``, such as a model's ``save_pretrained``, fill a new folder, then put it in ``folder``'s place."""
-    partial, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
-    for leftover in (partial, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    save(partial)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    """Let ``save``, such as a model's ``save_pretrained``, fill a new folder; see :func:`whole`."""
+    with whole(folder) as partial:
+        save(partial)

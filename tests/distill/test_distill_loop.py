@@ -10,19 +10,18 @@ from asymtalker.distill.loop import (
     critic_update_loss,
     distill,
     generate,
-    load_teacher,
     renoise,
     rollout_spans,
     student_losses,
     student_sampler,
 )
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import rollout
-from asymtalker.run_folder import step_generator
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
-from toy import toy_distill, toy_loop
+from toy import assert_same, saved_state, toy_distill, toy_loop
 
 HEAD = 2  # latent frames of 5 continuity frames
 
@@ -40,7 +39,7 @@ def source(toy_corpus, frozen):
 
 @pytest.fixture
 def nets(tiny_pipeline_folder):
-    return Networks.of(load_teacher(tiny_pipeline_folder))
+    return Networks.of(AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer"))
 
 
 def gradients(network) -> list:
@@ -60,8 +59,8 @@ def test_all_three_start_from_the_teacher(nets):
 def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_folder, autocast):
     frozen = load_frozen(tiny_pipeline_folder, "tre", toy_loop(autocast=autocast))
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, step_generator(0, 0))
-    losses = student_losses(config, nets, frozen, generated, step_generator(0, 1))
+    generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+    losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
     (losses["dmd"] + losses["anchor"]).backward()
     assert all(gradient is not None for gradient in gradients(nets.student))
     assert sum(float(gradient.abs().sum()) for gradient in gradients(nets.student)) > 0
@@ -71,8 +70,8 @@ def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_
 
 def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, step_generator(0, 0))
-    critic_update_loss(config, nets, frozen, generated, step_generator(0, 1)).backward()
+    generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+    critic_update_loss(config, nets, frozen, generated, numbered_generator(0, 1)).backward()
     assert all(gradient is not None for gradient in gradients(nets.critic))
     assert all(gradient is None for net in (nets.teacher, nets.student) for gradient in gradients(net))
 
@@ -84,7 +83,7 @@ def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
 def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teacher, student):
     config = toy_distill(teacher_continuity=teacher, student_continuity=student)
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, step_generator(0, 0))
+        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
     real = generated.batch.latents[:, :, :HEAD]
     own = generated.latents[:, :, :HEAD]
     assert torch.equal(generated.student.continuity, own)
@@ -101,14 +100,14 @@ def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source
     config = toy_distill(chunks=3)
     source = ChunkSource(source.folder, "train", frozen, config.chunk, config.chunks)
     for step in range(20):
-        generator = step_generator(0, step)
+        generator = numbered_generator(0, step)
         batch = source.batch(1, generator)
         torch.randint(config.steps_per_sample, (), generator=generator)
         seed = int(torch.randint(2**31, (), generator=generator))
         if int(torch.randint(config.chunks, (), generator=generator)) == 2:  # a rollout of three chunks
             break
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, step_generator(0, step))
+        generated = generate(config, nets, frozen, source, numbered_generator(0, step))
         parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config, 2))
         settings = {"chunk": config.chunk, "size": source.size, "sampler": student_sampler(config), "seed": seed}
         chunks = list(rollout(*parts, **settings))
@@ -119,7 +118,7 @@ def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source
 def test_first_chunks_are_trained_as_well_as_later_ones(nets, source, frozen):
     config = toy_distill(chunks=2)
     with torch.no_grad():
-        made = [generate(config, nets, frozen, source, step_generator(0, step)) for step in range(8)]
+        made = [generate(config, nets, frozen, source, numbered_generator(0, step)) for step in range(8)]
     first = [generated.student.continuity is None for generated in made]
     assert True in first
     assert False in first
@@ -137,13 +136,13 @@ def test_the_exit_step_is_random_and_gradient_flows_from_it(nets, source, frozen
     monkeypatch.setattr(distill_loop, "rollout", spy)
     config = toy_distill(chunks=1)
     for index in range(6):
-        assert generate(config, nets, frozen, source, step_generator(0, index)).latents.requires_grad
+        assert generate(config, nets, frozen, source, numbered_generator(0, index)).latents.requires_grad
     assert seen == {0, 1}
 
 
 def test_noise_levels_of_the_scores_stay_inside():
     config = toy_distill(min_sigma=0.3, max_sigma=0.6)
-    sigma, noisy, noise = renoise(config, torch.zeros(64, 1, 1, 1, 1), step_generator(0, 0))
+    sigma, noisy, noise = renoise(config, torch.zeros(64, 1, 1, 1, 1), numbered_generator(0, 0))
     assert 0.3 <= sigma.min() < sigma.max() <= 0.6
     torch.testing.assert_close(noisy.flatten(), (sigma.view(-1, 1, 1, 1, 1) * noise).flatten())
 
@@ -153,18 +152,14 @@ def test_the_anchor_pulls_towards_the_real_chunk(nets, source, frozen):
     optimizer = torch.optim.AdamW(nets.student.parameters(), lr=3e-3)
     anchors = []
     for _ in range(6):
-        generated = generate(config, nets, frozen, source, step_generator(0, 0))
-        losses = student_losses(config, nets, frozen, generated, step_generator(0, 1))
+        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+        losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
         optimizer.zero_grad()
         losses["anchor"].backward()
         optimizer.step()
         anchors.append(float(losses["anchor"].detach()))
     assert anchors[1] < anchors[0]
     assert anchors[-1] < anchors[1]
-
-
-def state(run: Path) -> dict:
-    return torch.load(run / "checkpoint.pt", weights_only=True)
 
 
 def logged(run: Path) -> list[dict]:
@@ -190,22 +185,20 @@ def test_resumed_distillation_is_uninterrupted_distillation_bit_for_bit(
     monkeypatch.setattr(distill_loop, "student_losses", killed_in_step_four)
     with pytest.raises(KeyboardInterrupt):
         distill(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
-    assert state(tmp_path / "killed")["step"] == 2
+    assert saved_state(tmp_path / "killed")["step"] == 2
     monkeypatch.setattr(distill_loop, "student_losses", real)
     distill(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
 
     assert logged(tmp_path / "straight") == logged(tmp_path / "killed")
-    straight, killed = state(tmp_path / "straight"), state(tmp_path / "killed")
-    for part in ("student", "critic", "ema"):
-        assert all(torch.equal(value, killed[part][name]) for name, value in straight[part].items())
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "killed"))
 
 
 def test_a_run_trains_both_and_saves_the_averaged_student(tmp_path, toy_corpus, tiny_pipeline_folder):
     config = toy_distill(loop=toy_loop(steps=1, batch=1, sample_every=1))
     distill(config, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     saved = AsymTalkerTransformer3DModel.from_pretrained(tmp_path / "run" / "transformer")
-    teacher = load_teacher(tiny_pipeline_folder)
-    checkpoint = state(tmp_path / "run")
+    teacher = AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer")
+    checkpoint = saved_state(tmp_path / "run")
     assert all(torch.equal(p, checkpoint["ema"][name]) for name, p in saved.named_parameters())
     for part in ("student", "critic"):
         assert any(not torch.equal(p, checkpoint[part][name]) for name, p in teacher.named_parameters())
@@ -214,14 +207,14 @@ def test_a_run_trains_both_and_saves_the_averaged_student(tmp_path, toy_corpus, 
 
 
 def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    real = distill_loop.load_teacher
+    real = distill_loop.load_part
 
-    def broken(path):
-        teacher = real(path)
+    def broken(*arguments):
+        teacher = real(*arguments)
         torch.nn.init.constant_(teacher.proj_out.bias, float("nan"))
         return teacher
 
-    monkeypatch.setattr(distill_loop, "load_teacher", broken)
+    monkeypatch.setattr(distill_loop, "load_part", broken)
     with pytest.raises(FloatingPointError):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
@@ -233,13 +226,35 @@ def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, ti
 
 
 def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus):
-    with pytest.raises(UserError, match="transformer/"):
+    with pytest.raises(UserError, match=r"There is no folder .*transformer"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path)
 
 
 def test_the_batch_is_rolled_out_together(nets, source, frozen):
     config = toy_distill(loop=toy_loop(batch=2), student_continuity="ground_truth")
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, step_generator(0, 0))
+        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
     assert generated.latents.shape == generated.batch.latents.shape
     assert generated.latents.shape[0] == 2
+
+
+def test_real_continuity_needs_no_chunks_before_the_last(nets, source, frozen, monkeypatch):
+    """Table 4, (ground truth, ground truth): the student is given what the teacher is given."""
+    made = []
+    real = distill_loop.rollout
+
+    def counted(*arguments, **options):
+        for chunk in real(*arguments, **options):
+            made.append(chunk.span.index)
+            yield chunk
+
+    monkeypatch.setattr(distill_loop, "rollout", counted)
+    config = toy_distill(student_continuity="ground_truth", chunks=3)
+    with torch.no_grad():
+        generated = [generate(config, nets, frozen, source, numbered_generator(0, index)) for index in range(8)]
+    assert len(made) == 8
+    assert set(made) == {0, 1, 2}
+    for one in generated:
+        if one.head:
+            assert torch.equal(one.teacher.continuity, one.batch.latents[:, :, :HEAD])
+            torch.testing.assert_close(one.student.continuity, one.teacher.continuity, atol=5e-3, rtol=2e-3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asymtalker.corpus import encode_wav
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background, draw_face
@@ -41,3 +42,11 @@ def sound() -> np.ndarray:
     """1.2 s of a tone that swells."""
     time = np.arange(round(1.2 * SAMPLE_RATE) + 100) / SAMPLE_RATE
     return (0.4 * np.sin(2 * np.pi * 220 * time) * np.sin(np.pi * time / time[-1])).astype(np.float32)
+
+
+@pytest.fixture
+def voice(tmp_path, sound) -> Path:
+    """The sound as a file."""
+    path = tmp_path / "voice.wav"
+    path.write_bytes(encode_wav(sound))
+    return path

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors import SafetensorError
 
 from asymtalker.errors import UserError
 from asymtalker.generate.assemble import assemble_checkpoint
@@ -11,6 +12,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.recipes import smoke
 from asymtalker.run_folder import RUN_CONFIG
 from asymtalker.stages import Assemble
+from toy import toy_transformer
 
 
 @pytest.fixture
@@ -22,8 +24,9 @@ def run(tmp_path, tiny_pipeline_folder):
     return tmp_path / "run"
 
 
-def assembled(run, parts) -> AsymTalkerPipeline:
-    settings = Assemble(vae=parts / "vae", audio=parts, transformer=run / "transformer", out=run / "model")
+def assembled(run, parts, **flags) -> AsymTalkerPipeline:
+    transformer = run / "transformer"
+    settings = Assemble(vae=parts / "vae", audio=parts, transformer=transformer, out=run / "model", **flags)
     assemble_checkpoint(settings, smoke())
     return AsymTalkerPipeline.from_pretrained(settings.out)
 
@@ -45,3 +48,37 @@ def test_settings_that_are_none_are_refused(run, tiny_pipeline_folder, text):
     with pytest.raises(UserError, match=RUN_CONFIG):
         assembled(run, tiny_pipeline_folder)
     assert not (run / "model").exists()
+
+
+def test_a_student_is_sampled_as_its_run_distilled_it(run, tiny_pipeline_folder):
+    settings = {"chunk": {"frames": 17, "continuity_frames": 9}, "steps_per_sample": 3, "shift": 7.5}
+    (run / RUN_CONFIG).write_text(json.dumps(settings))
+    sampler = assembled(run, tiny_pipeline_folder).settings.sampler
+    assert (sampler.num_steps, sampler.shift, sampler.renew_noise) == (3, 7.5, True)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "flag", "says"),
+    [
+        ("transformer", {"latent_channels": 4}, {}, "4 latent channels, but the codec of --vae has 6"),
+        ("transformer", {"audio_dim": 8}, {}, "8 audio features, but the encoder of --audio gives 16"),
+        ("transformer", {}, {"size": 40}, "--size must be a multiple of 16"),
+        ("transformer", {}, {"steps": 0}, "--steps must be at least 1"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(run, tiny_pipeline_folder, part, change, flag, says):
+    toy_transformer(**change).save_pretrained(run / part)
+    with pytest.raises(UserError, match=says):
+        assembled(run, tiny_pipeline_folder, **flag)
+    assert not (run / "model").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(run, tiny_pipeline_folder, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("asymtalker.generate.assemble.AsymTalkerPipeline.save_pretrained", full)
+    before = sorted(run.iterdir())
+    with pytest.raises(UserError, match="disk is full"):
+        assembled(run, tiny_pipeline_folder)
+    assert sorted(run.iterdir()) == before

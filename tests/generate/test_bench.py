@@ -1,6 +1,5 @@
 import json
 import os
-import wave
 
 import numpy as np
 import pytest
@@ -10,17 +9,6 @@ from asymtalker.generate import bench
 from asymtalker.generate.bench import bench_generate, peak_rss_mib
 from asymtalker.media import AudioFile
 from asymtalker.timeline import SAMPLE_RATE
-
-
-@pytest.fixture
-def voice(tmp_path, sound):
-    path = tmp_path / "voice.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
-    return path
 
 
 def test_report_adds_up(checkpoint, portrait, voice, tmp_path, monkeypatch, capsys):
@@ -46,6 +34,13 @@ def test_bad_input_of_the_measuring_process_is_one_sentence(portrait, voice, tmp
     with pytest.raises(UserError, match="does not exist"):
         bench_generate([0.2], tmp_path / "a.json", str(tmp_path / "none"), "cpu", portrait, voice)
     assert not (tmp_path / "a.json").exists()
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_measuring(portrait, voice, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "_measure_apart", lambda job: pytest.fail("measured"))
+    for out in (tmp_path, voice / "a.json"):
+        with pytest.raises(UserError, match="folder"):
+            bench_generate([0.2], out, None, "cpu", portrait, voice)
 
 
 def test_sound_is_repeated_or_cut_to_length(voice, tmp_path, sound):

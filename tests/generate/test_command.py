@@ -5,24 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asymtalker.cli import main
+from asymtalker.corpus import encode_wav
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.video import read_video
-
-
-def write_wav(path: Path, samples: np.ndarray) -> Path:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
-    return path
 
 
 def command(checkpoint: Path, portrait: Path, voice: Path, output: Path) -> list[str]:
@@ -30,8 +21,7 @@ def command(checkpoint: Path, portrait: Path, voice: Path, output: Path) -> list
     return ["generate", *inputs, "--model", str(checkpoint), "--device", "cpu"]
 
 
-def test_command_writes_the_video_and_says_where(checkpoint, portrait, sound, tmp_path, capsys):
-    voice = write_wav(tmp_path / "voice.wav", sound)
+def test_command_writes_the_video_and_says_where(checkpoint, portrait, voice, sound, tmp_path, capsys):
     main(command(checkpoint, portrait, voice, tmp_path / "a.mp4"))
     said = capsys.readouterr()
     assert said.out == f"{tmp_path / 'a.mp4'}\n"
@@ -48,8 +38,10 @@ def test_command_refuses_in_one_sentence(checkpoint, portrait, tmp_path, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_keeps_a_playable_video_and_says_so(checkpoint, portrait, tmp_path):
-    voice = write_wav(tmp_path / "voice.wav", np.zeros(600 * SAMPLE_RATE))
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_keeps_a_playable_video_and_says_so(checkpoint, portrait, tmp_path, stop, code):
+    voice = tmp_path / "voice.wav"
+    voice.write_bytes(encode_wav(np.zeros(600 * SAMPLE_RATE)))
     output = tmp_path / "out" / "a.mp4"
     process = subprocess.Popen(
         [sys.executable, "-m", "asymtalker", *command(checkpoint, portrait, voice, output)],
@@ -62,9 +54,9 @@ def test_ctrl_c_keeps_a_playable_video_and_says_so(checkpoint, portrait, tmp_pat
         if parts and parts[0].stat().st_size > 20_000:
             break
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Stopped early: the first" in said
     assert "Traceback" not in said
     frames, heard = read_video(output)

@@ -3,13 +3,14 @@ import json
 import os
 import shutil
 import signal
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError, HTTPError
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from asymtalker.errors import UserError
 from asymtalker.generate import pipeline as pipelines
@@ -19,17 +20,6 @@ from asymtalker.media import SoundTrack
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.video import VideoWriter, probe_video, read_video
 from drawn_face import background, draw_face
-
-
-@pytest.fixture
-def voice(tmp_path, sound) -> Path:
-    path = tmp_path / "voice.wav"
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((sound * 32767).astype("<i2").tobytes())
-    return path
 
 
 def coarse(frames: np.ndarray) -> np.ndarray:
@@ -162,6 +152,22 @@ def test_ctrl_c_in_a_chunk_keeps_sound_and_picture_equally_long(pipeline, portra
     assert len(heard) == 7 * 640
 
 
+def test_an_error_in_the_sound_keeps_what_was_made_and_says_so(pipeline, portrait, voice, tmp_path, monkeypatch):
+    take = SoundTrack.take_until
+
+    def broken(self, seconds):
+        if seconds == 12 / 25:
+            raise UserError("The sound is damaged.")
+        return take(self, seconds)
+
+    monkeypatch.setattr(SoundTrack, "take_until", broken)
+    said: list[str] = []
+    with pytest.raises(UserError, match="damaged"):
+        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=said.append)
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 12
+    assert said == [f"Stopped early: the first 0.5 s are kept in {tmp_path / 'a.mp4'}."]
+
+
 def test_full_disk_is_said(pipeline, portrait, voice, tmp_path, monkeypatch):
     def full(self, path):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -223,8 +229,14 @@ def broken(checkpoint: Path, folder: Path, how: str) -> Path:
             shutil.rmtree(copy / "vae")
         case "missing weights":
             (copy / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-        case "damaged weights":
-            (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"nothing" * 30)
+        case "damaged vae" | "damaged transformer" | "damaged audio_encoder":
+            (path,) = (copy / how.removeprefix("damaged ")).glob("*.safetensors")
+            path.write_bytes(path.read_bytes()[:-100])
+        case "missing audio weight":
+            path = copy / "audio_encoder" / "model.safetensors"
+            weights = load_file(path)
+            del weights["feature_projection.projection.weight"]
+            save_file(weights, path, {"format": "pt"})
         case "unknown setting":
             index.write_text(json.dumps(content | {"colour": "blue"}))
     return copy
@@ -238,7 +250,10 @@ def broken(checkpoint: Path, folder: Path, how: str) -> Path:
         ("another class", "checkpoint of WanPipeline"),
         ("missing part", "lacks vae"),
         ("missing weights", "transformer cannot be loaded"),
-        ("damaged weights", "vae cannot be loaded"),
+        ("damaged vae", "vae cannot be loaded"),
+        ("damaged transformer", "transformer cannot be loaded"),
+        ("damaged audio_encoder", "audio_encoder cannot be loaded"),
+        ("missing audio weight", r"1 of its weights .* feature_projection\.projection\.weight"),
         ("unknown setting", "colour"),
     ],
 )
@@ -246,6 +261,18 @@ def test_wrong_checkpoint_is_one_sentence(checkpoint, tmp_path, how, says):
     with pytest.raises(UserError, match=says) as error:
         AsymTalkerPipeline.from_pretrained(broken(checkpoint, tmp_path, how))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [HTTPError("no tunnel"), HFValidationError("no such name"), ConnectionError("offline")]
+)
+def test_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, error):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UserError, match="owner/name is neither a folder here nor a model that can be fetched"):
+        AsymTalkerPipeline.from_pretrained("owner/name")
 
 
 def test_checkpoint_that_is_not_there(tmp_path, monkeypatch):

@@ -209,3 +209,16 @@ def test_image_encoders_load_from_folders_frozen(tmp_path, picture):
         identity.load_image_encoder("clip", None)
     with pytest.raises(UserError, match="cannot load the image encoder"):
         identity.load_image_encoder("vtp", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("strategy", ["clip", "vtp"])
+def test_image_encoders_that_could_run_code_are_refused(strategy, tmp_path):
+    encoder = image_encoder(strategy)
+    encoder.save_pretrained(tmp_path)
+    assert identity.load_image_encoder(strategy, tmp_path) is not None
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.unlink()
+    for name in ("pytorch_model.bin", "diffusion_pytorch_model.bin"):
+        torch.save(encoder.state_dict(), tmp_path / name)
+    with pytest.raises(UserError, match="cannot load the image encoder"):
+        identity.load_image_encoder(strategy, tmp_path)

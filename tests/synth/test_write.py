@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,45 @@ def test_photo_heads_come_from_the_portraits(portraits, tmp_path):
     assert {row.kind for row in rows} == {"photo"}
     assert {row.source_id for row in rows} == {"b.png", "sub/a.jpg"}  # the dark one can't be fitted
     assert len({row.identity_id for row in rows}) == 2
+
+
+def test_a_portrait_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setattr("asymtalker.synth.write.BACKDROP_SHARE", 1.0)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "whole.png")
+    monkeypatch.setattr("asymtalker.synth.write.split_of", lambda identity: "train")
+    seen = []
+    monkeypatch.setattr(DrawnStudio, "cast_rendered", lambda self, seed, procedural, backdrop: seen.append(backdrop))
+    portraits = tuple(
+        Portrait(path.name, path, np.ones((478, 3), np.float32)) for path in sorted(tmp_path.glob("*.png"))
+    )
+    for fraction, kind in ((0.0, "rendered"), (1.0, "photo")):
+        job = Job(settings(tmp_path, photo_fraction=fraction), portraits, DrawnStudio)
+        for seed in range(6):
+            assert _cast(job, DrawnStudio(8), np.random.default_rng(seed))[0] == kind
+    assert all(backdrop[0, 0, 0] == 200 for backdrop in seen)
+
+
+def test_a_folder_without_a_finished_shard_takes_other_settings(corpus, tmp_path):
+    with pytest.raises(UserError, match="no folder of portraits"):
+        synthesize_corpus(settings(tmp_path / "out", portraits=tmp_path / "nowhere"), DrawnStudio)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    shutil.copy(corpus / "synth.json", tmp_path / "out")
+    rows = synthesize_corpus(settings(tmp_path / "out", clips=1, seed=9), DrawnStudio)
+    assert len(rows) == 1
+
+
+class InterruptedStudio(DrawnStudio):
+    def frame(self, weights, pose):
+        raise KeyboardInterrupt
+
+
+def test_a_stopped_run_says_how_to_go_on_and_leaves_nothing_half(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        synthesize_corpus(settings(tmp_path), InterruptedStudio)
+    assert "the same command goes on" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["synth.json"]
 
 
 def test_unusable_portraits_are_refused(portraits, tmp_path):

@@ -37,17 +37,26 @@ def close(actual, expected):
 
 def test_starts_cover_the_clip_to_its_end():
     assert chunk_starts(105, 81) == [0, 24]
-    assert chunk_starts(200, 81) == [0, 80, 119]
+    assert chunk_starts(200, 81) == [0, 40, 80, 119]
     assert chunk_starts(81, 81) == [0]
     assert chunk_starts(40, 33) == [0, 7]
     assert chunk_starts(80, 81) == []
 
 
 def test_references_are_fixed_by_the_key_and_inside_the_clip():
-    assert reference_frames("a", 105) == reference_frames("a", 105)
-    low, high = reference_frames("a", 105)
-    assert 0 <= low < 52 <= high < 105
-    assert len({tuple(reference_frames(str(key), 105)) for key in range(8)}) > 1
+    frames = reference_frames("a", 105, 81)
+    assert frames == reference_frames("a", 105, 81)
+    assert frames[:2] == chunk_starts(105, 81)
+    assert [4 * frame // 105 for frame in frames[2:]] == [0, 1, 2, 3]
+    assert len({tuple(reference_frames(str(key), 105, 81)) for key in range(8)}) > 1
+
+
+def test_the_reference_is_the_chunks_own_first_frame_where_that_is_asked_for(source, frozen):
+    batch = source.batch(3, generator(), own_reference=1.0)
+    first = source.pixels(batch, 0, 1)
+    for index in range(3):
+        expected = temporal_reference(frozen.codec, first[index : index + 1], TOY_CHUNK.frames)
+        close(batch.identity.latents[index : index + 1], expected)
 
 
 def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):
@@ -59,7 +68,7 @@ def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):
         features = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(clip.audio()))
         span = (-2, TOY_CHUNK.frames + 2)
         close(batch.audio.frames(*span)[index : index + 1], features.frames(start + span[0], start + span[1]))
-        picture = [to_pixels(clip.frames(f, f + 1)) for f in reference_frames(key, clip.num_frames)]
+        picture = [to_pixels(clip.frames(f, f + 1)) for f in reference_frames(key, clip.num_frames, TOY_CHUNK.frames)]
         references = [temporal_reference(frozen.codec, p, TOY_CHUNK.frames)[0] for p in picture]
         assert min((batch.identity.latents[index] - r).abs().max() for r in references) < 5e-3
         assert torch.equal(source.pixels(batch, 2, 5)[index], pixels[0, :, 2:5])
@@ -206,5 +215,13 @@ def test_a_corpus_without_clips_of_the_split_is_refused(tmp_path, frozen):
 
 
 def test_a_folder_without_a_codec_is_refused(tmp_path):
-    with pytest.raises(UserError, match="vae/"):
+    with pytest.raises(UserError, match=r"There is no folder .*vae"):
         load_frozen(tmp_path, "tre", toy_loop())
+
+
+def test_clips_of_several_sizes_are_refused(tmp_path, frozen):
+    writer = ShardWriter(tmp_path / "mixed")
+    writer.write(0, [ToyFace(seed).clip("train", size=size) for seed, size in ((0, 32), (1, 48))])
+    writer.write_manifest()
+    with pytest.raises(UserError, match="32 x 32, 48 x 48"):
+        ChunkSource(tmp_path / "mixed", "train", frozen, TOY_CHUNK)

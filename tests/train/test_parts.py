@@ -12,12 +12,12 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker.codec import Codec, to_pixels
 from asymtalker.config import AudioTrainConfig, CodecTrainConfig, ReadoutTrainConfig
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.readout import LipReadout
-from asymtalker.run_folder import step_generator
 from asymtalker.train.audio import speech_batch, train_audio
 from asymtalker.train.codec import photograph_in_motion, train_codec
 from asymtalker.train.readout import train_readout
-from toy import TOY_AUDIO, TOY_CODEC, TOY_OPTIMIZER, ToyFace, toy_loop
+from toy import TOY_AUDIO, TOY_CODEC, TOY_OPTIMIZER, ToyFace, assert_same, saved_state, toy_loop
 
 CODEC = CodecTrainConfig(
     model=TOY_CODEC,
@@ -43,31 +43,12 @@ def portraits(tmp_path):
     return folder
 
 
-def checkpoint(run):
-    return torch.load(run / "checkpoint.pt", weights_only=True)
-
-
-def assert_same(one, other):
-    assert type(one) is type(other)
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        for left, right in zip(one, other, strict=True):
-            assert_same(left, right)
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    else:
-        assert one == other
-
-
 def test_codec_training_resumes_bit_for_bit_and_writes_a_normalising_codec(tmp_path, toy_corpus, portraits):
     train_codec(CODEC, tmp_path / "straight", toy_corpus, portraits)
     half = replace(CODEC, loop=toy_loop(steps=3))
     train_codec(half, tmp_path / "resumed", toy_corpus, portraits)
     train_codec(CODEC, tmp_path / "resumed", toy_corpus, portraits)
-    assert_same(checkpoint(tmp_path / "straight"), checkpoint(tmp_path / "resumed"))
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
     codec = Codec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
     clips = torch.cat([to_pixels(ToyFace(seed).clip("train", 5).frames) for seed in range(4)])
     latents = codec.encode(clips)
@@ -92,9 +73,9 @@ def test_codec_training_needs_something_to_look_at(tmp_path):
 
 def test_a_photograph_in_motion_moves_smoothly_and_repeatably():
     picture = ToyFace(0).clip("train", 1, size=64).frames[0]
-    one = photograph_in_motion(picture, 9, 32, step_generator(0, 1))
+    one = photograph_in_motion(picture, 9, 32, numbered_generator(0, 1))
     assert one.shape == (1, 3, 9, 32, 32)
-    assert torch.equal(one, photograph_in_motion(picture, 9, 32, step_generator(0, 1)))
+    assert torch.equal(one, photograph_in_motion(picture, 9, 32, numbered_generator(0, 1)))
     change = one.diff(dim=2).abs().mean()
     assert 0 < change < (one[:, :, 0] - one[:, :, -1]).abs().mean() + 0.2
 
@@ -103,7 +84,7 @@ def test_audio_training_resumes_bit_for_bit_and_writes_what_transformers_loads(t
     train_audio(AUDIO, tmp_path / "straight")
     train_audio(replace(AUDIO, loop=toy_loop(steps=3)), tmp_path / "resumed")
     train_audio(AUDIO, tmp_path / "resumed")
-    assert_same(checkpoint(tmp_path / "straight"), checkpoint(tmp_path / "resumed"))
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
     encoder = Wav2Vec2Model.from_pretrained(tmp_path / "straight" / "audio_encoder")
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "straight" / "feature_extractor")
     samples = extractor(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt").input_values
@@ -128,3 +109,11 @@ def test_the_readout_learns_the_opening_of_drawn_mouths(tmp_path, toy_corpus):
     with torch.no_grad():
         read = readout(to_pixels(clip.frames)[0].transpose(0, 1)).numpy()
     assert np.corrcoef(read, clip.ground_truth["lip_aperture"])[0, 1] > 0.7
+
+
+def test_codec_training_goes_on_from_a_codec_of_its_size_alone(tmp_path, toy_corpus, toy_vae):
+    toy_vae.save_pretrained(tmp_path / "vae")
+    train_codec(replace(CODEC, init=tmp_path / "vae"), tmp_path / "run", toy_corpus, None)
+    wider = replace(CODEC, model=replace(TOY_CODEC, base_dim=12), init=tmp_path / "vae")
+    with pytest.raises(UserError, match="base_dim: 8 -> 12"):
+        train_codec(wider, tmp_path / "wider", toy_corpus, None)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.run_folder import step_generator
+from asymtalker.run_folder import RunFolder, build_optimizer
 from asymtalker.train import loop as teacher_loop
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
@@ -27,7 +28,7 @@ from asymtalker.train.loop import (
     train_teacher,
 )
 from asymtalker.video import probe_video
-from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, toy_loop, toy_teacher
+from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, assert_same, saved_state, toy_loop, toy_teacher
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +41,6 @@ def source(toy_corpus, frozen):
     return ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
 
 
-def state(run: Path) -> dict:
-    return torch.load(run / "checkpoint.pt", weights_only=True)
-
-
-def assert_same(first, second):
-    if isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_same(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        for one, other in zip(first, second, strict=True):
-            assert_same(one, other)
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second)
-    else:
-        assert first == second
-
-
 def losses_of(run: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     return [(line["step"], line["fm"]) for line in lines if "fm" in line]
@@ -68,11 +51,11 @@ def test_the_loss_of_a_batch_falls_with_every_step_on_it(source, frozen, predict
     config = toy_teacher(model=replace(TOY_TRANSFORMER, prediction_type=prediction_type), pixel_max_sigma=1.0)
     torch.manual_seed(0)
     transformer = start_transformer(config, frozen)
-    batch = source.batch(2, step_generator(0, 0))
+    batch = source.batch(2, numbered_generator(0, 0))
     optimizer = torch.optim.AdamW(transformer.parameters(), lr=5e-3)
     totals = []
     for _ in range(10):
-        losses = teacher_losses(config, transformer, frozen, source, batch, step_generator(0, 1), decode=True)
+        losses = teacher_losses(config, transformer, frozen, source, batch, numbered_generator(0, 1), decode=True)
         assert set(losses) == {"fm", "tgc", "ff"}
         total = losses["fm"] + 0.1 * losses["tgc"] + 0.1 * losses["ff"]
         optimizer.zero_grad()
@@ -86,8 +69,8 @@ def test_the_loss_of_a_batch_falls_with_every_step_on_it(source, frozen, predict
 def test_only_the_transformer_gets_gradients(source, frozen):
     config = toy_teacher(pixel_max_sigma=1.0)
     transformer = build_transformer(config.model, frozen)
-    batch = source.batch(1, step_generator(0, 0))
-    losses = teacher_losses(config, transformer, frozen, source, batch, step_generator(0, 1), decode=True)
+    batch = source.batch(1, numbered_generator(0, 0))
+    losses = teacher_losses(config, transformer, frozen, source, batch, numbered_generator(0, 1), decode=True)
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in transformer.parameters())
     assert all(p.grad is None for net in (frozen.codec.vae, frozen.audio_encoder) for p in net.parameters())
@@ -96,33 +79,33 @@ def test_only_the_transformer_gets_gradients(source, frozen):
 def test_the_given_head_is_not_in_the_loss(source, frozen):
     """Ground truth that differs only where it is given changes the conditions, never the target."""
     config = toy_teacher(continuity_dropout=0.0, audio_dropout=0.0)
-    batch = source.batch(1, step_generator(0, 0))
+    batch = source.batch(1, numbered_generator(0, 0))
     transformer = build_transformer(config.model, frozen)
     torch.nn.init.zeros_(transformer.proj_out.weight)
     torch.nn.init.zeros_(transformer.proj_out.bias)
     changed = batch.latents.clone()
     changed[:, :, :2] += 5
     batches = [batch, replace(batch, latents=changed)]
-    values = [teacher_losses(config, transformer, frozen, source, b, step_generator(0, 1), False) for b in batches]
+    values = [teacher_losses(config, transformer, frozen, source, b, numbered_generator(0, 1), False) for b in batches]
     assert torch.equal(values[0]["fm"], values[1]["fm"])
 
 
 def test_dropout_of_conditions(source):
-    batch = source.batch(4, step_generator(0, 0))
-    none = draw_conditions(toy_teacher(continuity_dropout=0.0, audio_dropout=0.0), batch, step_generator(0, 1))
+    batch = source.batch(4, numbered_generator(0, 0))
+    none = draw_conditions(toy_teacher(continuity_dropout=0.0, audio_dropout=0.0), batch, numbered_generator(0, 1))
     assert torch.equal(none.continuity, batch.latents[:, :, :2])
     assert torch.equal(none.audio, batch.audio.frames(-2, TOY_CHUNK.frames + 2))
-    both = draw_conditions(toy_teacher(continuity_dropout=1.0, audio_dropout=1.0), batch, step_generator(0, 1))
+    both = draw_conditions(toy_teacher(continuity_dropout=1.0, audio_dropout=1.0), batch, numbered_generator(0, 1))
     assert both.continuity is None
     assert not both.audio.any()
 
 
 def test_the_window_of_the_pixel_losses_lies_after_the_head():
     config = toy_teacher(pixel_frames=5)
-    windows = {pixel_window(config, 21, 2, step_generator(0, i)) for i in range(200)}
+    windows = {pixel_window(config, 21, 2, numbered_generator(0, i)) for i in range(200)}
     assert min(windows) == (2, 3)
     assert max(windows) == (20, 21)
-    firsts = {pixel_window(config, 21, 0, step_generator(0, i)) for i in range(200)}
+    firsts = {pixel_window(config, 21, 0, numbered_generator(0, i)) for i in range(200)}
     assert (0, 2) in firsts  # at the start of a first chunk latent frame 0 is a frame of its own
     assert decoded_frames(0, 2) == (0, 5)
     assert decoded_frames(2, 3) == (4, 9)
@@ -131,7 +114,7 @@ def test_the_window_of_the_pixel_losses_lies_after_the_head():
 
 @pytest.mark.parametrize(("first", "stop"), [(0, 2), (1, 2), (2, 3)])
 def test_pixel_losses_see_the_window_and_vanish_at_the_truth(source, frozen, first, stop):
-    batch = source.batch(1, step_generator(0, 0))
+    batch = source.batch(1, numbered_generator(0, 0))
     clean = batch.latents
     mask = torch.ones(1, 1, 5, 32, 32)
     assert all(value == 0 for value in pixel_losses(frozen.codec, clean, clean, mask, first, stop).values())
@@ -146,10 +129,17 @@ def test_windows_larger_than_the_clips_are_refused(tmp_path, toy_corpus, tiny_pi
         train_teacher(toy_teacher(crop=6), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
 
 
+@pytest.mark.parametrize("autocast", ["float32", "bfloat16"])
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(
-    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
+    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch, autocast
 ):
-    config = toy_teacher(optimizer=replace(TOY_OPTIMIZER, final_scale=0.1), crop=2, mouth_weight=3.0, audio_noise=0.1)
+    config = toy_teacher(
+        optimizer=replace(TOY_OPTIMIZER, final_scale=0.1),
+        crop=2,
+        mouth_weight=3.0,
+        audio_noise=0.1,
+        loop=toy_loop(autocast=autocast),
+    )
     train_teacher(config, tmp_path / "straight", toy_corpus, tiny_pipeline_folder)
 
     real, calls = teacher_loop.optimizer_step, []
@@ -163,11 +153,11 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(
     monkeypatch.setattr(teacher_loop, "optimizer_step", killed_in_step_five)
     with pytest.raises(KeyboardInterrupt):
         train_teacher(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
-    assert state(tmp_path / "killed")["step"] == 3
+    assert saved_state(tmp_path / "killed")["step"] == 3
     monkeypatch.setattr(teacher_loop, "optimizer_step", real)
     train_teacher(config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
 
-    assert_same(state(tmp_path / "straight"), state(tmp_path / "killed"))
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "killed"))
     assert losses_of(tmp_path / "straight") == losses_of(tmp_path / "killed")
 
 
@@ -198,10 +188,10 @@ def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus,
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    steps = state(tmp_path / "killed")["step"] + 4
+    steps = saved_state(tmp_path / "killed")["step"] + 4
     for run in ("killed", "straight"):
         subprocess.run(command(run, steps), check=True, stderr=subprocess.DEVNULL)
-    assert_same(state(tmp_path / "straight"), state(tmp_path / "killed"))
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "killed"))
     assert losses_of(tmp_path / "straight") == losses_of(tmp_path / "killed")
 
 
@@ -217,7 +207,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     monkeypatch.setattr(teacher_loop, "flow_matching_loss", broken)
     with pytest.raises(FloatingPointError):
         train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-    saved = state(tmp_path / "run")
+    saved = saved_state(tmp_path / "run")
     assert saved["step"] == 3
     assert all(bool(value.isfinite().all()) for value in saved["transformer"].values())
 
@@ -226,10 +216,10 @@ def test_a_run_writes_averaged_weights_held_out_losses_and_samples(tmp_path, toy
     loop = toy_loop(steps=10, batch=1, checkpoint_every=10, sample_every=10, autocast="bfloat16")
     run = tmp_path / "run"
     train_teacher(toy_teacher(loop=loop), run, toy_corpus, tiny_pipeline_folder)
-    average = state(run)["ema"]
+    average = saved_state(run)["ema"]
     saved = AsymTalkerTransformer3DModel.from_pretrained(run / "transformer")
-    assert_same({name: p.detach() for name, p in saved.named_parameters()}, average)
-    last = state(run)["transformer"]
+    assert_same(dict(saved.state_dict()), dict(average))
+    last = saved_state(run)["transformer"]
     assert not any(torch.equal(average[name], value) for name, value in last.items() if "to_q" in name)
     logged = {}
     for line in (run / "stats.jsonl").read_text().splitlines():
@@ -245,3 +235,39 @@ def test_training_goes_on_from_the_weights_of_a_pipeline(frozen, tiny_pipeline_f
     started = start_transformer(toy_teacher(init=tiny_pipeline_folder), frozen)
     given = AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer")
     assert_same(dict(started.state_dict()), dict(given.state_dict()))
+
+
+def test_weights_of_another_size_are_refused_by_name(frozen, tiny_pipeline_folder):
+    wider = toy_teacher(model=replace(TOY_TRANSFORMER, ffn_dim=96), init=tiny_pipeline_folder)
+    with pytest.raises(UserError, match="ffn_dim: 48 -> 96"):
+        start_transformer(wider, frozen)
+
+
+def test_a_refused_command_does_not_claim_the_run_folder(tmp_path, toy_corpus, tiny_pipeline_folder):
+    with pytest.raises(UserError, match="crop"):
+        train_teacher(toy_teacher(crop=6), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    train_teacher(toy_teacher(crop=2), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    with pytest.raises(UserError, match="crop: 2 -> 4"):
+        train_teacher(toy_teacher(crop=4), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, toy_corpus, tiny_pipeline_folder):
+    for name, checkpointing in (("plain", False), ("checkpointed", True)):
+        config = toy_teacher(loop=toy_loop(steps=2, gradient_checkpointing=checkpointing))
+        train_teacher(config, tmp_path / name, toy_corpus, tiny_pipeline_folder)
+    assert losses_of(tmp_path / "plain") == losses_of(tmp_path / "checkpointed")
+
+
+def test_only_maps_are_decayed(frozen):
+    transformer = start_transformer(toy_teacher(), frozen)
+    decayed, kept = (group["params"] for group in build_optimizer(transformer, TOY_OPTIMIZER).param_groups)
+    names = {id(p): name for name, p in transformer.named_parameters()}
+    assert all(names[id(p)].endswith("weight") and p.ndim > 1 for p in decayed)
+    assert {"audio_slots", "scale_shift_table", "blocks.0.scale_shift_table"} <= {names[id(p)] for p in kept}
+    assert len(decayed) + len(kept) == len(names)
+
+
+def test_a_run_without_git_records_an_unknown_commit(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    RunFolder(tmp_path / "run", toy_teacher())
+    assert json.loads((tmp_path / "run" / "version.json").read_text())["commit"] == "unknown"

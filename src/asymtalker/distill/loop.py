@@ -19,12 +19,15 @@ from asymtalker.checkpoint import EMA
 from asymtalker.config import DistillConfig, IdentityStrategy, SamplerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
+from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps
 from asymtalker.timeline import Span
 from asymtalker.train.data import Batch, ChunkSource
 from asymtalker.train.frozen import Frozen, freeze, load_frozen
+from asymtalker.train.loop import open_held_out
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
 from asymtalker.train.sample import write_sample
 from asymtalker.whole import save_whole
@@ -83,22 +86,25 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
     loop = config.loop
-    teacher = load_teacher(model_path)
+    teacher = load_part(AsymTalkerTransformer3DModel, model_path / "transformer")
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks)
+    shown = open_held_out(corpus_path, frozen, config.chunk) or source
     if teacher.config.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
         raise UserError(
             f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
         )
     nets = Networks.of(freeze(teacher, frozen.device))
-    averaged = freeze(copy.deepcopy(nets.student), frozen.device)
+    if loop.gradient_checkpointing:
+        nets.student.enable_gradient_checkpointing()
+        nets.critic.enable_gradient_checkpointing()
     ema = EMA(nets.student, config.student.ema_decay)
-    student_optimizer = build_optimizer(nets.student.parameters(), config.student)
-    critic_optimizer = build_optimizer(nets.critic.parameters(), config.critic)
+    student_optimizer = build_optimizer(nets.student, config.student)
+    critic_optimizer = build_optimizer(nets.critic, config.critic)
 
     def step(index: int) -> dict[str, Tensor]:
-        generator = step_generator(loop.seed, index)
+        generator = numbered_generator(loop.seed, index)
         values: dict[str, Tensor] = {}
         for _ in range(config.critic_updates):
             with torch.no_grad():
@@ -116,12 +122,10 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         return values | {name: value.detach() for name, value in losses.items()}
 
     def save(_: int) -> None:
-        ema.copy_to(averaged)
-        save_whole(run.path / "transformer", averaged.save_pretrained)
+        save_whole(run.path / "transformer", ema.module.save_pretrained)
 
     def sample(count: int) -> None:
-        ema.copy_to(averaged)
-        write_sample(run, count, averaged, frozen, source, config.chunk, student_sampler(config))
+        write_sample(run, count, ema.module, frozen, shown, config.chunk, student_sampler(config))
 
     parts = {
         "student": nets.student,
@@ -146,6 +150,8 @@ def generate(
     seed = int(torch.randint(2**31, (), generator=generator))
     spans = rollout_spans(config, 1 + int(torch.randint(config.chunks, (), generator=generator)))
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
+    if config.student_continuity == "ground_truth":
+        spans = spans[-1:]  # nothing of the chunks before it is used
 
     def real_frames(span: Span) -> Tensor:
         start = span.start - origin
@@ -237,14 +243,3 @@ def identity_strategy(model_path: Path) -> IdentityStrategy:
         return json.loads((model_path / "model_index.json").read_text()).get("identity", "tre")
     except (OSError, ValueError) as error:
         raise UserError(f"{model_path}: has no readable model_index.json; give a whole pipeline folder") from error
-
-
-def load_teacher(model_path: Path) -> AsymTalkerTransformer3DModel:
-    """The transformer of a pipeline folder.
-
-    Raises:
-        UserError: if there is none.
-    """
-    if not (model_path / "transformer").is_dir():
-        raise UserError(f"{model_path}: has no transformer/ folder; give the pipeline folder of a trained teacher")
-    return AsymTalkerTransformer3DModel.from_pretrained(model_path / "transformer")

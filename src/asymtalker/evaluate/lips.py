@@ -1,6 +1,5 @@
 """Do the lips follow the sound? Lip aperture read from generated frames against the truth of synthetic clips."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media import AudioSamples
 from asymtalker.models.readout import LipReadout
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.whole import write_whole
 
 MAX_LAG = 6
 """Frames of lag searched on both sides; 6 frames are 240 ms."""
@@ -77,21 +75,39 @@ def read_apertures(readout: LipReadout, frames: np.ndarray, batch: int = 64) -> 
     return torch.cat(parts).numpy()
 
 
-def measure_lips(
-    pipeline: AsymTalkerPipeline, readout: LipReadout, corpus_path: Path, clips: int, out: Path
-) -> dict[str, Any]:
-    """Generate held-out clips from their first frame and sound, and write ``out`` (JSON).
+def measure_lips(pipeline: AsymTalkerPipeline, readout: LipReadout, corpus_path: Path, clips: int) -> dict[str, Any]:
+    """Generate held-out clips from their first frame and sound, and compare what their lips do.
 
-    Per clip and in the median: the score of the generated frames, of the real frames (the readout's ceiling), and of
-    the generated frames against another clip's truth (chance).
+    Args:
+        pipeline: makes the videos.
+        readout: reads the lip aperture of frames.
+        corpus_path: a synthetic corpus.
+        clips: clips at most, 2 or more.
+
+    Returns:
+        The clips' keys and, per clip (``scores``) and in the median (``medians``), the :class:`LipScore` of the
+        ``generated`` frames, of the ``real`` frames (the readout's ceiling), and of the generated frames against
+        another clip's truth (``chance``).
 
     Raises:
-        UserError: if the corpus has no held-out clip with ground truth.
+        UserError: if the corpus has no two held-out clips with ground truth that are long enough, or is of another
+            size than the model.
     """
+    if clips < 2:
+        raise UserError(f"--clips must be at least 2, one to measure the other's chance, not {clips}.")
     rows = [row for row in corpus.read_manifest(corpus_path) if row.split == "test" and row.kind != "real"]
-    rows = [row for row in rows if not row.rejected_by][:clips]
+    rows = [row for row in rows if not row.rejected_by and row.frames > 2 * MAX_LAG][:clips]
     if len(rows) < 2:
-        raise UserError(f"{corpus_path} has fewer than two held-out synthetic clips: make a larger corpus.")
+        raise UserError(
+            f"{corpus_path} has fewer than two held-out synthetic clips of more than {2 * MAX_LAG} frames: make a"
+            " larger corpus."
+        )
+    size = pipeline.settings.sample_size
+    if other := next((row for row in rows if (row.height, row.width) != (size, size)), None):
+        raise UserError(
+            f"The clips of {corpus_path} are {other.width}x{other.height}, but the model makes {size}x{size}: give a"
+            " corpus of that size."
+        )
     truths, generated, real = [], [], []
     for row in rows:
         clip = corpus.open_clip(corpus_path, row.key)
@@ -105,7 +121,7 @@ def measure_lips(
         "real": [lip_score(truth, curve) for truth, curve in zip(truths, real, strict=True)],
         "chance": [_score_common(truths[i - 1], generated[i]) for i in range(len(rows))],
     }
-    report = {
+    return {
         "clips": [row.key for row in rows],
         "medians": {
             name: {key: float(np.median([asdict(score)[key] for score in values])) for key in asdict(values[0])}
@@ -113,5 +129,3 @@ def measure_lips(
         },
         "scores": {name: [asdict(score) for score in values] for name, values in scores.items()},
     }
-    write_whole(out, json.dumps(report, indent=2) + "\n")
-    return report

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import wave
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,11 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import asymtalker
+from asymtalker.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media import AudioFile
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.whole import write_whole
+from asymtalker.whole import check_place, write_whole
 
 SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
@@ -59,14 +61,16 @@ def bench_generate(
         ``peak_rss_mib`` and ``part_seconds``.
 
     Raises:
-        UserError: if an input cannot be used; it is the sentence of the process that found out.
+        UserError: if an input cannot be used, which is the sentence of the process that found out, or ``out`` not be
+            written.
     """
+    check_place(out)
     if image is None or audio is None:
         portrait, speech = demo_inputs()
         image, audio = image or portrait, audio or speech
     job = {"model": model, "device": device, "image": str(image)}
     results, machine = [], {}
-    load = os.getloadavg()[0]
+    load = load_average()
     with tempfile.TemporaryDirectory() as folder:
         for length in seconds:
             sound = Path(folder) / f"{length:g}.wav"
@@ -79,15 +83,24 @@ def bench_generate(
             results.append({"seconds": length, "runs": len(runs)} | _medians(runs))
             print(_line(results[-1]), file=sys.stderr)
             sound.unlink()
-    report = {
-        "benchmark": "generate",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "asymtalker": asymtalker.__version__,
-        "machine": machine | {"load_average_before": round(load, 2)},
-        "results": results,
-    }
+    report = report_header("generate", machine | load) | {"results": results}
     write_whole(out, json.dumps(report, indent=2) + "\n")
     return report
+
+
+def report_header(benchmark: str, machine: dict[str, Any]) -> dict[str, Any]:
+    """What every report begins with: the date, the version, and the machine with :func:`load_average`."""
+    return {
+        "benchmark": benchmark,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "asymtalker": asymtalker.__version__,
+        "machine": machine,
+    }
+
+
+def load_average() -> dict[str, float]:
+    """How busy the machine is; to be asked before the measuring."""
+    return {"load_average_before": round(os.getloadavg()[0], 2)}
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -100,15 +113,8 @@ def _line(result: dict[str, Any]) -> str:
 
 def _write_sound(path: Path, audio: AudioFile, seconds: float) -> None:
     """The sound, repeated or cut to ``seconds``."""
-    left = round(seconds * SAMPLE_RATE)
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        while left:
-            for block in audio.blocks(SAMPLE_RATE):
-                file.writeframes((block[:left] * 32767).astype("<i2").tobytes())
-                left -= len(block[:left])
+    samples = audio.read(0, audio.num_samples)
+    path.write_bytes(encode_wav(np.resize(samples, round(seconds * SAMPLE_RATE))))
 
 
 def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``AsymTalkerPipeline``: a portrait and a voice in, a talking video out, chunk by chunk (section 3.2).
 
 A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``vae/``, ``audio_encoder/``,
-``feature_extractor/`` and ``scheduler/``, weights as safetensors only.
+``feature_extractor/``, ``scheduler/`` and, for CLIP and VTP, ``image_encoder/``, weights as safetensors only.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
+from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import Portrait, choose_face, crop_square, even_picture, find_faces, paste_back, turned_by
 from asymtalker.rollout import rollout
@@ -50,7 +51,6 @@ PARTS: dict[str, Any] = {
     "feature_extractor": Wav2Vec2FeatureExtractor,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
-WEIGHTS = ("transformer", "vae", "audio_encoder")
 MAX_VIDEO_SIDE = 1920
 """Longest side of the full picture that generated frames are pasted back into."""
 
@@ -167,19 +167,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         folder = _checkpoint_folder(pretrained_model_name_or_path)
         settings = _read_index(folder)
-        parts = {}
-        for name, kind in PARTS.items():
-            options: dict[str, Any] = {}
-            if name in WEIGHTS:
-                # safetensors only: a checkpoint must not be able to run code
-                options = {"dtype" if kind is Wav2Vec2Model else "torch_dtype": torch_dtype, "use_safetensors": True}
-            try:
-                parts[name] = kind.from_pretrained(folder / name, **options)
-            except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-                raise UserError(
-                    f"The checkpoint {folder} is broken: its {name} cannot be loaded ({reason})."
-                ) from error
+        parts = {name: load_part(kind, folder / name, torch_dtype) for name, kind in PARTS.items()}
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
             return cls(**parts, **settings)
@@ -303,8 +291,6 @@ class AsymTalkerPipeline(DiffusionPipeline):
                         writer.write(frame[None])
                         writer.write_audio(track.take_until(writer.seconds))
                 writer.write_audio(track.take_until(None))
-        except UserError:
-            raise  # its sentence says what was kept
         except BaseException:
             if writer.kept_seconds:
                 say(f"Stopped early: the first {writer.kept_seconds:.1f} s are kept in {output}.")
@@ -412,11 +398,12 @@ def load_pipeline(model: str | Path | None, device: str) -> AsymTalkerPipeline:
     Raises:
         UserError: if the checkpoint or the device cannot be used.
     """
+    folder = _checkpoint_folder(model)  # first, as what follows takes the bar off its download too
     for chatter in (transformers_logging, diffusers_logging):
         chatter.disable_progress_bar()
         chatter.set_verbosity_error()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    pipeline = AsymTalkerPipeline.from_pretrained(model)
+    pipeline = AsymTalkerPipeline.from_pretrained(folder)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -441,13 +428,14 @@ def _checkpoint_folder(name: str | Path | None) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
         raise UserError(f"The checkpoint folder {name} does not exist: check the path.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HTTPError
 
     try:
         return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, ValueError, OSError) as error:  # of the connection, of the name, of the disk
         raise UserError(
-            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now."
+            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now"
+            f" ({type(error).__name__})."
         ) from error
 
 

@@ -1,7 +1,8 @@
 """wav2vec2 features at 25 FPS: frame ``k`` always sees second ``k/25``, whatever the chunk (section 3.1)."""
 
 from collections import OrderedDict
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
 from asymtalker.config import AudioEncoderConfig
+from asymtalker.media import window
 
 BLOCK_FRAMES = 100
 """Features are computed for 4 s at a time, on a grid fixed to the start of the sound."""
@@ -34,11 +36,7 @@ class ArraySource:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples ``[start, stop)``, zeros outside."""
-        out = np.zeros(stop - start, np.float32)
-        low, high = max(start, 0), min(stop, len(self.samples))
-        if low < high:
-            out[low - start : high - start] = self.samples[low:high]
-        return out
+        return window(self.samples, start, stop)
 
 
 def build_audio_encoder(config: AudioEncoderConfig) -> Wav2Vec2Model:
@@ -63,6 +61,23 @@ def build_audio_encoder(config: AudioEncoderConfig) -> Wav2Vec2Model:
             apply_spec_augment=False,
         )
     )
+
+
+def load_audio_encoder(folder: Path, dtype: torch.dtype) -> Wav2Vec2Model:
+    """A wav2vec2 from its folder, safetensors only.
+
+    Raises:
+        OSError: if the folder or a file of it is missing.
+        SafetensorError: if the weights are damaged.
+        ValueError: if some are missing, which transformers would draw at random.
+    """
+    loaded: Any = Wav2Vec2Model.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
+    encoder, report = loaded
+    # the one weight that published encoders lack, used in their training only
+    missing = sorted(name for name in report["missing_keys"] if name != "masked_spec_embed")
+    if missing:
+        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+    return encoder
 
 
 def at_frames(hidden: Tensor, first: int, num_frames: int) -> Tensor:

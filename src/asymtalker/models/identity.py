@@ -11,6 +11,7 @@ from typing import Any, TypeVar, assert_never
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPVisionModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -174,12 +175,12 @@ def load_image_encoder(strategy: IdentityStrategy, source: str | Path | None) ->
         raise UserError(f"the identity strategy {strategy} needs an image encoder: give its folder, file or hub id")
     try:
         if strategy == "clip":
-            encoder = CLIPVisionModel.from_pretrained(source)
+            encoder = CLIPVisionModel.from_pretrained(source, use_safetensors=True)
         elif Path(source).is_file():
             encoder = load_published(Path(source), MagvitTokenizer())
         else:
-            encoder = MagvitTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+            encoder = MagvitTokenizer.from_pretrained(source, use_safetensors=True)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the image encoder of the identity strategy {strategy}: {reason}") from error
     return encoder.requires_grad_(False).eval()

@@ -144,7 +144,8 @@ class VisualTokenEmbedding(nn.Module):
 
 
 class LocalRefiner(nn.Module):
-    """Residual 3x3 convolutions on the cells of each latent frame, modulated by noise level and sound [ours].
+    """Residual 3x3 convolutions on the cells of each latent frame, modulated by noise level and, with
+    ``audio_modulation``, by sound [ours].
 
     A token is one linear map of its patch: with large patches the network learns for every place in one anew how a lip
     moves. Convolutions learn it once for all places. Norms are per cell, so a window of the picture is treated as the
@@ -185,7 +186,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
     r"""Wan2.1 transformer with audio cross-attention (section 3.1) and identity and continuity channels (3.2, 3.3).
 
     Args:
-        patch_size: patch in latent frames, height and width.
+        patch_size: patch in latent frames, height and width; the first is 1, as noise level and sound are per latent
+            frame.
         num_attention_heads: heads per layer.
         attention_head_dim: channels per head.
         latent_channels: channels of the codec; the input holds ``latent_channels`` noisy channels, 4 mask channels and
@@ -245,6 +247,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         super().__init__()
         if prediction_type not in ("velocity", "clean"):
             raise ValueError(f"prediction_type must be 'velocity' or 'clean', got {prediction_type!r}")
+        if patch_size[0] != 1:
+            raise ValueError(f"a patch must span one latent frame, got {patch_size[0]}")
         width = num_attention_heads * attention_head_dim
         in_channels = latent_channels + MASK_CHANNELS + identity_channels
         self.num_audio_tokens = timeline.TEMPORAL_COMPRESSION + 2 * audio_context
@@ -368,20 +372,20 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             ``sample`` of shape ``(B, latent_channels, T, H, W)``.
         """
         batch, _, num_latents, height, width = hidden_states.shape
-        p_t, p_h, p_w = self.config.patch_size
-        grid = (num_latents // p_t, height // p_h, width // p_w)
+        _, p_h, p_w = self.config.patch_size
+        rows, columns = height // p_h, width // p_w
         given = hidden_states
         identity = given[:, self.config.latent_channels + MASK_CHANNELS :]
 
         rotary_emb = self.rope(hidden_states)
         hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)  # (B, L, D)
         # Latent frames stand in the batch axis: each has its noise level there without a copy for every token.
-        hidden_states = hidden_states.reshape(batch * grid[0], grid[1] * grid[2], -1).contiguous()
+        hidden_states = hidden_states.reshape(batch * num_latents, rows * columns, -1).contiguous()
 
         if self.visual_tokens is not None and encoder_hidden_states_image is not None:
             encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)
         if timestep.ndim == 1:
-            timestep = timestep[:, None].expand(-1, grid[0])
+            timestep = timestep[:, None].expand(-1, num_latents)
         temb, modulation, audio, image = self.condition_embedder(
             timestep.flatten(), encoder_hidden_states, encoder_hidden_states_image
         )
@@ -404,10 +408,10 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         shift, scale = (self.scale_shift_table + temb[:, None]).chunk(2, dim=1)  # (B T, 1, D)
         hidden_states = (self.norm_out(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
-        hidden_states = self.proj_out(hidden_states)  # (B T, H' W', C p_t p_h p_w)
+        hidden_states = self.proj_out(hidden_states)  # (B T, H' W', p_h p_w C)
 
-        sample = hidden_states.reshape(batch, *grid, p_t, p_h, p_w, -1)
-        sample = sample.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)  # (B, C, T, H, W)
+        sample = hidden_states.reshape(batch, num_latents, rows, columns, p_h, p_w, -1)
+        sample = sample.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, T, H, W)
         if self.config.prediction_type == "clean" and identity.shape[1]:
             sample = sample + identity
         if self.refiner is not None:

@@ -78,14 +78,6 @@ def _skull(shape: np.ndarray) -> tuple[np.ndarray, cKDTree, np.ndarray]:
     return centre, cKDTree(away / distance[:, None]), distance
 
 
-def _grid_triangles(keep: np.ndarray) -> np.ndarray:
-    """Triangles of a (rows, columns) grid, quads kept where `keep` (rows - 1, columns - 1)."""
-    rows, columns = keep.shape[0] + 1, keep.shape[1] + 1
-    index = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1)
-    return mesh.triangles(quads[keep])
-
-
 def grow(identity: Identity) -> list[Shell]:
     """The shells of an identity's hair style; none for a bald head."""
     style = identity.hair_style
@@ -118,7 +110,7 @@ def grow(identity: Identity) -> list[Shell]:
     colour = identity.hair if identity.texture == "natural" else rng.uniform(10, 240, 3)
     texture = _strands(colour, rng, style == "curly", edge)
     uvs = np.stack([u, v], -1).reshape(-1, 2)
-    shells = [Shell(grid.reshape(-1, 3).astype(np.float32), _grid_triangles(keep), uvs, texture)]
+    shells = [Shell(grid.reshape(-1, 3).astype(np.float32), mesh.grid_triangles(keep), uvs, texture)]
     if style == "bun":
         shells.append(_bun(centre, texture, rng))
     return shells
@@ -188,5 +180,5 @@ def _bun(centre: np.ndarray, texture: np.ndarray, rng: np.random.Generator) -> S
     points = middle + way * radius * [1.0, 0.85, 1.0]
     uvs = np.stack([around / (2 * np.pi), 0.35 + 0.6 * polar / np.pi], -1).reshape(-1, 2)
     return Shell(
-        points.reshape(-1, 3).astype(np.float32), _grid_triangles(np.ones((16, 32), bool))[:, ::-1], uvs, texture
+        points.reshape(-1, 3).astype(np.float32), mesh.grid_triangles(np.ones((16, 32), bool))[:, ::-1], uvs, texture
     )

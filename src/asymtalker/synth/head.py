@@ -48,18 +48,12 @@ def skin_topology() -> Skin:
     mixed = inside[vertices][:, None]
     shade = 1 - mixed + mixed * depth * [0.40, 0.17, 0.17]
     uvs = skin.wrap(average[vertices]).astype(np.float32)
-    return Skin(vertices, triangles, uvs, shade.astype(np.float32), gatherer(len(vertices), triangles))
-
-
-def gatherer(count: int, triangles: np.ndarray) -> sparse.csr_matrix:
-    """The matrix (count, t) that sums the triangles' values at each of their corners."""
-    corners = (triangles.T.ravel(), np.tile(np.arange(len(triangles)), 3))
-    return sparse.csr_matrix((np.ones(3 * len(triangles), np.float32), corners), (count, len(triangles)))
+    return Skin(vertices, triangles, uvs, shade.astype(np.float32), mesh.gatherer(len(vertices), triangles))
 
 
 def occlusion(points: np.ndarray, facing: np.ndarray, triangles: np.ndarray) -> np.ndarray:
-    """A guess (n, 3) of how much light reaches each point: less in hollows and under the chin, red least of all less,
-    as light scatters in skin."""
+    """A guess (n, 3) of how much light reaches each point: less in hollows and under the chin, of red the least less,
+    as it scatters furthest in skin."""
     edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
     edges = np.concatenate([edges, edges[:, ::-1]])
     way = points[edges[:, 1]] - points[edges[:, 0]]
@@ -88,15 +82,6 @@ def tuck_ears(shape: np.ndarray) -> np.ndarray:
     tucked = shape.copy()
     tucked[ear, 0] = np.sign(shape[ear, 0]) * (limit + 0.15 * (np.abs(shape[ear, 0]) - limit))
     return tucked
-
-
-def normals(points: np.ndarray, triangles: np.ndarray, gather: sparse.csr_matrix) -> np.ndarray:
-    """Unit vertex normals (n, 3)."""
-    corners = points[triangles]
-    u, v = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
-    faces = np.stack([u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]], 1)
-    summed = gather @ faces
-    return summed / np.maximum(np.sqrt(np.einsum("nk,nk->n", summed, summed))[:, None], 1e-9)
 
 
 def head_share(points: np.ndarray) -> np.ndarray:
@@ -158,7 +143,7 @@ class Eye:
         points = shape[np.unique(mesh.base_mesh().quads[f"{side[0]}-eye"])]
         self.name = side.capitalize()
         self.centre = (points.min(0) + points.max(0)) / 2 * [1, 1, 0] + [0, 0, points[:, 2].max()]
-        self.radius = float((points[:, 0].max() - points[:, 0].min()) / 2) * 1.0
+        self.radius = float((points[:, 0].max() - points[:, 0].min()) / 2)
         self.centre[2] -= self.radius
         rings, spokes = 14, 28
         polar = np.linspace(0, 1.75, rings + 1)[1:]

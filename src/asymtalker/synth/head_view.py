@@ -37,7 +37,7 @@ class HeadView:
                 shell.vertices, shell.triangles, uvs=shell.uvs, texture=shell.texture, lit=True, shine=0.10, power=18
             )
             self.hair.append(
-                (surface, shell, head.head_share(shell.vertices), head.gatherer(len(shell.vertices), shell.triangles))
+                (surface, shell, head.head_share(shell.vertices), mesh.gatherer(len(shell.vertices), shell.triangles))
             )
             stage.scenes[1].AddActor(surface.actor)
         self._add_lights()
@@ -53,7 +53,7 @@ class HeadView:
     def _add_skin(self) -> None:
         texture = skin.paint_skin(self.identity)
         topology = self.topology
-        facing = head.normals(self.rest, topology.triangles, topology.gather)
+        facing = mesh.normals(self.rest, topology.triangles, topology.gather)
         shade = topology.shade * head.occlusion(self.rest, facing, topology.triangles)
         # Clothes are painted on the skin and stand off it a little.
         dressed = skin.clothed(self.identity, topology.uvs)[:, None]
@@ -128,7 +128,7 @@ class HeadView:
         """The picture, the face's outline (k, 2) in it and the lip aperture."""
         topology, motion = self.topology, self.motion
         points = motion(self.rest + mesh.displacement(weights, self.units), self.share, pose)
-        self.skin.move(points, head.normals(points, topology.triangles, topology.gather))
+        self.skin.move(points, mesh.normals(points, topology.triangles, topology.gather))
         for eye, surface in self.eyes:
             vertices, facing = eye.points(weights)
             turned = motion(vertices, 1.0, pose)
@@ -140,7 +140,7 @@ class HeadView:
             surface.move(motion(moved, 1.0, pose))
         for surface, shell, share, gather in self.hair:
             moved = motion(shell.vertices, share, pose)
-            surface.move(moved, head.normals(moved, shell.triangles, gather))
+            surface.move(moved, mesh.normals(moved, shell.triangles, gather))
         face = facemesh.face_mesh()
         shown = motion(self.face_rest + mesh.displacement(weights * self.factors, face.units), 1.0, pose)
         outline = self.camera.project(shown[face.chains["oval"]])

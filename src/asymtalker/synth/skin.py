@@ -14,6 +14,7 @@ from asymtalker.synth.identity import Identity
 SIZE = 1024
 BOTTOM, TOP = 4.9, 8.55  # heights the texture spans, decimetres
 AXIS_Z = 0.05
+ACROSS, ANGLES = (0, 0.36, 0.5), (0, 1.2, np.pi)  # from the texture's middle, and around the head: the face is widened
 UPPER_BROW = {"right": (70, 63, 105, 66, 107), "left": (300, 293, 334, 296, 336)}
 LOWER_BROW = {"right": (46, 53, 52, 65, 55), "left": (276, 283, 282, 295, 285)}
 
@@ -21,8 +22,13 @@ LOWER_BROW = {"right": (46, 53, 52, 65, 55), "left": (276, 283, 282, 295, 285)}
 def wrap(points: np.ndarray) -> np.ndarray:
     """Texture coordinates (n, 2) in [0, 1] of points (n, 3) on the average head."""
     angle = np.arctan2(points[:, 0], points[:, 2] - AXIS_Z)
-    widened = np.sign(angle) * np.interp(np.abs(angle), [0, 1.2, np.pi], [0, 0.36, 0.5])
+    widened = np.sign(angle) * np.interp(np.abs(angle), ANGLES, ACROSS)
     return np.stack([0.5 + widened, (points[:, 1] - BOTTOM) / (TOP - BOTTOM)], 1)
+
+
+def _angle(across: np.ndarray) -> np.ndarray:
+    """The angle around the head, in radians, of places `across` the texture, measured from its middle."""
+    return np.sign(across) * np.interp(np.abs(across), ACROSS, ANGLES)
 
 
 def _pixels(points: np.ndarray) -> np.ndarray:
@@ -120,8 +126,7 @@ def paint_skin(identity: Identity) -> np.ndarray:
 
 def _angles() -> tuple[np.ndarray, np.ndarray]:
     """The angle around the head (1, SIZE) in radians and the height (SIZE, 1) of the texture's pixels."""
-    across = (np.arange(SIZE) + 0.5) / SIZE - 0.5
-    angle = np.sign(across) * np.interp(np.abs(across), [0, 0.36, 0.5], [0, 1.2, np.pi])
+    angle = _angle((np.arange(SIZE) + 0.5) / SIZE - 0.5)
     height = TOP - (TOP - BOTTOM) * (np.arange(SIZE) + 0.5) / SIZE
     return angle[None], height[:, None]
 
@@ -149,8 +154,7 @@ def _neckline(identity: Identity, angle: np.ndarray) -> np.ndarray:
 
 def clothed(identity: Identity, uvs: np.ndarray) -> np.ndarray:
     """How far (n,) in [0, 1] points with texture coordinates `uvs` (n, 2) lie under the clothes."""
-    across = uvs[:, 0] - 0.5
-    angle = np.sign(across) * np.interp(np.abs(across), [0, 0.36, 0.5], [0, 1.2, np.pi])
+    angle = _angle(uvs[:, 0] - 0.5)
     return np.clip((_neckline(identity, angle) - (BOTTOM + uvs[:, 1] * (TOP - BOTTOM))) / 0.06, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Speech with phoneme times from espeak-ng, in many voices and nine kinds of language, and from Pico in six.
+"""Speech with phoneme times from espeak-ng, in many voices, eight languages and twelve accents, and from Pico in six.
 
 espeak-ng is driven through its shared library: its synthesis callback reports every phoneme with the sample at which
 it starts, a hundred times faster than real time. The library keeps state from one text to the next (phases, flutter),
@@ -356,7 +356,6 @@ def speak(rng: np.random.Generator, seconds: float, split: Split | None = None, 
             parts.append(cut(spoken, 0, min(len(spoken.samples), _last_sound(spoken) + SAMPLE_RATE // 20)))
             gap = rng.uniform(1.0, 2.2) if rng.random() < 0.15 else rng.gamma(3.0, 0.12)
         length = sum(len(part.samples) for part in parts)
-        silent = silent and length < skip + total
     return cut(join(parts), skip, skip + total)
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import vtk
 from vtkmodules.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
+OVERSAMPLING = 2  # pixels drawn for one of the picture, along each side
+
 
 class Surface:
     """A triangle mesh in a scene. Its points, normals and texture can be replaced frame by frame.
@@ -87,20 +89,20 @@ class Surface:
 
 
 class Stage:
-    """An offscreen window of `layers` scenes drawn over each other, read back as pictures of `size` pixels."""
+    """An offscreen window of two scenes, the second drawn over the first, read back as pictures of `size` pixels."""
 
-    def __init__(self, size: int, layers: int = 2, oversampling: int = 2):
+    def __init__(self, size: int):
         if not os.environ.get("DISPLAY"):
             # VTK tries X first and says so on stderr; without a display go straight to EGL.
             os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
-        self.size, self.oversampling = size, oversampling
+        self.size = size
         self.window = vtk.vtkRenderWindow()
         self.window.SetOffScreenRendering(True)
         self.window.SetMultiSamples(0)
-        self.window.SetSize(size * oversampling, size * oversampling)
-        self.window.SetNumberOfLayers(layers)
+        self.window.SetSize(size * OVERSAMPLING, size * OVERSAMPLING)
+        self.window.SetNumberOfLayers(2)
         self.scenes: list[vtk.vtkRenderer] = []
-        for layer in range(layers):
+        for layer in range(2):
             scene = vtk.vtkRenderer()
             scene.SetLayer(layer)
             scene.SetAutomaticLightCreation(False)
@@ -117,7 +119,7 @@ class Stage:
 
     def picture(self) -> np.ndarray:
         """Draw and return the picture (size, size, 3) uint8."""
-        full = self.size * self.oversampling
+        full = self.size * OVERSAMPLING
         self.window.Render()
         self.window.GetPixelData(0, 0, full - 1, full - 1, 0, self.pixels, 0)
         image = vtk_to_numpy(self.pixels).reshape(full, full, 3)[::-1]

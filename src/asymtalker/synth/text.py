@@ -1,7 +1,7 @@
 """Sentences for synthetic speech, by espeak-ng language.
 
-Every sentence is either from a work whose author died before 1930 (the work is named above its lines; quoted in the
-original language, spelling modernised where espeak-ng needs it) or written for this file: numbers, pangrams and
+Every sentence is from a work whose author died before 1940 (the work is named above its lines; quoted in the original
+language, spelling modernised where espeak-ng needs it), a traditional pangram, or written for this file: numbers and
 tongue twisters that bring in the closures, lip-teeth sounds and rounded vowels that running prose has too few of.
 """
 
@@ -51,7 +51,7 @@ ENGLISH = (
     "Peter Piper picked a peck of pickled peppers.",
     "Humpty Dumpty sat on a wall, Humpty Dumpty had a great fall.",
     "Baa, baa, black sheep, have you any wool?",
-    # Written for this file
+    # Written for this file; traditional pangrams
     "Bob's big black bag bumped my mum's plum pie off the table.",
     "Five very fine foxes viewed the valley from the far fence.",
     "You choose the blue shoes, and I will move through the room too.",
@@ -87,7 +87,7 @@ GERMAN = (
     "Das also war des Pudels Kern.",
     "Festgemauert in der Erden steht die Form, aus Lehm gebrannt.",
     "Als Gregor Samsa eines Morgens aus unruhigen Träumen erwachte, fand er sich in seinem Bett verwandelt.",
-    # Written for this file
+    # Written for this file; traditional pangrams
     "Fünf braune Pferde pflügen am frühen Morgen das feuchte Feld.",
     "Guten Abend, meine Damen und Herren, wir begrüßen Sie herzlich.",
     "Zwölf Boxkämpfer jagen Viktor quer über den großen Deich.",
@@ -111,7 +111,7 @@ FRENCH = (
     "Demain, dès l'aube, à l'heure où blanchit la campagne, je partirai.",
     "Longtemps, je me suis couché de bonne heure.",
     "Il faut cultiver notre jardin.",
-    # Written for this file
+    # Written for this file; traditional pangrams
     "Bonjour à tous, merci beaucoup d'être venus ce matin.",
     "Portez ce vieux whisky au juge blond qui fume.",
     "Un bon pain blanc, un peu de beurre, et deux œufs frais.",
@@ -133,7 +133,7 @@ SPANISH = (
     "¿Qué es poesía?, dices mientras clavas en mi pupila tu pupila azul.",
     "La princesa está triste. ¿Qué tendrá la princesa?",
     "Juventud, divino tesoro, ya te vas para no volver.",
-    # Written for this file
+    # Written for this file; traditional pangrams
     "Buenas tardes a todos y muchas gracias por venir.",
     "Pablo compró pan, vino, pimientos y un bonito mapa.",
     "El veloz murciélago comía feliz cardillo y kiwi.",
@@ -155,7 +155,7 @@ ITALIAN = (
     "Quel ramo del lago di Como, che volge a mezzogiorno, tra due catene non interrotte di monti.",
     "Sempre caro mi fu quest'ermo colle.",
     "E il naufragar m'è dolce in questo mare.",
-    # Written for this file
+    # Written for this file; traditional pangrams
     "Buongiorno a tutti, grazie mille di essere qui.",
     "Mia mamma prepara bene il pane e il buon vino.",
     "Pranzo d'acqua fa volti sghembi.",
@@ -212,7 +212,7 @@ POLISH = (
     "Dzień dobry państwu, bardzo dziękuję za przybycie.",
     "Mama ma małego psa, a babcia ma pięć białych kotów.",
     "Po południu pójdziemy powoli nad wodę.",
-    "W Szczebrzeszynie chrząszcz brzmi w trzcinie.",
+    "Szczupły strażnik wcześnie włączył trzy trzeszczące wiatraczki.",
     "Osiemdziesiąt dwa wozy jechały przez wieś.",
 )
 

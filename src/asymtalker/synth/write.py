@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, replace
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -27,6 +26,8 @@ from asymtalker import config as configs
 from asymtalker.config import SynthConfig
 from asymtalker.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
+from asymtalker.media import read_picture
+from asymtalker.registry import named_portraits
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate, random_style
@@ -136,24 +137,31 @@ def synthesize_corpus(config: SynthConfig, studio: Callable[[int], Studio] = Vtk
         The manifest's rows.
 
     Raises:
-        UserError: on settings out of range, a folder that holds another corpus, or portraits that can't be used.
+        UserError: on settings out of range, a folder that holds another corpus or can't be written, or portraits that
+            can't be used.
     """
     _check(config)
-    writer = ShardWriter(config.out)
     portraits = tuple(_portraits(config))
+    writer = ShardWriter(config.out)
     _claim(config, portraits)
     shards = -(-config.clips // config.shard_clips)
     todo = [index for index in range(shards) if not writer.has(index)]
     job = Job(config, portraits, studio)
     columns = (TextColumn("synth"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        kept = config.clips - sum(len(_clips_of(config, index)) for index in todo)
-        bar = progress.add_task("", total=config.clips, completed=kept)
-        if config.workers == 1:
-            for index in todo:
-                _write_shard(job, index, lambda: progress.advance(bar))
-        elif todo:
-            _write_parallel(job, todo, writer, lambda: progress.advance(bar))
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            kept = config.clips - sum(len(_clips_of(config, index)) for index in todo)
+            bar = progress.add_task("", total=config.clips, completed=kept)
+            if config.workers == 1:
+                for index in todo:
+                    _write_shard(job, index, lambda: progress.advance(bar))
+            elif todo:
+                _write_parallel(job, todo, writer, lambda: progress.advance(bar))
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from the finished shards")
+        raise
+    finally:
+        writer.clear()
     return writer.write_manifest()
 
 
@@ -182,11 +190,8 @@ def _check(config: SynthConfig) -> None:
 def _portraits(config: SynthConfig) -> list[Portrait]:
     if config.portraits is None:
         return []
-    if str(config.portraits) == "cc0" and not config.portraits.is_dir():
-        from asymtalker.registry import CC0_LANDMARKS, fetch
-
-        return find_portraits(fetch("cc0_portraits"), config.landmarks or CC0_LANDMARKS)
-    return find_portraits(config.portraits, config.landmarks)
+    folder, landmarks = named_portraits(config.portraits)
+    return find_portraits(folder, config.landmarks or landmarks)
 
 
 def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait]:
@@ -253,7 +258,7 @@ def _say(text: str) -> None:
 
 
 def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
-    """Write the settings into the folder, or compare them with those that are there."""
+    """Write the settings into the folder, or compare them with those of the shards that are there."""
     settings = configs.to_dict(config)
     for name in ("out", "workers", "portraits", "landmarks"):
         del settings[name]  # where things lie changes no clip; which portraits there are does
@@ -262,7 +267,7 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
         points.update(portrait.name.encode() + portrait.landmarks.tobytes())
     settings["portraits"] = f"{len(portraits)} ({points.hexdigest()[:12]})" if portraits else None
     path = config.out / SETTINGS
-    if path.is_file():
+    if path.is_file() and any(config.out.glob("shard-*.tar")):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
@@ -337,7 +342,7 @@ def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str,
             portrait = job.portraits[choice]
             identity_id = photo_identity(portrait.path)
             try:
-                studio.cast_photo(_read_picture(portrait.path), portrait.landmarks, identity_id)
+                studio.cast_photo(read_picture(portrait.path, any_size=True), portrait.landmarks, identity_id)
             except UserError as error:  # another portrait does as well; the choice is the same in every run
                 refusals.append(str(error))
                 continue
@@ -352,17 +357,18 @@ def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str,
         paths = (job.portraits[choice].path for choice in order)
         # a held-out portrait is never seen in training, not even out of focus
         same = (path for path in paths if split_of(photo_identity(path)) == split_of(identity_id))
-        backdrop = next((_read_picture(path) for path in same), None)
+        backdrop = next(_readable(same), None)
     studio.cast_rendered(seed, procedural, backdrop)
     return "rendered", f"makehuman-{'procedural' if procedural else 'natural'}", identity_id
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except OSError as error:
-        raise UserError(f"{path} can't be read as a picture ({error})") from None
+def _readable(paths: Iterable[Path]) -> Iterator[np.ndarray]:
+    for path in paths:
+        try:
+            picture = read_picture(path, any_size=True)
+        except UserError:
+            continue
+        yield picture
 
 
 def ground_truth(blendshapes: np.ndarray, speech: Speech, shots: Sequence[Rendered]) -> dict[str, Any]:

@@ -14,9 +14,17 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker import timeline
 from asymtalker.checkpoint import EMA
 from asymtalker.config import AudioTrainConfig
+from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.phonemes import PHONEMES, frame_phonemes
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.run_folder import (
+    RunFolder,
+    autocast,
+    build_optimizer,
+    learning_rate,
+    optimizer_step,
+    run_steps,
+)
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.pico import check_share
 from asymtalker.synth.speech import Split, speak
@@ -54,18 +62,17 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     run = RunFolder(run_path, config)
     torch.manual_seed(loop.seed)
     model = PhonemeClassifier(build_audio_encoder(config.model)).to(loop.device).train()
-    optimizer = build_optimizer(model.parameters(), config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     ema = EMA(model, config.optimizer.ema_decay)
-    precision = getattr(torch, loop.autocast)
 
-    def loss_and_accuracy(samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(loop.device, precision, enabled=precision != torch.float32):
+    def loss_and_accuracy(model: PhonemeClassifier, samples: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with autocast(loop):
             logits = model(samples.to(loop.device)).float()
         labels = labels[:, : logits.shape[1]].to(loop.device)
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), (logits.argmax(-1) == labels).float().mean()
 
     def step(index: int) -> dict[str, Tensor]:
-        loss, accuracy = loss_and_accuracy(*speech_batch(config, index, "train"))
+        loss, accuracy = loss_and_accuracy(model, *speech_batch(config, index, "train"))
         loss.backward()
         norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
         ema.update(model)
@@ -73,20 +80,18 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
 
     @torch.no_grad()
     def save(count: int) -> None:
-        trained = {name: p.clone() for name, p in model.state_dict().items()}
-        ema.copy_to(model)
-        loss, accuracy = loss_and_accuracy(*speech_batch(config, VALIDATION_SEED, "test"))
+        with torch.no_grad():
+            loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, VALIDATION_SEED, "test"))
         run.log(count, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
-        save_whole(run_path / "audio_encoder", model.encoder.save_pretrained)
+        save_whole(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
         save_whole(run_path / "feature_extractor", feature_extractor().save_pretrained)
-        model.load_state_dict(trained)
 
     run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
 
 
 def speech_batch(config: AudioTrainConfig, index: int, split: Split) -> tuple[Tensor, Tensor]:
     """Waveforms ``(B, seconds * 16000)`` and phoneme classes ``(B, seconds * 50)`` of one step."""
-    seed = int(torch.randint(2**62, (), generator=step_generator(config.loop.seed, index)))
+    seed = int(torch.randint(2**62, (), generator=numbered_generator(config.loop.seed, index)))
     rng = np.random.default_rng(seed)
     waves, labels = [], []
     for _ in range(config.loop.batch):

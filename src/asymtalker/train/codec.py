@@ -19,22 +19,23 @@ from torch import Tensor
 from asymtalker import corpus, media
 from asymtalker.checkpoint import EMA
 from asymtalker.codec import build_vae, latent_statistics, to_pixels
-from asymtalker.config import CodecTrainConfig
+from asymtalker.config import CodecTrainConfig, LoopConfig
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.run_folder import (
     RunFolder,
+    autocast,
     build_optimizer,
     learning_rate,
     optimizer_step,
     run_steps,
-    step_generator,
 )
 from asymtalker.synth.speech import split_of
-from asymtalker.synth.write import photo_identity, reserved_portraits
+from asymtalker.synth.write import PICTURES, photo_identity, reserved_portraits
 from asymtalker.train.codec_start import start_codec
+from asymtalker.train.frozen import load_like
 from asymtalker.whole import save_whole
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 START_BATCHES, START_CLIPS = 10, 3
 
 
@@ -54,24 +55,23 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(loop.seed)
-    vae = AutoencoderKLWan.from_pretrained(config.init) if config.init else build_vae(config.model)
+    vae = build_vae(config.model)
+    if config.init:
+        vae = load_like(vae, config.init)
     if not (config.init or config.model.is_residual or run.checkpoint.exists()):
         # two latent frames a clip are enough for the linear start
-        numbers = [step_generator(loop.seed + 2, index) for index in range(START_BATCHES)]
+        numbers = [numbered_generator(loop.seed + 2, index) for index in range(START_BATCHES)]
         start_codec(vae, [source.batch(START_CLIPS, generator)[:, :, :9] for generator in numbers])
     torch.nn.Module.to(vae.train(), loop.device)
-    optimizer = build_optimizer(vae.parameters(), config.optimizer)
+    optimizer = build_optimizer(vae, config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)
-    precision = getattr(torch, loop.autocast)
 
     def step(index: int) -> dict[str, Tensor]:
-        generator = step_generator(loop.seed, index)
+        generator = numbered_generator(loop.seed, index)
         pixels = source.batch(loop.batch, generator).to(loop.device)  # (B, 3, F, s, s)
-        with torch.autocast(loop.device, precision, enabled=precision != torch.float32):
+        with autocast(loop):
             posterior = vae.encode(pixels).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator).to(
-                pixels
-            )
+            latents = posterior.mean + posterior.std * _noise_like(posterior.mean, generator)
             decoded = _decode_unclamped(vae, latents)
         l1 = (decoded.float() - pixels).abs().mean()
         edges = _edge_distance(decoded.float(), pixels)
@@ -83,33 +83,33 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
         return {"l1": l1.detach(), "kl": kl.detach(), "psnr": 10 * torch.log10(4 / mse), "grad_norm": norm}
 
     def save(_: int) -> None:
-        save_codec(vae, ema, source, config, run_path / "vae")
+        save_codec(ema.module, source, config.loop, run_path / "vae")
 
     run_steps(run, loop, {"vae": vae, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
 
 
 @torch.no_grad()
-def save_codec(vae: AutoencoderKLWan, ema: EMA, source: "ClipSource", config: CodecTrainConfig, folder: Path) -> None:
-    """Write the averaged weights with latent statistics measured on training clips."""
-    frozen = build_vae(config.model)
-    frozen.load_state_dict(vae.state_dict())
-    ema.copy_to(frozen)
-    torch.nn.Module.to(frozen.eval(), config.loop.device)
-    precision = getattr(torch, config.loop.autocast)
+def save_codec(vae: AutoencoderKLWan, source: "ClipSource", loop: LoopConfig, folder: Path) -> None:
+    """Write a codec with latent statistics measured on training clips."""
 
     def samples() -> Iterator[Tensor]:
         for index in range(8):
-            generator = step_generator(config.loop.seed + 1, index)
-            pixels = source.batch(config.loop.batch, generator).to(config.loop.device)
-            with torch.autocast(config.loop.device, precision, enabled=precision != torch.float32):
-                posterior = frozen.encode(pixels).latent_dist
-            yield (posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)).float()
+            generator = numbered_generator(loop.seed + 1, index)
+            pixels = source.batch(loop.batch, generator).to(loop.device)
+            with autocast(loop):
+                posterior = vae.encode(pixels).latent_dist
+            yield (posterior.mean + posterior.std * _noise_like(posterior.mean, generator)).float().cpu()
 
     mean, std = latent_statistics(samples())
-    pixels = source.batch(config.loop.batch, step_generator(config.loop.seed + 1, 0)).to(config.loop.device)
-    visible = channel_visibility(frozen, pixels, std)  # in float32: rounding would drown what a weak channel does
-    frozen.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
-    save_whole(folder, frozen.save_pretrained)
+    pixels = source.batch(loop.batch, numbered_generator(loop.seed + 1, 0)).to(loop.device)
+    visible = channel_visibility(vae, pixels, std)  # in float32: rounding would drown what a weak channel does
+    vae.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
+    save_whole(folder, vae.save_pretrained)
+
+
+def _noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise from a generator on the CPU, so that devices agree; float32 also beside a narrower type."""
+    return torch.randn(like.shape, generator=generator).to(like.device)
 
 
 @torch.no_grad()
@@ -195,7 +195,7 @@ class ClipSource:
                 raise UserError(f"{corpus_path}: no training clip in this corpus")
         pictures: tuple[Path, ...] = ()
         if portraits:
-            found = sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            found = sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURES)
             reserved = reserved_portraits(portraits)
             kept = [path for path in found if path.relative_to(portraits).as_posix() not in reserved]
             pictures = tuple(path for path in kept if split_of(photo_identity(path)) == "train")

@@ -2,15 +2,14 @@
 
 Encoding a chunk costs far more than a training step of a small network, so latents, identity references and audio
 features are written once, as fp16 safetensors, under ``<corpus>/cache/<what>-<hash>/<key>.safetensors``. The hash
-covers the weights and lengths the values depend on, so a retrained codec or audio encoder never meets stale values,
-and a new audio encoder does not throw away the latents. A file older than the shard of its clip is made again.
+covers the weights, precision and lengths the values depend on, so a retrained codec or audio encoder never meets stale
+values, and a new audio encoder does not throw away the latents. A file older than the shard of its clip is made again.
 
 No continuity reference is stored: the codec is causal and a chunk is encoded from its own first frame, so the
 ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == E(x)[:, :, :1 + m]``.
 """
 
 import hashlib
-import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,13 +29,13 @@ from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig
 from asymtalker.corpus import ManifestRow
 from asymtalker.errors import UserError
-from asymtalker.models.audio import ArraySource, AudioFeatures
+from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity
 from asymtalker.train.frozen import Frozen
+from asymtalker.whole import whole
 
-START_STRIDE = 80  # frames between the starts of encoded chunks of a clip: about a chunk, overlap teaches little
-
-REFERENCES = 2  # identity references per clip
+START_STRIDE = 40  # frames between the starts of encoded chunks of a clip
+REFERENCES = 4  # identity references per clip, beside the first frames of its chunks
 AUDIO_MARGIN = 8  # frames of features kept on both sides of a clip, for the context of its first and last chunk
 ENCODE_BATCH = 4  # chunks that go through the codec together
 MOUTH = (0.6, 0.92, 0.2, 0.8)  # top, bottom, left and right of the mouth in motion, as shares of the face mask's box
@@ -48,11 +47,13 @@ def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
     return sorted({*range(0, last + 1, START_STRIDE), last}) if last >= 0 else []
 
 
-def reference_frames(key: str, num_frames: int) -> list[int]:
-    """Frames of a clip that serve as identity references: one from each equal part, fixed by the clip's key."""
+def reference_frames(key: str, num_frames: int, chunk_frames: int) -> list[int]:
+    """Frames of a clip that serve as identity references: those at :func:`chunk_starts`, in that order, then one from
+    each of ``REFERENCES`` equal parts of the clip, fixed by its key."""
     generator = np.random.default_rng(zlib.crc32(key.encode()))
     edges = np.linspace(0, num_frames, REFERENCES + 1).astype(int)
-    return [int(generator.integers(low, max(high, low + 1))) for low, high in pairwise(edges)]
+    anywhere = [int(generator.integers(low, max(high, low + 1))) for low, high in pairwise(edges)]
+    return chunk_starts(num_frames, chunk_frames) + anywhere
 
 
 def usable_rows(folder: Path, min_frames: int, split: str) -> list[ManifestRow]:
@@ -74,9 +75,9 @@ class Cache:
     def of(cls, folder: Path, frozen: Frozen, chunk_frames: int) -> "Cache":
         """The cache of a corpus for these frozen networks and this chunk length."""
         root = folder / "cache"
-        codec = _hash(frozen.codec_digest, chunk_frames, START_STRIDE)
-        identity = _hash(frozen.identity_digest, chunk_frames, REFERENCES)
-        audio = _hash(frozen.audio_digest, AUDIO_MARGIN)
+        codec = _hash(frozen.codec_digest, frozen.autocast, chunk_frames, START_STRIDE)
+        identity = _hash(frozen.identity_digest, frozen.autocast, chunk_frames, START_STRIDE, REFERENCES)
+        audio = _hash(frozen.audio_digest, frozen.autocast, BLOCK_FRAMES, CONTEXT_FRAMES, AUDIO_MARGIN)
         return cls(
             root / f"latents-{codec}",
             root / f"{frozen.strategy}-{identity}",
@@ -127,9 +128,9 @@ def encode_corpus(folder: Path, rows: Sequence[ManifestRow], frozen: Frozen, chu
             for path, encode in parts:
                 target = _cached(path, row.key)
                 if not _fresh(target, folder / row.shard):
-                    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-                    save_file({name: value.contiguous() for name, value in encode(clip).items()}, partial)
-                    os.replace(partial, target)
+                    tensors = {name: value.contiguous() for name, value in encode(clip).items()}
+                    with whole(target) as partial:
+                        save_file(tensors, partial)
     return cache
 
 
@@ -155,7 +156,7 @@ def _encode_chunks(clip: corpus.Clip, frozen: Frozen, chunk_frames: int) -> dict
 
 @torch.no_grad()
 def _encode_references(clip: corpus.Clip, frozen: Frozen, chunk_frames: int) -> dict[str, Tensor]:
-    wanted = reference_frames(clip.row.key, clip.num_frames)
+    wanted = reference_frames(clip.row.key, clip.num_frames, chunk_frames)
     pictures = torch.cat([to_pixels(clip.frames(frame, frame + 1)) for frame in wanted])  # (R, 3, 1, H, W)
     identity = frozen.encode_identity(pictures.to(frozen.device), chunk_frames)
     name, value = ("latents", identity.latents) if identity.latents is not None else ("tokens", identity.tokens)
@@ -256,7 +257,7 @@ class ChunkSource:
         limit: use no more than this many clips, ``None`` for all.
 
     Raises:
-        UserError: if the split has no clip that is long enough.
+        UserError: if the split has no clip that is long enough, or clips of several sizes.
     """
 
     def __init__(
@@ -273,6 +274,13 @@ class ChunkSource:
                 f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest"
                 f" has {longest}); add longer clips or use a shorter chunk"
             )
+        sizes = sorted({(row.height, row.width) for row in self.rows})
+        if len(sizes) > 1 or any(side % self.spatial for side in sizes[0]):
+            shown = ", ".join(f"{height} x {width}" for height, width in sizes)
+            raise UserError(
+                f"{folder}: the clips have {shown} pixels; training needs one size, a multiple of the codec's"
+                f" {self.spatial}: put other sizes into a corpus of their own"
+            )
         self.cache = encode_corpus(folder, self.rows, frozen, chunk.frames)
 
     @property
@@ -280,13 +288,22 @@ class ChunkSource:
         """Height and width of the clips in pixels."""
         return self.rows[0].height, self.rows[0].width
 
-    def batch(self, size: int, generator: torch.Generator, crop: int = 0, mouth_share: float = 0.5) -> Batch:
-        """``size`` chunks of random clips at random starts, each with a reference from elsewhere in its clip.
+    def batch(
+        self,
+        size: int,
+        generator: torch.Generator,
+        crop: int = 0,
+        mouth_share: float = 0.5,
+        own_reference: float = 0.0,
+    ) -> Batch:
+        """``size`` chunks of random clips, each at one of the clip's :func:`chunk_starts` with one of its
+        :func:`reference_frames`: one outside the chunk, where there is one, or for ``own_reference`` of the chunks
+        on average the chunk's own first frame.
 
         With ``crop`` and latent identity references only a square window of ``crop`` latent cells is seen of each
         chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others.
         """
-        choices = [self._choose(generator) for _ in range(size)]
+        choices = [self._choose(generator, own_reference) for _ in range(size)]
         latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
         keys = tuple(row.key for row, _, _ in choices)
         starts = tuple(self._starts(row)[index] for row, index, _ in choices)
@@ -359,13 +376,16 @@ class ChunkSource:
     def _starts(self, row: ManifestRow) -> list[int]:
         return chunk_starts(row.frames, self.chunk_frames)
 
-    def _choose(self, generator: torch.Generator) -> tuple[ManifestRow, int, int]:
+    def _choose(self, generator: torch.Generator, own_reference: float) -> tuple[ManifestRow, int, int]:
+        """A clip, the index of its chunk, and the index of its reference."""
         row = self.rows[_index(len(self.rows), generator)]
         starts = self._starts(row)
         possible = [index for index, start in enumerate(starts) if start >= self.lead]
         index = possible[_index(len(possible), generator)]
         chunk = range(starts[index], starts[index] + self.chunk_frames)
-        frames = reference_frames(row.key, row.frames)
+        if torch.rand((), generator=generator) < own_reference:
+            return row, index, index
+        frames = reference_frames(row.key, row.frames, self.chunk_frames)
         elsewhere = [i for i, frame in enumerate(frames) if frame not in chunk] or list(range(len(frames)))
         return row, index, elsewhere[_index(len(elsewhere), generator)]
 

@@ -1,6 +1,7 @@
 """The frozen networks that training stands on: codec, audio encoder, identity encoder."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,17 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker.codec import Codec
-from asymtalker.config import IdentityStrategy, LoopConfig
+from asymtalker.config import IdentityStrategy, LoopConfig, difference
 from asymtalker.errors import UserError
 from asymtalker.models.identity import Identity, ImageEncoder, encode_identity, load_image_encoder
+from asymtalker.models.loading import load_part
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.run_folder import precision
 
 M = TypeVar("M", bound=nn.Module)
+D = TypeVar("D", AutoencoderKLWan, AsymTalkerTransformer3DModel)
+
+MEASURED = ("latents_mean", "latents_std")  # settings of a codec that training measures
 
 
 @dataclass(frozen=True)
@@ -77,24 +84,33 @@ def digest(module: nn.Module, *settings: object) -> str:
     return sha.hexdigest()
 
 
-def precision(loop: LoopConfig) -> torch.dtype | None:
-    """The autocast type of a run, ``None`` for float32."""
-    return torch.bfloat16 if loop.autocast == "bfloat16" else None
+def load_like(expected: D, folder: Path) -> D:
+    """The network in ``folder``, which must be of the class and size of ``expected``.
+
+    Raises:
+        UserError: naming what differs, and whatever :func:`load_part` raises.
+    """
+    loaded = load_part(type(expected), folder)
+    before, after = (
+        {name: value for name, value in json.loads(part.to_json_string()).items() if name not in MEASURED}
+        for part in (loaded, expected)
+    )
+    changed = [line for line in difference(before, after) if not line.startswith("_")]
+    if changed:
+        raise UserError(f"{folder}: holds a network of other settings than this run's ({'; '.join(changed)})")
+    return loaded
 
 
 def load_frozen(model_path: Path, strategy: IdentityStrategy, loop: LoopConfig) -> Frozen:
     """Load ``vae/``, ``audio_encoder/``, ``feature_extractor/`` and, for CLIP and VTP, ``image_encoder/``.
 
     Raises:
-        UserError: if one of them is missing.
+        UserError: if one of them is missing or damaged.
     """
-    for name in ("vae", "audio_encoder", "feature_extractor"):
-        if not (model_path / name).is_dir():
-            raise UserError(f"{model_path}: has no {name}/ folder; give a folder made by 'train' or a pipeline folder")
     device = torch.device(loop.device)
-    vae = freeze(AutoencoderKLWan.from_pretrained(model_path / "vae"), device)
-    encoder = freeze(Wav2Vec2Model.from_pretrained(model_path / "audio_encoder", dtype=torch.float32), device)
-    extractor = Wav2Vec2FeatureExtractor.from_pretrained(model_path / "feature_extractor")
+    vae = freeze(load_part(AutoencoderKLWan, model_path / "vae"), device)
+    encoder = freeze(load_part(Wav2Vec2Model, model_path / "audio_encoder"), device)
+    extractor = load_part(Wav2Vec2FeatureExtractor, model_path / "feature_extractor")
     autocast = precision(loop)
     images = load_image_encoder(strategy, model_path / "image_encoder")
     if images is not None:

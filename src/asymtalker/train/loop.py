@@ -1,6 +1,5 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
-import copy
 from pathlib import Path
 
 import torch
@@ -9,14 +8,15 @@ from torch import Tensor, nn
 from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA
 from asymtalker.codec import Codec
-from asymtalker.config import SamplerConfig, TeacherConfig, TransformerConfig
+from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig, TransformerConfig
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps
 from asymtalker.train.data import Batch, ChunkSource, usable_rows
-from asymtalker.train.frozen import Frozen, freeze, load_frozen
+from asymtalker.train.frozen import Frozen, load_frozen, load_like
 from asymtalker.train.losses import (
     clean_prediction_weight,
     face_focus_loss,
@@ -51,18 +51,17 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     inputs = {"corpus": str(corpus_path), "model": str(model_path)}
     run = RunFolder(run_path, config, inputs)
     source = ChunkSource(corpus_path, "train", frozen, config.chunk)
-    if config.crop > min(source.size) // source.spatial:
-        cells = " x ".join(str(side // source.spatial) for side in source.size)
-        raise UserError(f"--config.crop is {config.crop} latent cells, but the clips of {corpus_path} have {cells}.")
-    held_out = open_held_out(corpus_path, frozen, config)
+    check_fit(config, source)
+    held_out = open_held_out(corpus_path, frozen, config.chunk)
     torch.manual_seed(loop.seed)
     transformer = start_transformer(config, frozen).train()
-    averaged = freeze(copy.deepcopy(transformer), frozen.device)
-    optimizer = build_optimizer(transformer.parameters(), config.optimizer)
+    if loop.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    optimizer = build_optimizer(transformer, config.optimizer)
     ema = EMA(transformer, config.optimizer.ema_decay)
 
     def step(index: int) -> dict[str, Tensor]:
-        generator = step_generator(loop.seed, index)
+        generator = numbered_generator(loop.seed, index)
         batch = draw_batch(config, source, generator)
         decode = index % config.pixel_every == 0
         losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
@@ -71,18 +70,15 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
         ema.update(transformer)
         if held_out and (index + 1) % (10 * loop.log_every) == 0:
-            ema.copy_to(averaged)
-            run.log(index + 1, held_out_losses(config, averaged, frozen, held_out))
+            run.log(index + 1, held_out_losses(config, ema.module, frozen, held_out))
         return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
 
     def save(_: int) -> None:
-        ema.copy_to(averaged)
-        save_whole(run.path / "transformer", averaged.save_pretrained)
+        save_whole(run.path / "transformer", ema.module.save_pretrained)
 
     def sample(count: int) -> None:
-        ema.copy_to(averaged)
         sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
-        write_sample(run, count, averaged, frozen, held_out or source, config.chunk, sampler)
+        write_sample(run, count, ema.module, frozen, held_out or source, config.chunk, sampler)
 
     parts = {"transformer": transformer, "optimizer": optimizer, "ema": ema}
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
@@ -141,10 +137,12 @@ def teacher_losses(
 
 def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator) -> Batch:
     """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells."""
-    if not config.crop or torch.rand((), generator=generator) >= config.whole_share:
-        return source.batch(config.loop.batch, generator, config.crop, config.mouth_share)
+    crop = config.crop if config.model.identity in ("tre", "etr") else 0
+    if not crop or torch.rand((), generator=generator) >= config.whole_share:
+        return source.batch(config.loop.batch, generator, crop, config.mouth_share, config.own_reference)
     height, width = (side // source.spatial for side in source.size)
-    return source.batch(max(1, config.loop.batch * config.crop**2 // (height * width)), generator)
+    size = max(1, config.loop.batch * crop**2 // (height * width))
+    return source.batch(size, generator, own_reference=config.own_reference)
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
@@ -217,8 +215,8 @@ def held_out_losses(
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     values: dict[str, float] = {}
     for level in HELD_OUT_SIGMAS:
-        generator = step_generator(config.loop.seed, 0)
-        batch = source.batch(HELD_OUT_CLIPS // 2, generator)
+        generator = numbered_generator(config.loop.seed, 0)
+        batch = source.batch(HELD_OUT_CLIPS // 2, generator, own_reference=config.own_reference)
         audio = batch.audio.frames(-context, config.chunk.frames + context)
         conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
         noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
@@ -231,19 +229,41 @@ def held_out_losses(
     return values | {"held_out": sum(values.values()) / len(values)}
 
 
-def open_held_out(folder: Path, frozen: Frozen, config: TeacherConfig) -> ChunkSource | None:
+def check_fit(config: TeacherConfig, source: ChunkSource) -> None:
+    """Check that windows and patches fit the clips.
+
+    Raises:
+        UserError: naming what does not.
+    """
+    cells = tuple(side // source.spatial for side in source.size)
+    shown = " x ".join(map(str, cells))
+    if config.crop > min(cells):
+        raise UserError(f"--config.crop is {config.crop} latent cells, but the clips of {source.folder} have {shown}.")
+    patch = config.model.patch_size[1:]
+    if any(side % step for side, step in zip(cells, patch, strict=True)):
+        raise UserError(
+            f"The clips of {source.folder} have {shown} latent cells, which patches of {patch[0]} x {patch[1]} do not"
+            " divide: use clips of another size."
+        )
+
+
+def open_held_out(folder: Path, frozen: Frozen, chunk: ChunkConfig) -> ChunkSource | None:
     """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
-    if not usable_rows(folder, config.chunk.frames, "test"):
+    if not usable_rows(folder, chunk.frames, "test"):
         return None
-    return ChunkSource(folder, "test", frozen, config.chunk, limit=HELD_OUT_CLIPS)
+    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS)
 
 
 def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
-    """The transformer of ``config.init``, or a new one that fits the frozen networks."""
+    """The transformer of ``config.init``, or a new one that fits the frozen networks.
+
+    Raises:
+        UserError: if ``config.init`` holds none, or one of another size than ``config.model``.
+    """
+    transformer = build_transformer(config.model, frozen)
     if config.init:
-        transformer = AsymTalkerTransformer3DModel.from_pretrained(config.init / "transformer")
+        transformer = load_like(transformer, config.init / "transformer")
     else:
-        transformer = build_transformer(config.model, frozen)
         transformer.initialize()
     nn.Module.to(transformer, frozen.device)
     return transformer

@@ -13,8 +13,9 @@ from asymtalker.checkpoint import EMA
 from asymtalker.codec import to_pixels
 from asymtalker.config import ReadoutTrainConfig
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.readout import LipReadout
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps, step_generator
+from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps
 from asymtalker.whole import save_whole
 
 FRAMES_PER_CLIP = 8
@@ -39,11 +40,11 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     torch.manual_seed(loop.seed)
     model = LipReadout(config.width)
     torch.nn.Module.to(model.train(), loop.device)
-    optimizer = build_optimizer(model.parameters(), config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer)
     ema = EMA(model, config.optimizer.ema_decay)
 
     def step(index: int) -> dict[str, Tensor]:
-        pixels, aperture = readout_batch(corpus_path, keys, loop.batch, step_generator(loop.seed, index))
+        pixels, aperture = readout_batch(corpus_path, keys, loop.batch, numbered_generator(loop.seed, index))
         predicted = model(pixels.to(loop.device))
         loss = F.smooth_l1_loss(predicted, aperture.to(loop.device), beta=0.02)
         loss.backward()
@@ -52,9 +53,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
         return {"loss": loss.detach(), "error": (predicted.detach().cpu() - aperture).abs().mean(), "grad_norm": norm}
 
     def save(_: int) -> None:
-        averaged = LipReadout(config.width)
-        ema.copy_to(averaged)
-        save_whole(run_path / "readout", averaged.save_pretrained)
+        save_whole(run_path / "readout", ema.module.save_pretrained)
 
     run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
 
