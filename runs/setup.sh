@@ -44,8 +44,8 @@ if [ "${installed%+cpu}" != "$pinned" ] && [ "$(uname -s)" = Linux ] && ! comman
     echo "installing PyTorch for the CPU"
     # Alone: what it depends on is pinned to versions of the usual index, which PyTorch's own may lack.
     if ! answers || ! "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$pinned"; then
-        echo "PyTorch's own index does not give torch $pinned; the larger build of the usual index serves instead"
+        echo "PyTorch's own index can't be reached or lacks torch $pinned: the usual index serves, on Linux with a larger build"
     fi
 fi
-echo "installing $requirement"
+echo "installing $requirement: about 1.4 GB, which takes minutes the first time"
 "${pip[@]}" --constraint constraints.txt --editable "$requirement"
