@@ -31,7 +31,7 @@ tiny: .venv/.all
 	@touch $@
 
 .venv/.all: pyproject.toml constraints.txt runs/setup.sh
-	bash runs/setup.sh $(PYTHON) ".[synth,train,dev]"
+	bash runs/setup.sh $(PYTHON) ".[synth,train,evaluate,dev]"
 	@touch .venv/.core $@
 
 clean:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every stage once, in minutes, on a CPU: proves the chain, not the picture. Result: runs/out/smoke/smoke.mp4
+# Every stage once, in minutes, on a CPU: proves the chain, not the picture. Results: runs/out/smoke/smoke.mp4, report/
 set -euo pipefail
 out=${1:-runs/out/smoke}
 
@@ -15,5 +15,8 @@ asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
 asymtalker distill --recipe smoke --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
     --transformer "$out/student/transformer" --out "$out/student-model"
+asymtalker synth --split test --out "$out/test" --clips 2 --seconds 4 --shard-clips 1
+asymtalker evaluate --model "$out/student-model" --reference "$out/test" --readout "$out/readout/readout" \
+    --seconds 1,2,4 --offline --out "$out/report"
 asymtalker generate --model "$out/student-model" --image src/asymtalker/assets/demo/portrait.png \
     --audio src/asymtalker/assets/demo/speech.wav --output "$out/smoke.mp4"

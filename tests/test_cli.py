@@ -65,9 +65,9 @@ def test_flags_become_settings():
         (["generate", "--image", "a.png"], "Missing: --audio, --output."),
         (["generate", *REQUIRED, "--seed", "many"], "--seed"),
         (["generate", *REQUIRED, "stray"], "stray"),
-        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate or bench lips?"),
-        (["bench", "lips", "--out", "a.json"], "Missing: --corpus, --readout."),
-        (["bench", "lips", "--seconds", "10"], "no option --seconds"),
+        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate?"),
+        (["evaluate", "--out", "report"], "Give what to compare with: --reference"),
+        (["evaluate", "--corpora", "10"], "did you mean --corpus?"),
         (["bench", "generate", "--out", "a.json", "--corpus", "c"], "no option --corpus"),
         (["bench", "generate", "--out", "a.json", "--seconds", "10;60"], "--seconds must be numbers"),
         (["bench", "generate", "--out", "a.json", "--seconds", "0"], "above 0"),
@@ -135,7 +135,7 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys):
 @pytest.mark.usefixtures("_test_verb")
 def test_a_missing_extra_says_what_to_install(capsys):
     said = refusal(capsys, "work", "--how", "foreign package")
-    assert "(vtk is missing): pip install 'asymtalker[synth,train]'" in said
+    assert "(vtk is missing): pip install 'asymtalker[synth,train,evaluate]'" in said
 
 
 @pytest.mark.usefixtures("_test_verb")

@@ -1,5 +1,6 @@
 import json
 import resource
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,44 @@ def test_same_clips_give_same_bytes(corpus, tmp_path):
         assert (corpus / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.parametrize("in_memory", [1 << 20, 1000])
+def test_pictures_drawn_one_by_one_give_the_same_bytes(corpus, tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr("asymtalker.corpus.VIDEO_IN_MEMORY", in_memory)
+    taken = []
+
+    def drawn(clip: NewClip) -> NewClip:
+        frames = (taken.append(("frame", index)) or frame for index, frame in enumerate(clip.frames))
+        mask = (taken.append(("mask", index)) or mask for index, mask in enumerate(clip.mask))
+        return replace(clip, frames=frames, mask=mask, ground_truth=lambda: (clip.ground_truth or {}) | {})
+
+    ShardWriter(tmp_path / "drawn").write(0, (drawn(make_clip(key)) for key in ("00", "01")))
+    assert (tmp_path / "drawn" / shard_name(0)).read_bytes() == (corpus / shard_name(0)).read_bytes()
+    assert taken[:4] == [("frame", 0), ("mask", 0), ("frame", 1), ("mask", 1)]
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == [shard_name(0)]
+
+
+def test_a_long_clip_is_written_and_read_in_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("asymtalker.corpus.VIDEO_IN_MEMORY", 1 << 14)
+    count, size = 1500, 128
+    clip = replace(
+        make_clip("00", frames=1),
+        frames=(np.full((size, size, 3), k % 200, np.uint8) for k in range(count)),
+        mask=(np.zeros((size, size), np.uint8) for _ in range(count)),
+        audio=np.zeros(640 * count, np.float32),
+    )
+    tracemalloc.start()
+    writer = ShardWriter(tmp_path)
+    writer.write(0, [clip])
+    writer.write_manifest()
+    long = open_clip(tmp_path, "00")
+    for start in range(0, count, 100):
+        block = long.frames(start, start + 100)
+        assert np.abs(block[:, 0, 0, 0].astype(int) - np.arange(start, start + 100) % 200).max() < 4
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6  # its pictures are 74 MB, a block and its list 10 MB
+
+
 def test_interrupted_shard_does_not_appear(tmp_path):
     def clips():
         yield make_clip("00", frames=5)
@@ -90,13 +129,15 @@ def test_interrupted_shard_does_not_appear(tmp_path):
     assert writer.write_manifest() == []
 
 
-def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("in_memory", [1 << 20, 1000])
+def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr("asymtalker.corpus.VIDEO_IN_MEMORY", in_memory)
     writer = ShardWriter(tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"Cannot write .*shard-000000\.tar \(the disk is full\)"):
-            writer.write(0, [make_clip("00", frames=5)])
+            writer.write(0, [make_clip("00", frames=50)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []

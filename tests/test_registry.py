@@ -216,7 +216,7 @@ def test_every_cc0_portrait_has_its_points_inside_the_picture():
 def test_one_real_portrait_is_as_registered(tmp_path, monkeypatch):
     entry = registry.REGISTRY["cc0_portraits"]
     table = tmp_path / "table.tsv"
-    table.write_text("\n".join(entry.table.read_text().splitlines()[:2]))
+    table.write_text("\n".join(entry.listed.read_text().splitlines()[:2]))
     for index, mirror in enumerate(entry.mirrors):
         monkeypatch.setenv("ASYMTALKER_CACHE", str(tmp_path / str(index)))
         monkeypatch.setitem(registry.REGISTRY, "one", Entry((mirror,), table, entry.licence, entry.origin))

@@ -1,8 +1,10 @@
 import errno
 import os
 import signal
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -242,3 +244,28 @@ def test_real_video_sound():
     assert frames.shape[1:] == (288, 360, 3)
     assert abs(len(samples) / SAMPLE_RATE - len(frames) / FPS) < 0.1
     assert np.array_equal(samples, read_audio(clip))
+
+
+@pytest.mark.parametrize(("rate", "count"), [(25, 30), (50, 60), (30, 36), (12.5, 15), ("30000/1001", 36)])
+def test_other_frame_rates_become_25_by_nearest_time(tmp_path, rate, count):
+    """Each frame's brightness is its time, so what is shown at k/25 s can be read off."""
+    path, rate = tmp_path / "a.mp4", Fraction(rate)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
+        stream.width = stream.height = 64
+        for index in range(count):
+            grey = np.full((64, 64, 3), 20 + round(150 * float(index / rate)), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    shown = [(float(frame.mean()) - 20) / 150 for frame in decode_frames(path, in_step=True)]
+    assert len(shown) == 30  # 1.2 s
+    assert np.abs(np.array(shown) - np.arange(30) / 25).max() <= 0.5 / min(25, float(rate)) + 0.015
+
+
+def test_a_truncated_video_is_one_sentence(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", frames)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"ends after \d+ of 40 frames|damaged"):
+        list(decode_frames(tmp_path / "b.mp4"))

@@ -105,7 +105,11 @@ class ToyFace:
             frames=frames,
             mask=mask,
             audio=tone.astype(np.float32),
-            ground_truth={"lip_aperture": opening.tolist()},
+            ground_truth={
+                "lip_aperture": opening.tolist(),
+                "head_pose": [[60 * turn, 0, 0, turn, 0, 0] for turn in sway.tolist()],
+                "blendshapes": {"names": ["jawOpen", "eyeBlinkLeft"], "weights": [[w, 0] for w in opening.tolist()]},
+            },
         )
 
 

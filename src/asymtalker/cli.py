@@ -8,7 +8,6 @@ is quick and no verb needs the packages of another.
 import contextlib
 import difflib
 import io
-import json
 import os
 import re
 import signal
@@ -23,7 +22,7 @@ import tyro
 
 import asymtalker
 from asymtalker.errors import UserError
-from asymtalker.whole import FULL_DISK, check_place, write_whole
+from asymtalker.whole import FULL_DISK
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,20 @@ VERBS = {
     "bench generate": Verb(
         "measure speed and memory of generation", "asymtalker.cli:BenchGenerate", "asymtalker.cli:bench_generate"
     ),
-    "bench lips": Verb(
-        "measure how well lips follow the sound", "asymtalker.cli:BenchLips", "asymtalker.cli:bench_lips"
+    "evaluate": Verb(
+        "measure videos against real ones, and write a report",
+        "asymtalker.config:EvaluateConfig",
+        "asymtalker.evaluate.run:evaluate",
+    ),
+    "benchmark": Verb(
+        "prepare the videos of a test list",
+        "asymtalker.evaluate.benchmarks:Benchmark",
+        "asymtalker.evaluate.benchmarks:prepare_benchmark",
+    ),
+    "baseline": Verb(
+        "run another talking-head system, to measure its videos beside ours",
+        "asymtalker.evaluate.baselines:BaselineSettings",
+        "asymtalker.evaluate.baselines:run_baseline",
     ),
 }
 
@@ -102,24 +113,6 @@ class BenchGenerate:
     """A portrait; the bundled one by default."""
     audio: Path | None = None
     """Speech, repeated or cut to each length; the bundled one by default."""
-    device: str = "auto"
-    """"auto" takes a GPU if there is one, else the CPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchLips:
-    """Measure how well the lips follow the sound on held-out synthetic clips; writes JSON."""
-
-    corpus: Path
-    """A synthetic corpus with held-out clips of the model's size."""
-    readout: Path
-    """Folder of the lip readout, such as RUN/readout."""
-    out: Path
-    """The JSON file to write, such as benchmarks/results/name.json."""
-    model: str | None = None
-    """Checkpoint folder; the bundled one by default."""
-    clips: int = 10
-    """Clips at most."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
 
@@ -171,28 +164,6 @@ def bench_generate(settings: BenchGenerate) -> None:
     if not seconds or min(seconds) <= 0:
         raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
     bench.bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
-    print(settings.out)
-
-
-def bench_lips(settings: BenchLips) -> None:
-    """The ``bench lips`` verb: medians on stdout, everything in the JSON file."""
-    check_place(settings.out)
-    import torch
-
-    from asymtalker.evaluate.lips import measure_lips
-    from asymtalker.generate.bench import describe_machine, load_average, report_header
-    from asymtalker.generate.pipeline import load_pipeline
-    from asymtalker.models.loading import load_part
-    from asymtalker.models.readout import LipReadout
-
-    load = load_average()
-    readout = load_part(LipReadout, settings.readout, torch.float32)
-    pipeline = load_pipeline(settings.model, settings.device)
-    header = report_header("lips", describe_machine(pipeline) | load)
-    report = header | measure_lips(pipeline, readout, settings.corpus, settings.clips)
-    write_whole(settings.out, json.dumps(report, indent=2) + "\n")
-    for name, values in report["medians"].items():
-        print(f"{name:>10}: " + ", ".join(f"{key} {value:.3g}" for key, value in values.items()))
     print(settings.out)
 
 
@@ -310,7 +281,7 @@ def _said() -> Iterator[None]:
         if missing == "asymtalker":
             raise
         raise UserError(
-            f"This needs more packages ({missing} is missing): pip install 'asymtalker[synth,train]'."
+            f"This needs more packages ({missing} is missing): pip install 'asymtalker[synth,train,evaluate]'."
         ) from error
     except OSError as error:
         if error.errno not in FULL_DISK:

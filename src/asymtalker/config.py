@@ -40,6 +40,43 @@ class SynthConfig:
     """478 face-mesh points of each portrait (``.npz``); found beside the portraits when not given."""
     pico_share: float = 0.0
     """Share of clips spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
+    split: Literal["train", "test"] | None = None
+    """Clips of this split only: ``test`` has the heads, portraits and voices that are never trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure talking-head videos against real ones: pictures, motion, lips, identity, drift, speed. Writes a report.
+
+    Give --generated or --compare videos that are there, or neither, and the clips of the reference are generated from
+    their first frame and sound.
+    """
+
+    out: Path
+    """Folder of the report: index.html, report.json, report.csv."""
+    reference: Path | None = None
+    """What to compare with: a folder of real videos, one made by asymtalker benchmark, or a corpus (its held-out
+    clips)."""
+    corpus: Path | None = None
+    """The same, of a corpus."""
+    generated: Path | None = None
+    """Folder of the videos of one method."""
+    compare: tuple[str, ...] = ()
+    """Several methods, as NAME=FOLDER."""
+    model: str | None = None
+    """Checkpoint to generate with; the bundled one by default."""
+    clips: int | None = None
+    """Only the first clips of the reference, in order of name."""
+    seconds: str = "5,10,30,60,120,300,600"
+    """Moments at which the Fréchet distances are followed, separated by commas."""
+    readout: Path | None = None
+    """Folder of the network that reads faces, such as RUN/readout; the bundled one by default."""
+    offline: bool = False
+    """Take only the published networks that are there already and download none."""
+    seed: int = 0
+    """Of what is generated."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +176,7 @@ class AudioTrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadoutTrainConfig:
-    """Training of the network that reads lip aperture from frames."""
+    """Training of the network that reads lips, head pose and blendshapes from frames."""
 
     width: int
     loop: LoopConfig

@@ -4,17 +4,20 @@ A shard is an uncompressed tar; per clip it holds ``<key>.mp4``, ``<key>.mask.mp
 The manifest is derived from the JSON members alone, so it can always be made again from the shards.
 """
 
+import contextlib
 import functools
 import io
 import json
 import os
 import tarfile
+import tempfile
 import wave
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import av
 import numpy as np
@@ -27,6 +30,8 @@ from asymtalker.whole import whole
 
 MANIFEST = "manifest.parquet"
 KEYFRAME_INTERVAL = 25
+VIDEO_IN_MEMORY = 32 << 20
+"""Bytes: what is longer waits for its place in the shard in a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,8 @@ class ManifestRow:
 
 @dataclass(frozen=True, kw_only=True)
 class NewClip:
-    """A clip to be written."""
+    """A clip to be written. Its pictures may be drawn as they are asked for, a frame and its mask at a time, so that a
+    clip of any length needs little memory."""
 
     key: str
     split: Literal["train", "test"]
@@ -64,13 +70,14 @@ class NewClip:
     identity_id: str
     voice_id: str
     kind: str
-    frames: np.ndarray
-    """``(F, H, W, 3)`` uint8 RGB, 25 FPS; H and W even."""
-    mask: np.ndarray
-    """``(F, H, W)`` uint8, face = 255."""
+    frames: Iterable[np.ndarray]
+    """F pictures ``(H, W, 3)`` uint8 RGB, 25 FPS, such as an array of them; H and W even."""
+    mask: Iterable[np.ndarray]
+    """Their F masks ``(H, W)`` uint8, face = 255."""
     audio: np.ndarray
     """``(N,)`` float32 at 16 kHz, F frames long: ``640 (F - 1) < N <= 640 F``."""
-    ground_truth: dict[str, Any] | None = None
+    ground_truth: dict[str, Any] | Callable[[], dict[str, Any]] | None = None
+    """A function is called after the last frame."""
     crop: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     rejected_by: str | None = None
@@ -98,7 +105,7 @@ class ShardWriter:
         return (self.folder / shard_name(index)).is_file()
 
     def write(self, index: int, clips: Iterable[NewClip]) -> None:
-        """Write one shard from its clips, one in memory at a time; the file appears when it is whole.
+        """Write one shard from its clips, taken one at a time; the file appears when it is whole.
 
         The same clips give the same bytes.
 
@@ -108,10 +115,7 @@ class ShardWriter:
         name = shard_name(index)
         with whole(self.folder / name) as partial, tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for clip in clips:
-                for suffix, data in _encode_members(clip, name):
-                    member = tarfile.TarInfo(f"{clip.key}.{suffix}")
-                    member.size, member.mode = len(data), 0o644
-                    tar.addfile(member, io.BytesIO(data))
+                _add_clip(tar, clip, self.folder / name)
 
     def clear(self) -> None:
         """Remove what killed writers left unfinished; nobody may be writing."""
@@ -144,74 +148,99 @@ def shard_name(index: int) -> str:
     return f"shard-{index:06d}.tar"
 
 
-def _encode_members(clip: NewClip, shard: str) -> list[tuple[str, bytes]]:
-    count, height, width = clip.frames.shape[:3]
-    if clip.mask.shape != (count, height, width):
-        raise ValueError(f"mask {clip.mask.shape} does not fit frames {clip.frames.shape}")
-    if not SAMPLES_PER_FRAME * (count - 1) < len(clip.audio) <= SAMPLES_PER_FRAME * count:
-        raise ValueError(f"{len(clip.audio)} samples of audio for {count} frames")
+def _add_clip(tar: tarfile.TarFile, clip: NewClip, shard: Path) -> None:
     if "." in clip.key or "/" in clip.key:
         raise ValueError(f"a key has no dot and no slash, got {clip.key!r}")
-    row = ManifestRow(
-        key=clip.key,
-        shard=shard,
-        split=clip.split,
-        source_id=clip.source_id,
-        identity_id=clip.identity_id,
-        voice_id=clip.voice_id,
-        kind=clip.kind,
-        fps=float(FPS),
-        frames=count,
-        height=height,
-        width=width,
-        crop=clip.crop,
-        scores=json.dumps(clip.scores, sort_keys=True),
-        rejected_by=clip.rejected_by,
-    )
-    info = asdict(row) | ({"ground_truth": clip.ground_truth} if clip.ground_truth is not None else {})
-    return [
-        ("mp4", encode_video(clip.frames)),
-        ("mask.mp4", encode_video(clip.mask, crf=18)),
-        ("wav", encode_wav(clip.audio)),
-        ("json", json.dumps(info, ensure_ascii=False).encode()),
-    ]
+    # a member's size stands before it; beside the shard there is room for it
+    scratch = functools.partial(tempfile.SpooledTemporaryFile, VIDEO_IN_MEMORY, dir=shard.parent)
+    with scratch() as video, scratch() as mask:
+        count, height, width = _encode_pictures(clip, video, mask)
+        if not SAMPLES_PER_FRAME * (count - 1) < len(clip.audio) <= SAMPLES_PER_FRAME * count:
+            raise ValueError(f"{len(clip.audio)} samples of audio for {count} frames")
+        row = ManifestRow(
+            key=clip.key,
+            shard=shard.name,
+            split=clip.split,
+            source_id=clip.source_id,
+            identity_id=clip.identity_id,
+            voice_id=clip.voice_id,
+            kind=clip.kind,
+            fps=float(FPS),
+            frames=count,
+            height=height,
+            width=width,
+            crop=clip.crop,
+            scores=json.dumps(clip.scores, sort_keys=True),
+            rejected_by=clip.rejected_by,
+        )
+        truth = clip.ground_truth() if callable(clip.ground_truth) else clip.ground_truth
+        info = asdict(row) | ({"ground_truth": truth} if truth is not None else {})
+        text = json.dumps(info, ensure_ascii=False).encode()
+        members = {"mp4": video, "mask.mp4": mask, "wav": io.BytesIO(encode_wav(clip.audio)), "json": io.BytesIO(text)}
+        for suffix, file in members.items():
+            member = tarfile.TarInfo(f"{clip.key}.{suffix}")
+            file.seek(0, os.SEEK_END)
+            member.size, member.mode = file.tell(), 0o644
+            file.seek(0)
+            tar.addfile(member, file)
 
 
-def encode_video(frames: np.ndarray, crf: int = 12) -> bytes:
-    """H.264 in MP4 in memory, 25 FPS: RGB frames ``(F, H, W, 3)`` without chroma subsampling, or grey ``(F, H, W)``.
+def _encode_pictures(clip: NewClip, video: IO[bytes], mask: IO[bytes]) -> tuple[int, int, int]:
+    """Write both videos, frame by frame; returns the number of frames, their height and their width."""
+    count, height, width = 0, 0, 0
+    with video_writer(video) as write, video_writer(mask, crf=18) as write_mask:
+        for picture, face in zip_longest(clip.frames, clip.mask):
+            if picture is None or face is None or face.shape != picture.shape[:2]:
+                raise ValueError(f"frame {count} and its mask do not belong together")
+            write(picture)
+            write_mask(face)
+            count, (height, width) = count + 1, face.shape
+    return count, height, width
+
+
+@contextlib.contextmanager
+def video_writer(file: IO[bytes], crf: int = 12) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends a picture to an H.264 MP4 of 25 FPS: RGB ``(H, W, 3)`` without chroma subsampling, or
+    grey ``(H, W)``. The file is whole when the block ends.
 
     One thread and no timestamps in the file: the same frames give the same bytes.
     """
-    grey = frames.ndim == 3
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1", "flags": "+bitexact"}
         # with lookahead, bytes of small pictures differed from run to run
         options["x264-params"] = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
         stream = container.add_stream("libx264", rate=FPS, options=options)
-        stream.pix_fmt = "gray" if grey else "yuv444p"
-        stream.height, stream.width = frames.shape[1:3]
         stream.gop_size = KEYFRAME_INTERVAL
         stream.time_base = Fraction(1, FPS)
-        for index, picture in enumerate(frames):
+        count = 0
+
+        def write(picture: np.ndarray) -> None:
+            nonlocal count
+            grey = picture.ndim == 2
+            if not count:
+                stream.pix_fmt = "gray" if grey else "yuv444p"
+                stream.height, stream.width = picture.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="gray" if grey else "rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, FPS)
+            frame.pts, frame.time_base = count, Fraction(1, FPS)
             container.mux(stream.encode(frame))
+            count += 1
+
+        yield write
         container.mux(stream.encode(None))
-    return buffer.getvalue()
 
 
-def decode_video(data: bytes, start: int, stop: int, grey: bool = False) -> np.ndarray:
-    """Frames ``[start, stop)`` of a video made by :func:`encode_video`: ``(n, H, W, 3)`` RGB or ``(n, H, W)`` grey.
+def decode_video(source: str, start: int, stop: int, grey: bool = False) -> np.ndarray:
+    """Frames ``[start, stop)`` of a video made by :func:`video_writer`: ``(n, H, W, 3)`` RGB or ``(n, H, W)`` grey.
 
-    Decoding begins at the last key frame before ``start``; a frame is known by its time, so seeking is exact.
+    ``source`` is what FFmpeg opens. Decoding begins at the last key frame before ``start``, and only that part is
+    read; a frame is known by its time, so seeking is exact.
 
     Raises:
         UserError: if the data is no video or ends before ``stop``.
     """
     pictures = []
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with av.open(source, "r") as container:
             stream = container.streams.video[0]
             if not isinstance(stream, VideoStream) or stream.time_base is None:
                 raise UserError("the clip's video has no picture; write the corpus again")
@@ -310,12 +339,22 @@ class Clip:
     def num_frames(self) -> int:
         return self.row.frames
 
-    def _read(self, suffix: str) -> bytes:
+    def _place(self, suffix: str) -> tuple[int, int]:
+        """Where a member lies in the shard: offset and size in bytes."""
         name = f"{self.row.key}.{suffix}"
         place = _members(self.shard).get(name)
         if place is None:
             raise UserError(f"the shard {self.shard} has no {name}; delete it and write the corpus again")
-        offset, size = place
+        return place
+
+    def _video(self, suffix: str) -> str:
+        """A member as FFmpeg opens it in its place, so that a block of a long video costs no more than one of a short
+        video."""
+        offset, size = self._place(suffix)
+        return f"subfile,,start,{offset},end,{offset + size},,:file:{self.shard}"
+
+    def _read(self, suffix: str) -> bytes:
+        offset, size = self._place(suffix)
         with self.shard.open("rb") as file:
             file.seek(offset)
             return file.read(size)
@@ -328,11 +367,11 @@ class Clip:
 
     def frames(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Frames ``[start, stop)`` as ``(n, H, W, 3)`` uint8 RGB, all of them by default."""
-        return decode_video(self._read("mp4"), *self._range(start, stop))
+        return decode_video(self._video("mp4"), *self._range(start, stop))
 
     def mask(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Face masks ``(n, H, W)`` uint8, face = 255, of frames ``[start, stop)``."""
-        return decode_video(self._read("mask.mp4"), *self._range(start, stop), grey=True)
+        return decode_video(self._video("mask.mp4"), *self._range(start, stop), grey=True)
 
     def audio(self) -> np.ndarray:
         """The whole sound: ``(N,)`` float32 in [-1, 1] at 16 kHz; frame ``k`` owns samples ``[640k, 640(k+1))``."""

@@ -25,6 +25,8 @@ PARALLEL = 4
 TIMEOUT_SECONDS = 30.0
 BLOCK_BYTES = 1 << 16
 FAKER_PORTRAITS = "faker-js/assets-person-portrait"
+HUB = "https://huggingface.co"
+LATENTSYNC = "ByteDance/LatentSync-1.5/resolve/32a20d29aead0498e3e885e90dbbe8027da1b61b"
 
 CC0_LANDMARKS = Path(__file__).parent / "synth" / "cc0_landmarks.npz"
 """Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel:
@@ -51,20 +53,22 @@ class Entry:
     """Files that belong together.
 
     Attributes:
-        mirrors: addresses of the folder they are in, tried in order; all must give what the table says.
-        table: lines ``path, size, sha256`` between tabs, below a header.
-        licence: SPDX identifier.
+        mirrors: addresses of the folder they are in, tried in order; all must give what is listed.
+        listed: the file, or a table of many: lines ``path, size, sha256`` between tabs, below a header.
+        licence: SPDX identifier, or what the makers say.
         origin: who made them and where they say so.
     """
 
     mirrors: tuple[str, ...]
-    table: Path
+    listed: RemoteFile | Path
     licence: str
     origin: str
 
     def files(self) -> list[RemoteFile]:
         """The files, in the order of the table."""
-        lines = self.table.read_text(encoding="utf-8").splitlines()[1:]
+        if isinstance(self.listed, RemoteFile):
+            return [self.listed]
+        lines = self.listed.read_text(encoding="utf-8").splitlines()[1:]
         return [RemoteFile(path, int(size), sha256) for path, size, sha256 in (line.split("\t") for line in lines)]
 
 
@@ -74,11 +78,88 @@ REGISTRY = {
             f"https://raw.githubusercontent.com/{FAKER_PORTRAITS}/5b5120a7aaaf363efc72b447c6af82ef57e916a2",
             f"https://cdn.jsdelivr.net/gh/{FAKER_PORTRAITS}@main",
         ),
-        table=Path(__file__).with_name("cc0_portraits.tsv"),
+        listed=Path(__file__).with_name("cc0_portraits.tsv"),
         licence="CC0-1.0",
         origin=f"{FAKER_PORTRAITS} on GitHub: 176 portraits of adults who do not exist, made with Stable Diffusion 3",
     ),
+    # The published networks of evaluation.
+    "inception": Entry(
+        mirrors=("https://github.com/toshas/torch-fidelity/releases/download/v0.2.0",),
+        listed=RemoteFile(
+            "weights-inception-2015-12-05-6726825d.pth",
+            95_628_359,
+            "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        ),
+        licence="Apache-2.0",
+        origin="Inception-v3 of TensorFlow, 2015-12-05, converted by torch-fidelity (the same bytes as pytorch-fid's)",
+    ),
+    "i3d": Entry(
+        mirrors=(
+            f"{HUB}/flateon/FVD-I3D-torchscript/resolve/1c2d61711c52571ad617a1063e6fa691b212e184",
+            f"{HUB}/{LATENTSYNC}/auxiliary",
+        ),
+        listed=RemoteFile(
+            "i3d_torchscript.pt", 51_235_320, "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+        ),
+        licence="none stated (StyleGAN-V's file; the network is DeepMind's kinetics-i3d, Apache-2.0)",
+        origin="I3D trained on Kinetics-400, as TorchScript, of StyleGAN-V and universome/fvd-comparison on GitHub",
+    ),
+    "syncnet": Entry(
+        mirrors=("https://www.robots.ox.ac.uk/~vgg/software/lipsync/data", f"{HUB}/{LATENTSYNC}/auxiliary"),
+        listed=RemoteFile(
+            "syncnet_v2.model", 54_573_114, "961e8696f888fce4f3f3a6c3d5b3267cf5b343100b238e79b2659bff2c605442"
+        ),
+        licence="none stated for the weights (code: MIT)",
+        origin="SyncNet of Chung and Zisserman 2016, joonson/syncnet_python on GitHub",
+    ),
+    "arcface": Entry(
+        mirrors=(
+            "https://github.com/yakhyo/uniface/releases/download/weights",
+            f"{HUB}/public-data/insightface/resolve/33c1063c49c785b7652d3fd529f86fa4f149392b/models/buffalo_l",
+        ),
+        listed=RemoteFile(
+            "w600k_r50.onnx", 174_383_860, "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43"
+        ),
+        licence="non-commercial research only (InsightFace's model zoo)",
+        origin="ArcFace, ResNet-50 trained on WebFace600K, of InsightFace's buffalo_l",
+    ),
+    "yunet": Entry(
+        mirrors=(
+            "https://media.githubusercontent.com/media/opencv/opencv_zoo/47534e27c9851bb1128ccc0102f1145e27f23f98"
+            "/models/face_detection_yunet",
+            f"{HUB}/opencv/face_detection_yunet/resolve/3cc26e7f1014a5ee5d74a42acee58bafc9d0a310",
+        ),
+        listed=RemoteFile(
+            "face_detection_yunet_2023mar.onnx",
+            232_589,
+            "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+        ),
+        licence="MIT",
+        origin="YuNet face detector of Shiqi Yu, as OpenCV's model zoo publishes it",
+    ),
 }
+
+
+def fetch_file(name: str, offline: bool = False) -> Path:
+    """The one file of an entry, its contents checked: it may have been put there by hand.
+
+    Args:
+        name: a key of ``REGISTRY`` with a single file.
+        offline: do not download it.
+
+    Raises:
+        UserError: as :func:`fetch` does; if the contents are others than registered; if it is not there and may not
+            be downloaded.
+    """
+    (file,) = REGISTRY[name].files()
+    path = cache_dir() / name / file.path
+    if not path.is_file() and offline:
+        raise UserError(f"{path} is not there, and nothing is downloaded with --offline")
+    path = fetch(name) / file.path
+    with path.open("rb") as contents:
+        if hashlib.file_digest(contents, "sha256").hexdigest() != file.sha256:
+            raise UserError(f"{path} has other contents than registered: delete it, and it is downloaded anew")
+    return path
 
 
 def cache_dir() -> Path:

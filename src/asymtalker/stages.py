@@ -56,7 +56,7 @@ class TrainAudio(_Run):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReadout(_Run):
-    """Train the network that reads lip aperture from frames; writes RUN/readout."""
+    """Train the network that reads lips, head pose and blendshapes from frames; writes RUN/readout."""
 
     config: ReadoutTrainConfig
     part: Literal["readout"] = "readout"

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +23,8 @@ from asymtalker.timeline import FPS, SAMPLE_RATE
 from asymtalker.whole import FULL_DISK, check_place, refusal
 
 DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
+MIN_DECODED = 0.98
+"""Share of the frames a header promises that must be there."""
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
 
 
@@ -299,15 +301,69 @@ def _open_video(path: str | Path) -> Any:
     return container
 
 
-def decode_frames(path: str | Path) -> Iterator[np.ndarray]:
-    """Every frame of a video in order, each ``H W 3`` uint8 RGB. Raises UserError if it is damaged or not a video."""
+def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarray]:
+    """The frames of a video in order, each ``H W 3`` uint8 RGB.
+
+    Args:
+        path: the video.
+        in_step: give 25 frames a second, each the nearest in time, and not every frame once.
+
+    Raises:
+        UserError: if it is damaged, ends before its header says, or is no video.
+    """
     with _open_video(path) as container:
-        container.streams.video[0].thread_type = "AUTO"
-        try:
-            for frame in container.decode(video=0):
+        frames = _decode(container, path)
+        if in_step:
+            for frame in frames_in_step(frames):
                 yield frame.to_ndarray(format="rgb24")
-        except av.error.FFmpegError as error:
-            raise UserError(f"The video {path} is damaged: give another file.") from error
+        else:
+            for _, frame in frames:
+                yield frame.to_ndarray(format="rgb24")
+
+
+def frames_in_step(
+    frames: Iterable[tuple[float, Any]], start: float | None = None, count: int | None = None
+) -> Iterator[Any]:
+    """Frames at 25 a second, of frames in order with their times in seconds.
+
+    Args:
+        frames: times and frames.
+        start: the moment of the first one to give; by default that of the first frame.
+        count: how many to give; by default as many as the frames last.
+
+    Yields:
+        For each moment ``start + k / 25`` the frame nearest in time.
+    """
+    done, last, time, step = 0, None, 0.0, 1 / FPS
+    for later, frame in frames:
+        start = later if start is None else start
+        while last is not None and start + done / FPS <= (time + later) / 2:
+            if done == count:
+                return
+            yield last
+            done += 1
+        step = later - time if last is not None else step
+        time, last = later, frame
+    while last is not None and start is not None and done != count:
+        if start + done / FPS >= time + step - 0.5 / FPS:  # less than half a frame is left
+            return
+        yield last
+        done += 1
+
+
+def _decode(container: Any, path: str | Path) -> Iterator[tuple[float, Any]]:
+    """Decoded frames and their times in seconds."""
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    rate, count = stream.average_rate or stream.base_rate or FPS, 0
+    try:
+        for frame in container.decode(video=0):
+            yield float(count / rate) if frame.time is None else frame.time, frame
+            count += 1
+    except av.error.FFmpegError as error:
+        raise UserError(f"The video {path} is damaged: give another file.") from error
+    if count < MIN_DECODED * stream.frames:
+        raise UserError(f"The video {path} ends after {count} of {stream.frames} frames: it is truncated.")
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

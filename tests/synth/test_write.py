@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -16,9 +17,10 @@ from asymtalker.config import SynthConfig
 from asymtalker.corpus import open_clip, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.motion import animate
 from asymtalker.synth.pose import Pose
-from asymtalker.synth.speech import split_of
-from asymtalker.synth.write import Job, Portrait, _cast, find_portraits, photo_identity, synthesize_corpus
+from asymtalker.synth.speech import speak, split_of
+from asymtalker.synth.write import Job, Portrait, _cast, film, find_portraits, photo_identity, synthesize_corpus
 
 pytest.importorskip("espeakng_loader")
 
@@ -137,6 +139,65 @@ def test_workers_and_shards_do_not_change_clips(corpus, tmp_path):
     synthesize_corpus(settings(tmp_path / "seed", clips=2, seed=1), DrawnStudio)
     other = open_clip(tmp_path / "seed", "clip-0000000")
     assert not np.array_equal(other.audio(), open_clip(corpus, "clip-0000000").audio())
+
+
+def test_a_corpus_of_one_split_has_its_heads_and_voices_alone(tmp_path):
+    for split in ("test", "train"):
+        rows = synthesize_corpus(settings(tmp_path / split, split=split), DrawnStudio)
+        assert len({row.identity_id for row in rows}) == 6
+        assert {row.split for row in rows} == {split}
+        assert {split_of(name) for row in rows for name in (row.identity_id, row.voice_id)} == {split}
+    synthesize_corpus(settings(tmp_path / "two", split="test", workers=2), DrawnStudio)
+    assert contents(tmp_path / "two") == contents(tmp_path / "test")
+
+
+def test_a_folder_from_before_splits_could_be_chosen_goes_on(corpus, tmp_path):
+    assert "split" not in json.loads((corpus / "synth.json").read_text())
+    shutil.copytree(corpus, tmp_path / "old")
+    (tmp_path / "old" / "shard-000001.tar").unlink()
+    synthesize_corpus(settings(tmp_path / "old"), DrawnStudio)
+    assert contents(tmp_path / "old") == contents(corpus)
+    with pytest.raises(UserError, match="split: None -> test"):
+        synthesize_corpus(settings(tmp_path / "old", split="test"), DrawnStudio)
+
+
+def test_portraits_of_one_split_alone_are_cast(tmp_path):
+    paths = [tmp_path / f"{shade}.png" for shade in range(60)]
+    for shade, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (shade + 60, 0, 0)).save(path)
+    portraits = [Portrait(path.name, path, np.ones((478, 3), np.float32)) for path in paths]
+    held_out = {path.name for path in paths if split_of(photo_identity(path)) == "test"}
+    wanted = settings(tmp_path, photo_fraction=1.0, split="test")
+    job = Job(wanted, tuple(portraits), DrawnStudio)
+    seen = {_cast(job, DrawnStudio(8), np.random.default_rng(seed))[1] for seed in range(40)}
+    assert seen == held_out
+    others = tuple(portrait for portrait in portraits if portrait.name not in held_out)
+    with pytest.raises(UserError, match=r"none of the \d+ portraits is of the split test"):
+        _cast(Job(wanted, others, DrawnStudio), DrawnStudio(8), np.random.default_rng(0))
+
+
+def test_long_motion_is_worked_out_in_blocks(monkeypatch):
+    speech = speak(np.random.default_rng(2), 30.0)
+    together = animate(speech, np.random.default_rng(3), 750)
+    monkeypatch.setattr("asymtalker.synth.motion.MOUTH_BLOCK", 100)
+    monkeypatch.setattr("asymtalker.synth.motion.MOUTH_REACH", 5.0)
+    blocks = animate(speech, np.random.default_rng(3), 750)
+    np.testing.assert_allclose(blocks.blendshapes, together.blendshapes, atol=1e-5)
+    np.testing.assert_array_equal(blocks.poses, together.poses)
+
+
+def test_frames_are_drawn_when_they_are_asked_for(tmp_path):
+    drawn = []
+    clip = film(Job(settings(tmp_path), (), DrawnStudio), 0, lambda: drawn.append(1))
+    pictures, masks = iter(clip.frames), iter(clip.mask)
+    assert not drawn
+    for count in range(1, 16):
+        assert next(pictures).shape == (32, 32, 3)
+        assert next(masks).shape == (32, 32)
+        assert len(drawn) == count - 1  # it counts once the next one is asked for
+    assert next(pictures, None) is None
+    assert len(drawn) == 15
+    assert len(clip.ground_truth()["lip_aperture"]) == 15
 
 
 def run_for_subprocess(folder: str):
@@ -274,7 +335,7 @@ def test_the_registered_portraits_serve_by_name(tmp_path, monkeypatch):
     table = tmp_path / "table.tsv"
     table.write_text(f"path\tsize\tsha256\nfemale/512/0.jpg\t{(cached / '0.jpg').stat().st_size}\t-\n")
     monkeypatch.setenv("ASYMTALKER_CACHE", str(tmp_path / "cache"))
-    entry = replace(registry.REGISTRY["cc0_portraits"], table=table)
+    entry = replace(registry.REGISTRY["cc0_portraits"], listed=table)
     monkeypatch.setitem(registry.REGISTRY, "cc0_portraits", entry)
     rows = synthesize_corpus(
         settings(tmp_path / "out", clips=1, portraits=Path("cc0"), photo_fraction=1.0, seconds=0.2), DrawnStudio

@@ -203,7 +203,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "load_seconds": loaded - start,
         "peak_rss_mib": peak_rss_mib(),
         "part_seconds": {name: round(value, 3) for name, value in sorted(timer.seconds.items())},
-        "machine": describe_machine(pipeline),
+        "machine": describe_machine(pipeline.device.type) | describe_model(pipeline),
     }
 
 
@@ -227,8 +227,18 @@ def peak_rss_mib() -> float:
     return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
 
 
-def describe_machine(pipeline: Any) -> dict[str, Any]:
-    """What the numbers depend on."""
+def describe_model(pipeline: Any) -> dict[str, Any]:
+    """What the checkpoint is and how it samples."""
+    return {
+        "model": pipeline.settings.name,
+        "size": pipeline.settings.sample_size,
+        "steps": pipeline.settings.sampler.num_steps,
+        "guidance_scale": pipeline.settings.sampler.guidance_scale,
+    }
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """What the numbers depend on; ``device`` is ``"cpu"`` or ``"cuda"``."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -241,13 +251,9 @@ def describe_machine(pipeline: Any) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if pipeline.device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "model": pipeline.settings.name,
-        "size": pipeline.settings.sample_size,
-        "steps": pipeline.settings.sampler.num_steps,
-        "guidance_scale": pipeline.settings.sampler.guidance_scale,
     }
 
 

@@ -35,7 +35,16 @@ from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.portrait import Portrait, choose_face, crop_square, even_picture, find_faces, paste_back, turned_by
+from asymtalker.portrait import (
+    Placement,
+    Portrait,
+    choose_face,
+    crop_square,
+    even_picture,
+    find_faces,
+    paste_back,
+    turned_by,
+)
 from asymtalker.rollout import rollout
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.video import VideoWriter, check_output, uninterrupted
@@ -244,6 +253,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         face: int | None = None,
         paste: bool = False,
+        framed: bool = False,
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
     ) -> Path:
@@ -260,6 +270,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             guidance_scale: see above.
             face: see above.
             paste: put the generated square back into the full picture instead of writing it alone.
+            framed: the picture is the square around a face already, such as a frame of a corpus.
             progress: see above.
             say: see above.
 
@@ -272,7 +283,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         output = check_output(output)
         _check_not_input(output, image, audio)
         sampler = self._sampler(num_inference_steps, guidance_scale)
-        job = self._prepare(image, audio, face, say, MAX_VIDEO_SIDE if paste else None)
+        job = self._prepare(image, audio, face, say, MAX_VIDEO_SIDE if paste else None, framed)
         track = job.audio.track()
         writer = VideoWriter(
             output,
@@ -298,10 +309,23 @@ class AsymTalkerPipeline(DiffusionPipeline):
         return output
 
     def _prepare(
-        self, image: Picture, audio: Sound, face: int | None, say: Callable[[str], None], longest: int | None = None
+        self,
+        image: Picture,
+        audio: Sound,
+        face: int | None,
+        say: Callable[[str], None],
+        longest: int | None = None,
+        framed: bool = False,
     ) -> _Job:
         """Read and check the inputs; with ``longest`` the full picture is made fit for video."""
         picture, name = _read_image(image)
+        source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
+        side = self.settings.sample_size
+        if framed:
+            if picture.shape[:2] != (side, side):
+                height, width = picture.shape[:2]
+                raise UserError(f"{name} is {width}x{height}, but the model makes {side}x{side}: scale it.")
+            return _Job(portrait=Portrait(picture, Placement(0, 0, side)), full_picture=picture, audio=source)
         if longest is not None:
             picture = even_picture(picture, longest)
         faces = find_faces(picture)
@@ -309,12 +333,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if turn is not None:
             raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
         box = choose_face(faces, face, name, say)
-        source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
-        return _Job(
-            portrait=crop_square(picture, box, self.settings.sample_size),
-            full_picture=picture,
-            audio=source,
-        )
+        return _Job(portrait=crop_square(picture, box, side), full_picture=picture, audio=source)
 
     def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
         sampler = self.settings.sampler

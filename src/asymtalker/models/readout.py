@@ -1,41 +1,93 @@
-"""A small network that reads the lip aperture off a framed face, to measure generated video against ground truth."""
+"""A small network that reads what a face does off single framed pictures: how far the lips are open, where the head
+points, and the weights of the 52 ARKit blendshapes. It measures generated video against ground truth."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-MOUTH = (
-    0.5,
-    0.95,
-    0.25,
-    0.75,
-)  # top, bottom, left, right of the lower face in a framed picture, as shares of its side
-INPUT = (58, 64)  # height and width the lower face is scaled to
+SIDE = 128
+"""Pixels a side that a picture is scaled to."""
+MOUTH = (0.5, 0.95, 0.25, 0.75)
+"""Top, bottom, left, right of the lower face in a framed picture, as shares of its side."""
+APERTURE = "lip_aperture"
+"""Inner-lip gap over the distance of the outer eye corners."""
+ANGLES = ("yaw", "pitch", "roll")
+"""Of the head, in degrees, signs as in :class:`asymtalker.synth.pose.Pose`."""
 
 
-class LipReadout(ModelMixin, ConfigMixin):
-    """Lip aperture of single frames: inner-lip gap over the distance of the outer eye corners.
+def readings_of(ground_truth: dict[str, Any]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Names and values ``(F, n)`` float32 of all that a synthetic clip's ``ground_truth`` says of its frames."""
+    shapes = ground_truth["blendshapes"]
+    aperture = np.asarray(ground_truth["lip_aperture"], np.float32)[:, None]
+    angles = np.asarray(ground_truth["head_pose"], np.float32)[:, : len(ANGLES)]
+    weights = np.asarray(shapes["weights"], np.float32)
+    return (APERTURE, *ANGLES, *shapes["names"]), np.concatenate([aperture, angles, weights], 1)
+
+
+class FaceReadout(ModelMixin, ConfigMixin):
+    """Readings of single frames, right but for a constant of each face and reading: how readings change is trained.
+
+    One tower of convolutions sees the whole picture, another its lower face at the same scale.
 
     Args:
-        width: channels of the first convolution; doubled twice.
+        outputs: names of the readings, as :func:`readings_of` gives them.
+        centre: mean of each in training.
+        spread: standard deviation of each; 0 where it never moved, and the reading is then its mean.
+        width: channels of the first convolutions.
     """
 
     @register_to_config
-    def __init__(self, width: int = 24):
+    def __init__(
+        self,
+        outputs: Sequence[str],
+        centre: Sequence[float],
+        spread: Sequence[float],
+        width: int = 24,
+    ):
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for out in (width, 2 * width, 4 * width, 4 * width):
-            layers += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.GroupNorm(4, out), nn.SiLU()]
-            channels = out
-        self.features = nn.Sequential(*layers)  # (N, 4 width, 4, 4)
-        self.head = nn.Linear(channels * 16, 1)
+        self.whole = _tower(width)
+        self.mouth = _tower(width)
+        self.head = nn.Linear(2 * 4 * width * 16, len(outputs))
+        self.register_buffer("mean", torch.tensor(centre, dtype=torch.float32), persistent=False)
+        self.register_buffer("scale", torch.tensor(spread, dtype=torch.float32), persistent=False)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(N, 3, H, W)`` in [-1, 1], framed as for generation, to what both towers see ``(N, 128 width)``."""
+        if pixels.shape[-2:] != (SIDE, SIDE):
+            pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
+        top, bottom, left, right = (round(share * SIDE) for share in MOUTH)
+        seen = self.whole(pixels), self.mouth(pixels[:, :, top:bottom, left:right])
+        return torch.cat([F.adaptive_avg_pool2d(tower, 4).flatten(1) for tower in seen], 1)
+
+    def read(self, features: Tensor) -> Tensor:
+        """:meth:`features` to readings ``(N, outputs)``."""
+        return self.mean + self.scale * self.head(features)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` in [-1, 1], framed as for generation, to apertures ``(N,)``."""
-        height, width = pixels.shape[-2:]
-        top, bottom, left, right = MOUTH
-        mouth = pixels[:, :, int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
-        mouth = F.interpolate(mouth, INPUT, mode="bilinear", antialias=True)
-        return self.head(self.features(mouth).flatten(1))[:, 0]
+        """Pixels ``(N, 3, H, W)`` in [-1, 1], framed as for generation, to readings ``(N, outputs)``."""
+        return self.read(self.features(pixels))
+
+    def column(self, name: str) -> int:
+        """Where a reading stands among the outputs.
+
+        Raises:
+            ValueError: if it is not read.
+        """
+        return list(self.config.outputs).index(name)
+
+
+def _tower(width: int) -> nn.Sequential:
+    """Four halvings, a convolution after each of the later ones."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for level, out in enumerate((width, 2 * width, 4 * width, 4 * width)):
+        for stride in (2, 1) if level else (2,):
+            layers += [nn.Conv2d(channels, out, 3, stride, padding=1), nn.GroupNorm(4, out), nn.SiLU()]
+            channels = out
+    return nn.Sequential(*layers)

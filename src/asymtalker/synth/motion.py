@@ -107,6 +107,10 @@ _FALL = np.array([18.0, 15.0, 18.0, 26.0])
 
 CLOSURE_SECONDS = 0.046
 """Least time that a p, b or m keeps the lips shut: longer than a frame, so that no closure falls between two."""
+MOUTH_BLOCK = 60 * FPS
+"""Frames of the mouth that are worked out together."""
+MOUTH_REACH = 20.0
+"""Seconds beyond a block: phonemes farther away do not matter to it, as their dominance is under 1e-70."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,14 +264,20 @@ def _mouth(phonemes, loudness, times, style, rng) -> dict[str, np.ndarray]:
 
     # full strength in the middle of the phoneme, falling off from there
     margin = np.minimum(0.3 * (ends - starts), 0.06)
-    moment = times[:, None] + style.lead
-    before = np.maximum(starts + margin - moment, 0)  # F N
-    after = np.maximum(moment - ends + margin, 0)
     groups = np.array([_GROUPS[channel] for channel in CHANNELS])
     values = np.empty((len(times), len(CHANNELS)))
-    for group in range(4):
-        pull = dominance[:, group] * np.exp(-_RISE[group] * before - _FALL[group] * after) + 1e-9
-        values[:, groups == group] = pull @ targets[:, groups == group] / pull.sum(axis=1, keepdims=True)
+    for first in range(0, len(times), MOUTH_BLOCK):
+        block = times[first : first + MOUTH_BLOCK]
+        near = slice(
+            int(np.searchsorted(ends, block[0] - MOUTH_REACH)), int(np.searchsorted(starts, block[-1] + MOUTH_REACH))
+        )
+        moment = block[:, None] + style.lead
+        before = np.maximum(starts[near] + margin[near] - moment, 0)  # F N
+        after = np.maximum(moment - ends[near] + margin[near], 0)
+        for group in range(4):
+            pull = dominance[near, group] * np.exp(-_RISE[group] * before - _FALL[group] * after) + 1e-9
+            mean = pull @ targets[near, groups == group] / pull.sum(axis=1, keepdims=True)
+            values[first : first + MOUTH_BLOCK, groups == group] = mean
 
     channel = {name: values[:, i] for i, name in enumerate(CHANNELS)}
     channel["jaw"] = channel["jaw"] * style.jaw

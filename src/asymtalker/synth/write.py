@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, replace
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,11 +148,12 @@ def synthesize_corpus(config: SynthConfig, studio: Callable[[int], Studio] = Vtk
     shards = -(-config.clips // config.shard_clips)
     todo = [index for index in range(shards) if not writer.has(index)]
     job = Job(config, portraits, studio)
-    columns = (TextColumn("synth"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    frames = _frames_of(config)
+    bars = (TextColumn("synth"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"))
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*bars, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
             kept = config.clips - sum(len(_clips_of(config, index)) for index in todo)
-            bar = progress.add_task("", total=config.clips, completed=kept)
+            bar = progress.add_task("", total=config.clips * frames, completed=kept * frames)
             if config.workers == 1:
                 for index in todo:
                     _write_shard(job, index, lambda: progress.advance(bar))
@@ -174,7 +176,7 @@ def _check(config: SynthConfig) -> None:
         raise UserError(f"synth: seed is {config.seed}, but a number from 0 up is needed")
     if config.size % 2:
         raise UserError(f"synth: size is {config.size}, but H.264 needs an even number")
-    if round(config.seconds * FPS) < 1:
+    if _frames_of(config) < 1:
         raise UserError(f"synth: seconds is {config.seconds}, but a clip has at least one frame (0.04)")
     for name, share in (
         ("photo_fraction", config.photo_fraction),
@@ -262,6 +264,8 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
     settings = configs.to_dict(config)
     for name in ("out", "workers", "portraits", "landmarks"):
         del settings[name]  # where things lie changes no clip; which portraits there are does
+    if config.split is None:
+        del settings["split"]  # corpora from before there was a choice go on
     points = hashlib.sha256()
     for portrait in portraits:
         points.update(portrait.name.encode() + portrait.landmarks.tobytes())
@@ -280,6 +284,10 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
     write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False))
 
 
+def _frames_of(config: SynthConfig) -> int:
+    return round(config.seconds * FPS)
+
+
 def _clips_of(config: SynthConfig, shard: int) -> range:
     return range(shard * config.shard_clips, min((shard + 1) * config.shard_clips, config.clips))
 
@@ -292,14 +300,16 @@ def _studio(factory: Callable[[int], Studio], size: int) -> Studio:
 def _write_shard(job: Job, index: int, advance: Callable[[], None]) -> None:
     def clips() -> Iterator[NewClip]:
         for clip in _clips_of(job.config, index):
-            yield film(job, clip)
-            advance()
+            yield film(job, clip, advance)
 
     ShardWriter(job.config.out).write(index, clips())
 
 
-def film(job: Job, index: int) -> NewClip:
-    """Clip ``index`` of the corpus: a head, a voice, its motion, the pictures and the recording."""
+def film(job: Job, index: int, advance: Callable[[], None] = lambda: None) -> NewClip:
+    """Clip ``index`` of the corpus: a head, a voice, its motion, the pictures and the recording.
+
+    A frame is drawn when it is asked for, and ``advance`` called after it; the studio is this clip's until the last.
+    """
     config = job.config
     seeds = np.random.SeedSequence([config.seed, index]).spawn(4)
     head_rng, speech_rng, motion_rng, sound_rng = (np.random.default_rng(seed) for seed in seeds)
@@ -307,15 +317,21 @@ def film(job: Job, index: int) -> NewClip:
     kind, source_id, identity_id = _cast(job, studio, head_rng)
     split: Split = split_of(identity_id)
 
-    count = round(config.seconds * FPS)
+    count = _frames_of(config)
     speech = speak(speech_rng, count / FPS, split, config.pico_share)
     style = random_style(motion_rng)
     style = replace(style, head=style.head * config.head_motion)
     motion = animate(speech, motion_rng, count, style)
-    shots = [
-        studio.frame(weights, Pose(*map(float, pose)))
-        for weights, pose in zip(motion.blendshapes, motion.poses, strict=True)
-    ]
+    shown: list[tuple[Pose, float]] = []
+
+    def draw() -> Iterator[Rendered]:
+        for weights, pose in zip(motion.blendshapes, motion.poses, strict=True):
+            shot = studio.frame(weights, Pose(*map(float, pose)))
+            shown.append((shot.pose, shot.lip_aperture))
+            yield shot
+            advance()
+
+    pictures, masks = tee(draw())  # a frame and its mask are taken together, so that tee holds one of them
     audio = speech.samples
     if sound_rng.random() < 0.75:
         babble = speak(sound_rng, 3.0, split).samples + speak(sound_rng, 3.0, split).samples
@@ -327,28 +343,36 @@ def film(job: Job, index: int) -> NewClip:
         identity_id=identity_id,
         voice_id=speech.voice_id,
         kind=kind,
-        frames=np.stack([shot.picture for shot in shots]),
-        mask=np.stack([shot.mask for shot in shots]),
+        frames=(shot.picture for shot in pictures),
+        mask=(shot.mask for shot in masks),
         audio=audio,
-        ground_truth=ground_truth(motion.blendshapes, speech, shots),
+        ground_truth=lambda: ground_truth(motion.blendshapes, speech, shown),
     )
 
 
 def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str, str]:
     """Choose a head and put it before the camera: ``(kind, source id, identity id)``."""
+    wanted = job.config.split
     if job.portraits and rng.random() < job.config.photo_fraction:
+        order = (job.portraits[choice] for choice in rng.permutation(len(job.portraits)))
+        named = ((portrait, photo_identity(portrait.path)) for portrait in order)
         refusals = []
-        for choice in rng.permutation(len(job.portraits))[:20]:
-            portrait = job.portraits[choice]
-            identity_id = photo_identity(portrait.path)
+        for portrait, identity_id in islice((pair for pair in named if wanted in (None, split_of(pair[1]))), 20):
             try:
                 studio.cast_photo(read_picture(portrait.path, any_size=True), portrait.landmarks, identity_id)
             except UserError as error:  # another portrait does as well; the choice is the same in every run
                 refusals.append(str(error))
                 continue
             return "photo", portrait.name, identity_id
+        if not refusals:
+            raise UserError(
+                f"synth: none of the {len(job.portraits)} portraits is of the split {wanted}; give more portraits, or "
+                "photo_fraction 0 for rendered heads alone"
+            )
         raise UserError(f"none of {len(refusals)} portraits could be used, the last because: {refusals[-1]}")
     seed = int(rng.integers(2**62))
+    while wanted not in (None, split_of(f"head-{seed:016x}")):
+        seed = int(rng.integers(2**62))
     procedural = bool(rng.random() < job.config.procedural_fraction)
     identity_id = f"head-{seed:016x}"
     backdrop = None
@@ -371,13 +395,13 @@ def _readable(paths: Iterable[Path]) -> Iterator[np.ndarray]:
         yield picture
 
 
-def ground_truth(blendshapes: np.ndarray, speech: Speech, shots: Sequence[Rendered]) -> dict[str, Any]:
-    """The ``ground_truth`` of ``docs/architecture.md`` for one clip."""
+def ground_truth(blendshapes: np.ndarray, speech: Speech, shown: Sequence[tuple[Pose, float]]) -> dict[str, Any]:
+    """The ``ground_truth`` of ``docs/architecture.md`` for one clip; ``shown`` are pose and lip aperture by frame."""
     return {
         "blendshapes": {"names": list(BLENDSHAPES), "weights": np.round(blendshapes.astype(float), 4).tolist()},
-        "head_pose": [[round(float(value), 4) for value in astuple(shot.pose)] for shot in shots],
+        "head_pose": [[round(float(value), 4) for value in astuple(pose)] for pose, _ in shown],
         "phonemes": [[symbol, round(start, 4), round(end, 4)] for symbol, start, end in speech.phonemes],
-        "lip_aperture": [round(float(shot.lip_aperture), 5) for shot in shots],
+        "lip_aperture": [round(float(aperture), 5) for _, aperture in shown],
         "text": speech.text,
         "language": speech.language,
     }

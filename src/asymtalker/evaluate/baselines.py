@@ -1,0 +1,361 @@
+"""Run another talking-head system on pairs of picture and recording, so that its videos can be measured beside ours.
+
+The other system keeps its own checkout, Python and weights; :mod:`asymtalker.evaluate.baseline_methods` knows its
+command. Each command runs in a work folder of its own beside the videos, removed afterwards, in which everything in
+the checkout appears as a link: paths relative to the checkout hold, what the command writes does not pile up in it,
+and two runs on one checkout do not meet.
+"""
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from asymtalker.errors import UserError
+from asymtalker.evaluate.baseline_methods import BASELINES, INPUT, OUTPUT, Baseline
+from asymtalker.media import AudioFile, check_file, open_media
+from asymtalker.timeline import frames_of_samples
+from asymtalker.whole import check_place, whole, write_whole
+
+COLUMNS = ("name", "image", "audio")
+RECORD = "method.json"
+GRACE = 30.0
+"""Seconds that a stopped command has to end its own processes: torchrun's lie outside its process group."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One video to be made."""
+
+    name: str
+    """Of the video, without ending."""
+    image: Path
+    audio: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineSettings:
+    """Run another talking-head system from its own checkout on pairs of picture and recording."""
+
+    method: str
+    """sadtalker, aniportrait, omniavatar, hallo3, stableavatar, infinitetalk, liveavatar, soulx-flashtalk or
+    soulx-liveact."""
+    repo: Path
+    """Checkout of its repository, with the weights where its README puts them."""
+    python: Path
+    """Python of its own environment, such as ENV/bin/python."""
+    manifest: Path
+    """Tab-separated, with a header: name, image, audio (paths absolute or relative to the manifest's folder)."""
+    out: Path
+    """Folder of the videos. Those that are there are kept, so the same command goes on."""
+
+
+def read_pairs(path: str | Path) -> list[Pair]:
+    """The pairs of a manifest (TSV with a header; columns other than name, image and audio are left alone).
+
+    Raises:
+        UserError: if it is missing or no such table, a name is no file name or occurs twice, or a file is missing.
+    """
+    path = check_file(path, "manifest")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"The manifest {path} has no column {' and no column '.join(missing)}: its first line must name "
+                    f"the columns {', '.join(COLUMNS)}, with tabs between."
+                )
+            rows = [(table.line_num, [row[column] for column in COLUMNS]) for row in table]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The manifest {path} is not a text file of tab-separated columns ({error}).") from error
+    for line, cells in rows:
+        if not all(cells):
+            raise UserError(
+                f"Line {line} of the manifest {path} has an empty or missing cell: give name, image, audio."
+            )
+    pairs = [
+        Pair(name, path.parent.absolute() / image, path.parent.absolute() / audio) for _, (name, image, audio) in rows
+    ]
+    _check_names([pair.name for pair in pairs], path)
+    for pair in pairs:
+        check_file(pair.image, "picture")
+        check_file(pair.audio, "audio file")
+    return pairs
+
+
+def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
+    """Write a manifest; files beside or below it are named relative to it, so that the folder can move.
+
+    Raises:
+        UserError: if a name is no file name or occurs twice, a path holds a tab or line break, or the disk refuses.
+    """
+    _check_names([pair.name for pair in pairs], path)
+    folder = path.parent.absolute()
+    lines = ["\t".join(COLUMNS)]
+    for pair in pairs:
+        files = [file.absolute() for file in (pair.image, pair.audio)]
+        cells = [str(file.relative_to(folder) if file.is_relative_to(folder) else file) for file in files]
+        if any(mark in cell for cell in cells for mark in "\t\r\n"):
+            raise UserError(f"A path of {pair.name} holds a tab or a line break, which a manifest cannot: rename it.")
+        lines.append("\t".join([pair.name, *cells]))
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if not names:
+        raise UserError(f"The manifest {path} names no pair: give at least one.")
+    for name in names:
+        if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
+            raise UserError(
+                f"The name {name!r} in the manifest {path} is no file name: use no slash and no leading dot."
+            )
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled:
+        raise UserError(f"The name {doubled[0]} occurs twice in the manifest {path}: each video needs its own.")
+
+
+def run_baseline(settings: BaselineSettings) -> None:
+    """The ``baseline`` verb: ``OUT/NAME.mp4`` and ``OUT/NAME.log`` per pair, and ``OUT/method.json``.
+
+    The JSON file says how the videos were made: ``method``, ``title``, ``origin``, ``licence``, ``settings`` (words of
+    the command, with ``{image}``, ``{audio}``, ``{prompt}`` and so on where those go), ``prompt``, ``fps``, ``chunk``
+    (frames of the ``first`` piece and the ``step`` of later ones, or null), ``crop`` (``left``, ``top``, ``width`` and
+    ``height`` in pixels of the talking head, if frames show more, or null), ``seconds_per_video`` (wall clock, loading
+    of weights included) and ``failed`` (name: reason).
+    A pair that fails does not end the run.
+
+    Raises:
+        UserError: before anything runs, if an input is missing or wrong, or the folder holds other videos; at the end,
+            if no pair has a video.
+    """
+    if settings.method not in BASELINES:
+        raise UserError(f"There is no method {settings.method}: choose one of {', '.join(BASELINES)}.")
+    baseline = BASELINES[settings.method]
+    pairs = read_pairs(settings.manifest)
+    if baseline.wav_only and (other := [pair for pair in pairs if pair.audio.suffix.lower() != ".wav"]):
+        raise UserError(f"{baseline.title} reads WAV only: convert {other[0].audio}.")
+    repo, python = _checkout(baseline, settings.repo), _python(settings.python)
+    check_place(settings.out / RECORD)
+    record = _Record(settings.out / RECORD, settings.method, baseline, pairs)
+    waiting = [pair for pair in pairs if not record.video(pair).exists()]
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task(baseline.title, total=len(waiting))
+        for pair in waiting:
+            bars.update(bar, description=pair.name)
+            started = time.perf_counter()
+            reason = _make_video(baseline, repo, python, pair, record.video(pair))
+            record.add(pair, time.perf_counter() - started, reason)
+            if reason:
+                bars.console.print(f"{pair.name} failed: {reason}", markup=False)
+            bars.advance(bar)
+    record.write()
+    failed = [pair.name for pair in pairs if not record.video(pair).exists()]
+    if len(failed) == len(pairs):
+        raise UserError(
+            f"All {len(pairs)} videos failed, the last one so: {record.failed[failed[-1]]} "
+            f"(see {record.video(pairs[-1]).with_suffix('.log')})."
+        )
+    for name in failed:
+        console.print(f"no video of {name}: {record.failed[name]}", markup=False)
+    print(settings.out / RECORD)
+
+
+@dataclass
+class _Record:
+    """``method.json`` of a folder, written after every pair so that a killed run forgets nothing."""
+
+    path: Path
+    method: str
+    baseline: Baseline
+    pairs: list[Pair]
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.path.exists():
+            return
+        try:
+            old = json.loads(self.path.read_text(encoding="utf-8"))
+            same = old["method"] == self.method and old["settings"] == self.baseline.arguments
+            self.seconds, self.failed = old["seconds_per_video"], old["failed"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} is not of a baseline's run: use another folder.") from error
+        if not same:
+            raise UserError(
+                f"{self.path.parent} holds videos of {old['method']} or other settings: use another folder."
+            )
+
+    def video(self, pair: Pair) -> Path:
+        """Where the video of a pair is, or will be."""
+        return self.path.parent / f"{pair.name}.mp4"
+
+    def add(self, pair: Pair, seconds: float, reason: str | None) -> None:
+        """Note how a pair went."""
+        self.failed.pop(pair.name, None)
+        if reason is None:
+            self.seconds[pair.name] = round(seconds, 3)
+        else:
+            self.failed[pair.name] = reason
+        self.write()
+
+    def write(self) -> None:
+        """Write the file; the pieces may depend on the picture, and are null if they differ among the videos."""
+        chunks = {self.baseline.chunk(pair.image) for pair in self.pairs if self.video(pair).exists()}
+        chunk = chunks.pop() if len(chunks) == 1 else None
+        values: dict[str, Any] = {
+            "method": self.method,
+            "title": self.baseline.title,
+            "origin": self.baseline.origin,
+            "licence": self.baseline.licence,
+            "settings": self.baseline.arguments,
+            "prompt": self.baseline.prompt,
+            "fps": self.baseline.fps,
+            "chunk": chunk and asdict(chunk),
+            "crop": self.baseline.crop and asdict(self.baseline.crop),
+            "seconds_per_video": self.seconds,
+            "failed": self.failed,
+        }
+        write_whole(self.path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def _checkout(baseline: Baseline, repo: Path) -> Path:
+    if not repo.is_dir():
+        raise UserError(f"The checkout {repo} is not a folder: clone https://github.com/{baseline.origin} there.")
+    if not (repo / baseline.script).is_file():
+        raise UserError(f"{repo} has no {baseline.script}: give a checkout of https://github.com/{baseline.origin}.")
+    for name in baseline.needs:
+        if not (repo / name).exists():
+            raise UserError(f"{repo} has no {name}, which {baseline.title} reads: put it there as its README says.")
+    return repo.resolve()
+
+
+def _python(python: Path) -> Path:
+    found = shutil.which(python)
+    if found is None:
+        raise UserError(f"{python} is no Python that can be run: give the one of the system's own environment.")
+    return Path(found).absolute()  # not resolved: in an environment it is a link, and runs as what it is called
+
+
+def _make_video(baseline: Baseline, repo: Path, python: Path, pair: Pair, video: Path) -> str | None:
+    """Make one video; the reason if it failed."""
+    log = video.with_suffix(".log")
+    with tempfile.TemporaryDirectory(prefix=".work-", dir=video.parent) as folder:
+        work = Path(folder).resolve()
+        image, audio = f"asymtalker_image{pair.image.suffix}", f"asymtalker_audio{pair.audio.suffix}"
+        (work / image).symlink_to(pair.image)
+        (work / audio).symlink_to(pair.audio)
+        for entry in repo.iterdir():  # hidden ones are git's and caches that commands write
+            if not entry.name.startswith(".") and entry.name not in baseline.writes:
+                (work / entry.name).symlink_to(entry)
+        try:
+            if baseline.prepare:
+                baseline.prepare(work, image, audio)
+            status = _run(_command(baseline, python, image, audio, pair), work, python, log)
+            results = sorted(work.glob(baseline.result))
+            if status or not results:
+                return _last_line(log) or f"no video and no word, exit code {status}"
+            with whole(video) as partial:
+                if baseline.silent:
+                    _add_sound(results[-1], pair.audio, partial)
+                else:
+                    shutil.move(results[-1], partial)
+        except UserError as error:
+            return str(error)
+    return None
+
+
+def _command(baseline: Baseline, python: Path, image: str, audio: str, pair: Pair) -> list[str]:
+    values = {"python": python, "image": image, "audio": audio, "prompt": baseline.prompt}
+    values |= {"input": INPUT, "output": OUTPUT}
+    if "{frames}" in baseline.command:
+        values["frames"] = frames_of_samples(AudioFile(pair.audio).num_samples)
+    return [argument.format_map(values) for argument in baseline.arguments]
+
+
+def _run(command: list[str], work: Path, python: Path, log: Path) -> int:
+    """The exit code of a command whose whole process group is stopped if we are."""
+    # tools of an environment that is not activated, such as conda's ffmpeg, lie beside its Python
+    environment = os.environ | {"PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)])}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End a process group: politely, then, after the grace or a second Ctrl-C, at once."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired, KeyboardInterrupt):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(GRACE)
+    with contextlib.suppress(ProcessLookupError):  # the first process may have left others behind
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 10_000))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _add_sound(video: Path, audio: Path, target: Path) -> None:
+    """The pictures of a silent video as they are, with the recording as AAC, as long as the pictures."""
+    sound = AudioFile(audio).track()
+    layout = "stereo" if sound.channels == 2 else "mono"
+    try:
+        with open_media(video, "video") as source, av.open(f"file:{target}", "w", format="mp4") as out:
+            pictures = source.streams.video[0]
+            copy = out.add_stream_from_template(pictures)
+            track: Any = out.add_stream("aac", rate=sound.rate, layout=layout)
+            track.bit_rate = 96_000 * sound.channels
+            samples, end = 0, 0.0
+            for packet in source.demux(pictures):
+                if packet.dts is None:  # the empty one that ends the stream
+                    continue
+                end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                packet.stream = copy
+                out.mux(packet)
+                for frame in _audio_frames(sound.take_until(end), samples, sound.rate, layout):
+                    out.mux(track.encode(frame))
+                    samples += frame.samples
+            out.mux(track.encode(None))
+    except (av.error.FFmpegError, OSError, IndexError) as error:
+        raise UserError(f"The sound of {audio} cannot be added to {video.name} ({error}).") from error
+
+
+def _audio_frames(samples: np.ndarray, start: int, rate: int, layout: str) -> Iterator[av.AudioFrame]:
+    if len(samples):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, start
+        yield frame

@@ -1,0 +1,114 @@
+"""Generate the clips of a reference from their portrait and sound, and time it."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from asymtalker.errors import UserError
+from asymtalker.evaluate.baselines import RECORD
+from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
+from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
+from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.whole import write_whole
+
+
+def generate_videos(
+    folder: Path, reference: Reference, pipeline: AsymTalkerPipeline, seed: int, console: Console
+) -> Method:
+    """Make a video of each clip's portrait and sound, ``FOLDER/NAME.mp4``; those that are there are kept.
+
+    ``FOLDER/method.json`` says by what they were made, how long each took from the picture to the finished file, when
+    its first chunk was done, and what failed.
+
+    Args:
+        folder: of the videos of this checkpoint and seed.
+        reference: the clips.
+        pipeline: makes them.
+        seed: of the noise.
+        console: for progress.
+
+    Raises:
+        UserError: if the folder holds videos of something else, or no video could be made.
+    """
+    chunk = pipeline.settings.chunk
+    made_by = describe_model(pipeline) | {"seed": seed, "weights": _weights_hash(pipeline)}
+    record: dict[str, Any] = _read(folder, made_by) or made_by | {
+        "fps": 25,
+        "chunk": {"first": chunk.frames, "step": chunk.frames - chunk.continuity_frames},
+        "machine": describe_machine(pipeline.device.type),
+        "seconds_per_video": {},
+        "first_chunk_seconds": {},
+        "failed": {},
+    }
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task("generating", total=len(reference.clips))
+        for clip in reference.clips.values():
+            target = folder / f"{clip.name}.mp4"
+            if not target.is_file():
+                record["failed"].pop(clip.name, None)
+                try:
+                    seconds, first = _generate(clip, reference, pipeline, seed, target)
+                except UserError as error:
+                    record["failed"][clip.name] = str(error)
+                    bars.console.print(f"{clip.name}: {error}", markup=False)
+                else:
+                    record["seconds_per_video"][clip.name] = round(seconds, 3)
+                    record["first_chunk_seconds"][clip.name] = round(first, 3)
+                    record["peak_rss_mib"] = max(record.get("peak_rss_mib", 0.0), round(peak_rss_mib(), 1))
+                write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            bars.advance(bar)
+    return open_method(pipeline.settings.name, folder, reference)
+
+
+def _weights_hash(pipeline: AsymTalkerPipeline) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for part in (pipeline.transformer, pipeline.vae, pipeline.audio_encoder):
+        for value in part.state_dict().values():
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(folder: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of an earlier, stopped run of the same."""
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        same = all(record[key] == value for key, value in made_by.items())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: remove the folder or choose another output.") from error
+    if not same:
+        raise UserError(f"{folder} holds videos of another checkpoint or seed: choose another output.")
+    return record
+
+
+def _generate(
+    clip: Clip, reference: Reference, pipeline: AsymTalkerPipeline, seed: int, target: Path
+) -> tuple[float, float]:
+    """Make one video under its name when it is whole; seconds it took, and until its first chunk."""
+    portrait, sound = reference.portrait(clip.name), clip.sound()
+    if portrait is None or not len(sound):
+        raise UserError(f"{clip.name} has no {'sound' if portrait is not None else 'picture'} to generate from.")
+    begin, ends = time.perf_counter(), []
+    partial = target.with_name(f".{target.stem}.part.mp4")
+    pipeline.generate_to_file(
+        portrait,
+        (sound, SAMPLE_RATE),
+        partial,
+        seed=seed,
+        framed=isinstance(clip, CorpusClip),
+        progress=lambda done, _: ends.append(time.perf_counter()) if done else None,
+        say=lambda _: None,
+    )
+    partial.replace(target)
+    return time.perf_counter() - begin, ends[0] - begin

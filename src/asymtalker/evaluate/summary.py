@@ -1,0 +1,339 @@
+"""From the arrays of clips to the metrics of a method: numbers with intervals, curves over time, what is missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asymtalker.evaluate import frechet, signals
+from asymtalker.evaluate.features import STRIDE, Measured
+from asymtalker.evaluate.sync import sync_score
+from asymtalker.evaluate.truth import truth_score
+from asymtalker.models.readout import ANGLES
+from asymtalker.timeline import FPS
+
+Truth = tuple[tuple[str, ...], np.ndarray]
+"""Names and values ``(F, n)`` of :func:`asymtalker.models.readout.readings_of`."""
+DRAWS = 1000
+WINDOW_SECONDS = 5.0
+"""Length of the windows in which FID is followed over time: all of one length, since FID depends on sample numbers."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a number means.
+
+    Attributes:
+        title: for tables.
+        unit: of the value.
+        better: ``"low"``, ``"high"``, or ``"near"`` where it should be that of real video.
+        needs: published networks it is not measured without.
+    """
+
+    title: str
+    unit: str
+    better: str
+    needs: tuple[str, ...] = ()
+
+
+METRICS = {
+    "fid": Metric("FID", "", "low", ("inception",)),
+    "fvd": Metric("FVD", "", "low", ("i3d",)),
+    "fd_readout": Metric("Fréchet distance, readout features", "", "low"),
+    "sync_c": Metric("Sync-C", "", "high", ("syncnet",)),
+    "sync_d": Metric("Sync-D", "", "low", ("syncnet",)),
+    "sync_offset": Metric("Offset of the picture", "frames", "near", ("syncnet",)),
+    "sync_c_shuffled": Metric("Sync-C with another clip's sound", "", "near", ("syncnet",)),
+    "sync_d_shuffled": Metric("Sync-D with another clip's sound", "", "near", ("syncnet",)),
+    "identity": Metric("Identity (ArcFace similarity)", "cosine", "high", ("arcface", "yunet")),
+    "identity_drift": Metric("Identity drift", "cosine a minute", "high", ("arcface", "yunet")),
+    "identity_lost": Metric(
+        f"Clips that fall under {signals.SAME_PERSON} in some second", "share", "low", ("arcface", "yunet")
+    ),
+    "colour_drift": Metric("Colour, last second against first", "Delta E", "near"),
+    "contrast_drift": Metric("Contrast, last second over first", "ratio", "near"),
+    "seam_motion": Metric("Change at seams over elsewhere", "ratio", "near"),
+    "seam_colour": Metric("Colour step at seams over elsewhere", "ratio", "near"),
+    "head_motion": Metric("Head motion", "degrees", "near"),
+    "head_diversity": Metric("Diversity of head motion", "degrees", "near"),
+    "blinks": Metric("Blinks", "a minute", "near"),
+    "lip_correlation": Metric("Lip aperture against truth", "correlation", "high"),
+    "lip_lag": Metric("Lag of the lips", "frames", "near"),
+    "lip_correlation_shuffled": Metric("Lip aperture against another clip's truth", "correlation", "near"),
+    "blendshape_error": Metric("Blendshape error", "weight", "low"),
+    "pose_error": Metric("Head pose error", "degrees", "low"),
+    "fps": Metric("Frames a second", "FPS", "high"),
+    "real_time_factor": Metric("Seconds of computing per second of video", "ratio", "low"),
+    "first_chunk": Metric("First chunk after", "s", "low"),
+    "peak_memory": Metric("Peak memory", "MiB", "low"),
+}
+"""In the order of the tables."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric's value over ``samples`` with a 95% interval; NaN ends where there is none."""
+
+    value: float
+    low: float
+    high: float
+    samples: int
+    of: str
+    """What the samples are: clips, frames, windows."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All of one method.
+
+    Attributes:
+        values: by metric; those that could not be measured are absent.
+        clips: by clip, its own scalars by metric and its ``notes``.
+        curves: by name, ``{"x": seconds, "y": values, "clips": numbers}``.
+        warnings: sentences on what the values are worth.
+    """
+
+    values: dict[str, Value]
+    clips: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, list[float]]]
+    warnings: list[str]
+
+
+DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_readout": ("readout", "frames")}
+"""Arrays that Fréchet distances are of, and what their samples are."""
+
+
+class Reference:
+    """Statistics of the real clips, computed once for all methods."""
+
+    def __init__(self, clips: Mapping[str, Measured]):
+        self.statistics: dict[str, frechet.Statistics] = {}
+        for metric, (features, _) in DISTANCES.items():
+            parts = [clip.arrays[features] for clip in clips.values() if features in clip.arrays]
+            together = np.concatenate(parts) if parts else np.zeros((0, 1))
+            if len(together) > 1:
+                self.statistics[metric] = frechet.statistics(together)
+
+
+def summarize(
+    clips: Mapping[str, Measured],
+    reference: Reference | None,
+    truths: Mapping[str, Truth],
+    outputs: Sequence[str],
+    timestamps: Sequence[float],
+    chunk: tuple[int, int] | None = None,
+) -> Summary:
+    """Metrics of one method's clips, without those of speed.
+
+    Args:
+        clips: what was measured, by name.
+        reference: the real clips; ``None`` for the reference itself, which has no distance from itself.
+        truths: ground truth, by name, of those that have some.
+        outputs: names of the readout's readings.
+        timestamps: seconds at which FID is followed.
+        chunk: frames of the first chunk of a video and of each later one.
+    """
+    names = list(clips)
+    rows: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(names):
+        other = names[index - 1] if len(names) > 1 else None
+        row = _clip_row(clips[name], clips[other] if other else None, chunk)
+        row |= _truth_row(clips[name], truths.get(name), truths.get(other) if other else None, outputs)
+        row |= _face_row(clips[name], outputs)
+        rows[name] = row | {"seconds": float(clips[name].arrays["frames"]) / FPS, "notes": clips[name].notes}
+    values: dict[str, Value] = {}
+    warnings: list[str] = []
+    for metric in METRICS:
+        measured = np.array([row[metric] for row in rows.values() if row.get(metric) is not None], float)
+        if len(measured):
+            values[metric] = _mean(measured)
+    if angles := [_columns(clip, outputs, ANGLES) for clip in clips.values() if "readings" in clip.arrays]:
+        diversity = signals.motion_diversity(angles)
+        if np.isfinite(diversity):
+            values["head_diversity"] = Value(diversity, np.nan, np.nan, len(angles), "clips")
+    if reference is not None:
+        _distances(clips, reference, values, warnings)
+    return Summary(values, rows, _curves(clips, reference, timestamps), warnings)
+
+
+def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[int, int] | None) -> dict[str, Any]:
+    arrays, row = clip.arrays, {}
+    if "lips" in arrays:
+        score = sync_score(arrays["lips"], arrays["sound"])
+        row |= {"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": float(score.offset)}
+        if other is not None and "sound" in other.arrays:
+            common = min(len(arrays["lips"]), len(other.arrays["sound"]))
+            shuffled = sync_score(arrays["lips"][:common], other.arrays["sound"][:common])
+            row |= {"sync_c_shuffled": shuffled.confidence, "sync_d_shuffled": shuffled.distance}
+    if "portrait" in arrays:
+        times, similarity = _similarity(clip)
+        drift = signals.drift(times, similarity, signals.SAME_PERSON)
+        row |= {
+            "identity": drift.mean,
+            "identity_drift": None if np.isnan(drift.per_minute) else drift.per_minute,
+            "identity_lost": float(not np.isnan(drift.first_below)),
+            "identity_first_below": None if np.isnan(drift.first_below) else drift.first_below,
+        }
+    _, distance, contrast = signals.colour_drift(arrays["lab"])
+    row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
+    if chunk is not None:
+        boundaries = signals.chunk_boundaries(len(arrays["change"]), *chunk)
+        if seam := signals.seams(arrays["change"], arrays["lab"], boundaries):
+            row |= {"seam_motion": seam.motion, "seam_colour": seam.colour}
+    return row
+
+
+def _truth_row(clip: Measured, truth: Truth | None, other: Truth | None, outputs: Sequence[str]) -> dict[str, Any]:
+    if truth is None or "readings" not in clip.arrays or "delay" not in clip.arrays:
+        return {}
+    readings, delay = clip.arrays["readings"], float(clip.arrays["delay"])
+    try:
+        score = truth_score(tuple(outputs), readings, *truth, delay)
+        row = {
+            "lip_correlation": score.lips.correlation,
+            "lip_lag": float(score.lips.lag),
+            "blendshape_error": score.blendshape_error,
+            "pose_error": score.pose_error,
+        }
+        if other is not None:
+            shuffled = truth_score(tuple(outputs), readings, *other, delay)
+            row["lip_correlation_shuffled"] = shuffled.lips.correlation
+    except ValueError as error:
+        clip.notes.append(f"not held against its ground truth: {error}")
+        return {}
+    return row
+
+
+def _face_row(clip: Measured, outputs: Sequence[str]) -> dict[str, Any]:
+    if "readings" not in clip.arrays:
+        return {}
+    row: dict[str, Any] = {"head_motion": signals.head_motion(_columns(clip, outputs, ANGLES))}
+    if "eyeBlinkLeft" in outputs:
+        closed = _columns(clip, outputs, ("eyeBlinkLeft", "eyeBlinkRight")).mean(1)
+        row["blinks"] = 60 * FPS * len(signals.blink_times(closed)) / len(closed)
+    return row
+
+
+def _columns(clip: Measured, outputs: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    return clip.arrays["readings"][:, [list(outputs).index(name) for name in names]]
+
+
+def _similarity(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Times in seconds and cosine similarity to the portrait, of the frames in which the face was found."""
+    return clip.arrays["identity_frames"] / FPS, clip.arrays["identity"] @ clip.arrays["portrait"]
+
+
+def _mean(measured: np.ndarray) -> Value:
+    """Mean over clips, with the 2.5% and 97.5% points of the means of clips drawn with replacement."""
+    low = high = float("nan")
+    if len(measured) > 1:
+        rng = np.random.default_rng(0)
+        means = measured[rng.integers(len(measured), size=(DRAWS, len(measured)))].mean(1)
+        low, high = (float(end) for end in np.percentile(means, [2.5, 97.5]))
+    return Value(float(measured.mean()), low, high, len(measured), "clips")
+
+
+def _distances(
+    clips: Mapping[str, Measured], reference: Reference, values: dict[str, Value], warnings: list[str]
+) -> None:
+    for metric, (features, unit) in DISTANCES.items():
+        parts = [clip.arrays[features] for clip in clips.values() if len(clip.arrays.get(features, ()))]
+        count = sum(map(len, parts))
+        if metric not in reference.statistics or count < 2:
+            continue
+        distance = frechet.bootstrap(parts, reference.statistics[metric])
+        values[metric] = Value(distance.value, distance.low, distance.high, count, unit)
+        dimensions = parts[0].shape[1]
+        if (fewest := min(count, distance.reference_samples)) < dimensions:
+            warnings.append(
+                f"{METRICS[metric].title} rests on {fewest} {unit}, fewer than its {dimensions} features: it comes out"
+                " too large, and can be compared only with one of as many samples."
+            )
+
+
+def _curves(
+    clips: Mapping[str, Measured], reference: Reference | None, timestamps: Sequence[float]
+) -> dict[str, dict[str, list[float]]]:
+    curves = {
+        "identity": _curve(
+            [_similarity_curve(clip) for clip in clips.values() if "portrait" in clip.arrays],
+        ),
+        "colour": _curve([_colour_curve(clip, 1) for clip in clips.values()]),
+        "contrast": _curve([_colour_curve(clip, 2) for clip in clips.values()]),
+    }
+    for metric, (features, _) in DISTANCES.items():
+        if reference is not None and metric in reference.statistics and metric != "fvd":
+            curves[metric] = _windows(clips, features, reference.statistics[metric], timestamps)
+    return {name: curve for name, curve in curves.items() if curve["x"]}
+
+
+def _similarity_curve(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
+    return signals.per_second(*_similarity(clip))
+
+
+def _colour_curve(clip: Measured, which: int) -> tuple[np.ndarray, np.ndarray]:
+    curves = signals.colour_drift(clip.arrays["lab"])
+    return curves[0], curves[which]
+
+
+def _curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, list[float]]:
+    """Means over the clips that last that long, second by second."""
+    values: dict[int, list[float]] = {}
+    for seconds, means in curves:
+        for second, value in zip(seconds.tolist(), means.tolist(), strict=True):
+            values.setdefault(int(second), []).append(value)
+    order = sorted(values)
+    return {
+        "x": [float(second) for second in order],
+        "y": [float(np.mean(values[second])) for second in order],
+        "clips": [float(len(values[second])) for second in order],
+    }
+
+
+def _windows(
+    clips: Mapping[str, Measured], features: str, reference: frechet.Statistics, timestamps: Sequence[float]
+) -> dict[str, list[float]]:
+    """Fréchet distance of what the clips show in the seconds before each timestamp that some of them reach."""
+    curve: dict[str, list[float]] = {"x": [], "y": [], "clips": []}
+    length = min([WINDOW_SECONDS, *np.diff([0.0, *sorted(timestamps)])])
+    for end in sorted(timestamps):
+        chosen = []
+        for clip in clips.values():
+            if features in clip.arrays and clip.arrays["frames"] >= end * FPS:
+                times = np.arange(len(clip.arrays[features])) * STRIDE / FPS
+                chosen.append(clip.arrays[features][(times >= end - length) & (times < end)])
+        if sum(map(len, chosen)) > 1:
+            curve["x"].append(float(end))
+            curve["y"].append(frechet.frechet_distance(np.concatenate(chosen), reference))
+            curve["clips"].append(float(len(chosen)))
+    return curve
+
+
+def not_measured(missing: Mapping[str, str], summaries: Sequence[Summary]) -> dict[str, str]:
+    """Metrics that no method has, and why."""
+    reasons = {}
+    for metric, about in METRICS.items():
+        if any(metric in summary.values for summary in summaries):
+            continue
+        lacking = [f"{name}: {missing[name]}" for name in about.needs if name in missing]
+        reasons[metric] = "; ".join(lacking) or _REASONS.get(metric, "no clip allows it")
+    return reasons
+
+
+_TRUTH = "no clip has ground truth: it needs a synthetic corpus as the reference, and videos named after its clips"
+_SPEED = "these videos were not generated by this command"
+_SEAM = "no method says in method.json how its videos are made in chunks, or no video is longer than one"
+_REASONS = {
+    "lip_correlation": _TRUTH,
+    "lip_lag": _TRUTH,
+    "lip_correlation_shuffled": _TRUTH,
+    "blendshape_error": _TRUTH,
+    "pose_error": _TRUTH,
+    "fps": _SPEED,
+    "real_time_factor": _SPEED,
+    "first_chunk": _SPEED,
+    "peak_memory": _SPEED,
+    "seam_motion": _SEAM,
+    "seam_colour": _SEAM,
+}

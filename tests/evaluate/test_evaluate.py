@@ -1,0 +1,216 @@
+"""The whole stage: reports, resume, bad clips, generation, and distortions that move the metric they should."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from asymtalker.config import EvaluateConfig
+from asymtalker.errors import UserError
+from asymtalker.evaluate import run
+from asymtalker.evaluate.clips import open_method, open_reference
+from asymtalker.evaluate.networks import LOADERS, load_networks
+from asymtalker.evaluate.run import evaluate
+from asymtalker.video import read_video, write_video
+from drawn_face import background
+
+
+@pytest.fixture(autouse=True)
+def _no_downloads(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASYMTALKER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def measure(tmp_path, drawn_corpus, readout):
+    """Run the stage against the drawn corpus; gives ``report.json``."""
+    readout.save_pretrained(tmp_path / "readout")
+
+    def run_stage(**settings) -> dict:
+        defaults = {
+            "out": tmp_path / "report",
+            "reference": drawn_corpus,
+            "readout": tmp_path / "readout",
+            "offline": True,
+            "device": "cpu",
+        }
+        evaluate(EvaluateConfig(**(defaults | settings)))
+        out = settings.get("out", tmp_path / "report")
+        return json.loads((out / "report.json").read_text())
+
+    return run_stage
+
+
+def distorted(drawn_videos, folder, change):
+    """The drawn videos with ``change(frames, samples)`` applied."""
+    for path in sorted(drawn_videos.glob("*.mp4")):
+        write_video(folder / path.name, *change(*read_video(path)))
+    return folder
+
+
+def value(report, method, metric):
+    return report["methods"][method]["values"][metric]["value"]
+
+
+def test_real_against_real_is_no_distance_and_everything_else_is_listed(measure, drawn_videos, capsys):
+    report = measure(generated=drawn_videos)
+    method = drawn_videos.resolve().name
+    assert list(report["methods"]) == ["reference", method]
+    # the files went through one more compression than the corpus
+    assert value(report, method, "fd_readout") < 0.05
+    assert value(report, method, "head_motion") == pytest.approx(value(report, "reference", "head_motion"), rel=0.2)
+    assert report["methods"][method]["failed"] == {}
+    assert set(report["not_measured"]) >= {"fid", "fvd", "sync_c", "sync_d", "identity"}
+    assert "--offline" in report["not_measured"]["fid"]
+    measured = set(report["methods"][method]["values"])
+    assert measured | set(report["not_measured"]) == set(report["metrics"])
+    assert report["reference"]["clips"] == 3
+    assert report["cost"]["video_minutes"] == pytest.approx(2 * 3 * 40 / 25 / 60)
+    assert capsys.readouterr().out.endswith("index.html\n")
+
+
+def test_what_was_measured_is_kept_until_the_clip_changes(measure, drawn_videos, tmp_path, monkeypatch):
+    videos = tmp_path / "videos"
+    shutil.copytree(drawn_videos, videos)
+    first = measure(generated=videos)
+    seen = []
+    original = run.measure_clip
+    monkeypatch.setattr(run, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
+    again = measure(generated=videos)
+    assert seen == []
+    assert again["cost"]["video_minutes"] == 0
+    for method, told in again["methods"].items():
+        assert told["values"] == first["methods"][method]["values"]
+    shutil.copy(drawn_videos / "drawn0.mp4", videos / "drawn2.mp4")
+    changed = measure(generated=videos)
+    assert seen == ["drawn2"]
+    assert changed["methods"]["videos"]["clips"]["drawn0"] == again["methods"]["videos"]["clips"]["drawn0"]
+    assert changed["methods"]["videos"]["clips"]["drawn2"] != again["methods"]["videos"]["clips"]["drawn2"]
+
+
+def test_distortions_move_their_metric(measure, drawn_videos, tmp_path):
+    def blurred(frames, samples):
+        spread = np.stack([np.roll(frames, (dy, dx), (1, 2)) for dy in range(-4, 5, 2) for dx in range(-4, 5, 2)])
+        return spread.mean(0).astype(np.uint8), samples
+
+    def tinted(frames, samples):
+        late = frames.astype(int)
+        late[30:] += np.array([25, 0, -25])
+        return late.clip(0, 255).astype(np.uint8), samples
+
+    def still(frames, samples):
+        return np.repeat(frames[:1], len(frames), 0), samples
+
+    folders = {
+        change.__name__: distorted(drawn_videos, tmp_path / change.__name__, change)
+        for change in (blurred, tinted, still)
+    }
+    report = measure(compare=(f"real={drawn_videos}", *(f"{name}={folder}" for name, folder in folders.items())))
+    assert value(report, "blurred", "fd_readout") > 10 * value(report, "real", "fd_readout")
+    assert value(report, "tinted", "colour_drift") > 5 + value(report, "real", "colour_drift")
+    assert abs(value(report, "blurred", "colour_drift") - value(report, "real", "colour_drift")) < 0.5
+    assert value(report, "still", "head_motion") == pytest.approx(0, abs=0.05)
+    assert value(report, "real", "head_motion") > 0.15
+
+
+def test_one_bad_clip_never_ends_the_run(measure, drawn_videos, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(drawn_videos, videos)
+    whole = (videos / "drawn0.mp4").read_bytes()
+    (videos / "drawn0.mp4").write_bytes(whole[: len(whole) // 2])
+    write_video(videos / "drawn1.mp4", np.stack([background(160, 160)] * 30))
+    report = measure(generated=videos)["methods"]["videos"]
+    assert set(report["failed"]) == {"drawn0"}
+    assert "drawn0.mp4" in report["failed"]["drawn0"]
+    assert "no face found" in report["clips"]["drawn1"]["notes"][0]
+    assert report["values"]["head_motion"]["samples"] == 1
+    assert report["values"]["colour_drift"]["samples"] == 2
+
+
+def test_clips_are_generated_timed_and_kept(measure, tiny_pipeline_folder, tmp_path, monkeypatch):
+    index = tmp_path / "toy" / "model_index.json"
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "toy")
+    settings = {"sample_size": 160, "chunk_frames": 9, "continuity_frames": 5, "num_inference_steps": 1, "name": "toy"}
+    index.write_text(json.dumps(json.loads(index.read_text()) | settings))
+    report = measure(model=str(tmp_path / "toy"), clips=2)
+    made = tmp_path / "report" / "videos" / "toy"
+    assert sorted(path.name for path in made.iterdir()) == ["drawn0.mp4", "drawn1.mp4", "method.json"]
+    about = report["methods"]["toy"]["about"]
+    assert about["chunk"] == {"first": 9, "step": 4}
+    assert set(about["seconds_per_video"]) == {"drawn0", "drawn1"}
+    assert value(report, "toy", "fps") == pytest.approx(80 / sum(about["seconds_per_video"].values()), rel=1e-3)
+    assert value(report, "toy", "first_chunk") > 0
+    assert value(report, "toy", "seam_motion") > 0
+    assert report["methods"]["toy"]["clips"]["drawn0"]["seconds"] == 1.6
+    (made / "drawn1.mp4").unlink()
+    kept = (made / "drawn0.mp4").stat().st_mtime_ns
+    measure(model=str(tmp_path / "toy"), clips=2)
+    assert (made / "drawn0.mp4").stat().st_mtime_ns == kept
+    assert (made / "drawn1.mp4").is_file()
+    with pytest.raises(UserError, match="another checkpoint or seed"):
+        measure(model=str(tmp_path / "toy"), clips=2, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seconds": "5,x"}, "--seconds must be numbers"),
+        ({"seconds": "0,5"}, "above 0"),
+        ({"clips": 0}, "--clips must be at least 1"),
+        ({"compare": ("here",)}, "NAME=FOLDER"),
+        ({"compare": ("reference=.",)}, "none called reference"),
+        ({"compare": ("a=missing",)}, "There is no folder missing"),
+        ({"generated": "x", "compare": ("a=b",)}, "give one of the two"),
+        ({"generated": "x", "model": "m"}, "give one"),
+    ],
+)
+def test_bad_settings_are_one_sentence(measure, settings, says, tmp_path):
+    if "generated" in settings:
+        settings = settings | {"generated": tmp_path}
+    with pytest.raises(UserError, match=says):
+        measure(**settings)
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+def test_folders_without_videos_and_damaged_records_are_one_sentence(drawn_corpus, drawn_videos, tmp_path):
+    reference = open_reference(drawn_corpus)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no videos"):
+        open_method("a", tmp_path / "empty", reference)
+    shutil.copytree(drawn_videos, tmp_path / "videos")
+    (tmp_path / "videos" / "method.json").write_text('{"chunk": {"first": "x"}}')
+    with pytest.raises(UserError, match=r"method\.json is damaged"):
+        open_method("a", tmp_path / "videos", reference)
+    shutil.copy(drawn_videos / "drawn0.mp4", tmp_path / "videos" / "drawn0.mov")
+    with pytest.raises(UserError, match="two videos called drawn0"):
+        open_reference(tmp_path / "videos")
+
+
+def test_a_folder_of_videos_is_a_reference_too(measure, drawn_videos, tmp_path):
+    report = measure(reference=drawn_videos, generated=drawn_videos, out=tmp_path / "files")
+    method = drawn_videos.resolve().name
+    assert value(report, method, "fd_readout") == pytest.approx(0, abs=1e-4)
+    assert "synthetic corpus" in report["not_measured"]["lip_correlation"]
+
+
+def test_crops_and_rates_of_other_systems_are_taken_from_their_record(drawn_corpus, drawn_videos, tmp_path):
+    frames, samples = read_video(drawn_videos / "drawn0.mp4")
+    grid = np.concatenate([np.zeros_like(frames), frames], axis=2)
+    write_video(tmp_path / "grid" / "drawn0.mp4", grid, samples)
+    record = {
+        "fps": 50,
+        "chunk": {"first": 20, "step": 10},
+        "crop": {"left": 160, "top": 0, "width": 160, "height": 160},
+    }
+    (tmp_path / "grid" / "method.json").write_text(json.dumps(record))
+    method = open_method("grid", tmp_path / "grid", open_reference(drawn_corpus))
+    assert method.chunk == (10, 5)
+    clip = method.clips["drawn0"]
+    assert clip.size == (160, 160)
+    assert np.abs(next(clip.frames()).astype(int) - frames[0]).mean() < 3
+
+
+def test_without_networks_each_says_why():
+    networks = load_networks(offline=True)
+    assert networks.present() == []
+    assert set(networks.missing or {}) == set(LOADERS)

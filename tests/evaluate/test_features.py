@@ -1,0 +1,154 @@
+"""One pass over a clip gives what each measure gives alone, in any blocks."""
+
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from asymtalker.errors import UserError
+from asymtalker.evaluate import features
+from asymtalker.evaluate.clips import CorpusClip, FileClip
+from asymtalker.evaluate.faces import DetectedFace
+from asymtalker.evaluate.features import STRIDE, PictureFeatures, embed_faces, measure_clip
+from asymtalker.evaluate.networks import Networks
+from asymtalker.video import write_video
+from drawn_face import background
+
+SIZE = (160, 160)
+
+
+class PictureNetwork(torch.nn.Module):
+    """Stands in for Inception: the mean of each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, pictures):
+        assert pictures.dtype == torch.uint8
+        return pictures.float().mean((2, 3))
+
+
+class VideoNetwork(torch.nn.Module):
+    """Stands in for I3D, with its calling convention: of a window its brightness and how much that moves."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False):
+        assert x.shape[1:3] == (3, 16)
+        assert x.dtype == torch.uint8
+        assert rescale
+        assert resize
+        assert return_features
+        brightness = x.float().mean((1, 3, 4))
+        return torch.cat([brightness, torch.zeros(len(x), 384)], 1)
+
+
+class Session:
+    """Stands in for ArcFace: a picture's colour, so that another face is another person."""
+
+    def get_inputs(self):
+        return [SimpleNamespace(name="data")]
+
+    def run(self, _, given):
+        pixels = given["data"]
+        assert pixels.shape == (1, 3, 112, 112)
+        assert np.abs(pixels).max() <= 1
+        return [pixels.mean((2, 3))]
+
+
+def whole_picture(picture):
+    """Stands in for YuNet: a face at a fixed place."""
+    height, width = picture.shape[:2]
+    box = np.array([0.25 * width, 0.2 * height, 0.75 * width, 0.8 * height], np.float32)
+    points = np.array([[0.4, 0.45], [0.6, 0.45], [0.5, 0.55], [0.42, 0.67], [0.58, 0.67]], np.float32)
+    return [DetectedFace(box, points * np.array([width, height], np.float32), 0.9)]
+
+
+def test_blocks_do_not_matter_and_networks_see_every_fifth_frame(drawn, readout, monkeypatch):
+    networks = Networks(inception=PictureNetwork(), i3d=VideoNetwork(), arcface=Session(), yunet=whole_picture)
+    whole = measure_clip(drawn, None, SIZE, networks, readout).arrays
+    monkeypatch.setattr(features, "BLOCK", 7)
+    parts = measure_clip(drawn, None, SIZE, networks, readout).arrays
+    assert whole.keys() == parts.keys()
+    for name in whole:
+        np.testing.assert_allclose(whole[name], parts[name], atol=1e-4, err_msg=name)
+    frames = np.stack(list(drawn.frames()))
+    np.testing.assert_allclose(whole["inception"], frames[::STRIDE].mean((1, 2)), rtol=1e-5)
+    assert whole["i3d"].shape == (2, 400)  # 40 frames: two windows and a rest
+    np.testing.assert_allclose(whole["i3d"][1, :16], frames[16:32].mean((1, 2, 3)), rtol=1e-5)
+    assert whole["identity_frames"].tolist() == list(range(0, 40, STRIDE))
+    assert (whole["identity"] @ whole["portrait"])[0] == pytest.approx(1, abs=1e-5)
+    assert whole["readings"].shape == (40, 7)
+    assert whole["readout"].shape == (8, 64)
+
+
+def test_colour_is_cielab_and_change_the_mean_absolute_difference(drawn):
+    frames = np.stack(list(drawn.frames()))
+    measured = PictureFeatures()
+    measured.add(frames[:13])
+    measured.add(frames[13:])
+    arrays = measured.finish()
+    assert arrays["change"][0] == 0
+    for index in (1, 13, 39):
+        difference = np.abs(frames[index].astype(int) - frames[index - 1].astype(int)).mean()
+        assert arrays["change"][index] == pytest.approx(difference, rel=1e-5)
+    grey = np.full((1, 8, 8, 3), 119, np.uint8)  # sRGB 119 is L* 50 to within a tenth
+    colour = PictureFeatures()
+    colour.add(grey)
+    np.testing.assert_allclose(colour.finish()["lab"][0], [50, 0, 0, 0, 0, 0], atol=0.15)
+
+
+def test_embeddings_have_unit_length_and_published_preprocessing():
+    faces = np.stack([np.full((112, 112, 3), (255, 127.5, 0)), np.full((112, 112, 3), (10, 20, 30))]).astype(np.uint8)
+    vectors = embed_faces(Session(), faces)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(vectors[0] / vectors[0, 0], [1, 0, -1], atol=0.01)
+
+
+def test_a_portrait_is_the_yardstick_of_identity(drawn, readout):
+    networks = Networks(arcface=Session(), yunet=whole_picture)
+    own = measure_clip(drawn, next(drawn.frames()), SIZE, networks, readout)
+    other = measure_clip(drawn, 255 - next(drawn.frames()), SIZE, networks, readout)
+    assert (own.arrays["identity"] @ own.arrays["portrait"]).min() > 0.95
+    assert (other.arrays["identity"] @ other.arrays["portrait"]).max() < 0
+    assert own.notes == []
+    alone = measure_clip(drawn, None, SIZE, networks, readout)
+    assert "its own first frame" in alone.notes[0]
+
+
+def test_other_sizes_are_brought_to_the_references_and_said(drawn, readout, tmp_path):
+    frames = np.stack([cv2.resize(frame, (480, 320)) for frame in drawn.frames()])
+    write_video(tmp_path / "wide.mp4", frames, drawn.sound())
+    measured = measure_clip(FileClip(tmp_path / "wide.mp4"), None, SIZE, Networks(), readout)
+    assert "480x320, measured at 160x160" in measured.notes
+    assert measured.arrays["frames"] == 40
+    assert "readings" in measured.arrays
+
+
+def test_clips_without_a_face_or_sound_keep_what_needs_none(drawn, readout, tmp_path):
+    empty = np.stack([background(160, 160)] * 30)
+    write_video(tmp_path / "empty.mp4", empty)
+    measured = measure_clip(FileClip(tmp_path / "empty.mp4"), None, SIZE, Networks(), readout)
+    assert measured.notes == ["no face found: nothing that needs one is measured"]
+    assert set(measured.arrays) == {"frames", "found", "change", "lab"}
+    write_video(tmp_path / "mute.mp4", np.stack(list(drawn.frames())))
+    networks = Networks(syncnet=SimpleNamespace(parameters=lambda: iter([torch.zeros(1)])), yunet=whole_picture)
+    measured = measure_clip(FileClip(tmp_path / "mute.mp4"), None, SIZE, networks, readout)
+    assert "lip sync is not measured" in measured.notes[0]
+    assert "lips" not in measured.arrays
+
+
+def test_a_clip_of_one_frame_is_refused(drawn, readout, tmp_path):
+    write_video(tmp_path / "still.mp4", np.stack(list(drawn.frames()))[:1])
+    with pytest.raises(UserError, match="too few frames"):
+        measure_clip(FileClip(tmp_path / "still.mp4"), None, SIZE, Networks(), readout)
+
+
+def test_a_framed_file_is_read_as_the_corpus_is(drawn, readout, drawn_videos):
+    """Framing by the face changes what the readout sees; a file of a corpus's clip must be seen as the clip is."""
+    real = measure_clip(drawn, None, SIZE, Networks(), readout).arrays["readings"]
+    same = measure_clip(FileClip(drawn_videos / "drawn1.mp4", framed=True), None, SIZE, Networks(), readout)
+    cut = measure_clip(FileClip(drawn_videos / "drawn1.mp4"), None, SIZE, Networks(), readout)
+    assert np.abs(same.arrays["readings"] - real).max() < 0.3 * np.abs(cut.arrays["readings"] - real).max()
+    assert isinstance(drawn, CorpusClip)

@@ -1,0 +1,194 @@
+"""benchmarks/tables.py: invented measurements in; the right cells, footnotes, missing rows and figures out."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asymtalker.evaluate.summary import METRICS
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+UNREACHABLE = "~/network.onnx is not there"
+MOMENTS = [5.0, 10.0, 30.0]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tables"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["tables"]
+
+
+def value(number: float, width: float | None = None, samples: int = 4, of: str = "clips") -> dict[str, Any]:
+    ends = (None, None) if width is None else (number - width, number + width)
+    return {"value": number, "low": ends[0], "high": ends[1], "samples": samples, "of": of}
+
+
+def method(shift: float, **changes: Any) -> dict[str, Any]:
+    values = {
+        "fd_readout": value(12.5 + shift, 0.25, 500, "frames"),
+        "lip_correlation": value(0.5 - shift / 10, 0.125),
+        "head_motion": value(2.0 + shift),
+    }
+    curves = {
+        "fd_readout": {"x": MOMENTS[:2], "y": [1.0 + shift, 2.0 + shift], "clips": [4.0, 4.0]},
+        "identity": {"x": [float(x) for x in range(10)], "y": [0.9] * 5 + [0.7, None, 0.7, 0.7, 0.7], "clips": [4.0]},
+    }
+    rest = {"clips": {}, "warnings": [], "failed": {}, "about": {"steps": 4, "guidance_scale": 1.0}}
+    return {"values": values, "curves": curves} | rest | changes
+
+
+def report(**methods: dict[str, Any]) -> dict[str, Any]:
+    real = method(0.0, about={})
+    del real["values"]["fd_readout"], real["curves"]["fd_readout"]
+    return {
+        "asymtalker": "0.1.0",
+        "date": "2026-11-23T00:00:00+0000",
+        "reference": {"path": "benchmark/short", "clips": 4, "seconds": 40.0, "size": [256, 256]},
+        "timestamps": MOMENTS,
+        "metrics": {
+            name: {"title": about.title, "unit": about.unit, "better": about.better} for name, about in METRICS.items()
+        },
+        "methods": {"reference": real} | {name.replace("_", "-"): made for name, made in methods.items()},
+        "not_measured": dict.fromkeys(("fid", "fvd", "sync_c", "sync_d"), f"{Path.home()}/network.onnx is not there"),
+    }
+
+
+def write(out: Path, where: str, what: Any) -> None:
+    path = out / where
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(what if isinstance(what, str) else json.dumps(what))
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}")[1].split("\n## ")[0]
+
+
+def row(text: str, title: str, start: str) -> list[str]:
+    """Cells of the first row of a section that begins with ``start``."""
+    line = next(line for line in section(text, title).splitlines() if line.startswith(start))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_cells_hold_value_interval_and_the_best_in_bold(tables, tmp_path):
+    made = report(tre=method(0.0), etr=method(1.0), tre_gt_gt=method(2.0), omni=method(-1.0))
+    write(tmp_path, "short/report.json", made)
+    text = tables.document(tmp_path, random_encoders=False)
+    head = row(text, "Table 3", "| Setting")
+    assert head[1:7] == ["FID ↓", "FVD ↓", "Sync-C ↑", "Sync-D ↓", "FD readout ↓", "Lip corr. ↑"]
+    assert row(text, "Table 3", "| TRE (ours)")[5:7] == ["**12.50** [12.25, 12.75]", "**0.500** [0.375, 0.625]"]
+    assert row(text, "Table 3", "| ETR")[5] == "13.50 [13.25, 13.75]"
+    assert row(text, "Table 1", "| omni")[5] == "**11.50** [11.25, 11.75]"
+    assert row(text, "Table 1", "| AsymTalker (ours)")[7] == "2.00"  # near what is real: no row is best
+    assert row(text, "Table 4", "| Symmetric GT (GT / GT)")[5:7] == ["14.50 [14.25, 14.75]", "0.300 [0.175, 0.425]"]
+    assert "FD readout 500 frames; Lip corr. 4 clips" in section(text, "Table 3")
+    assert "4 steps, guidance 1: etr, tre." in section(text, "Table 3")
+
+
+def test_what_was_not_measured_has_a_footnote_with_the_reason(tables, tmp_path):
+    lacking = method(1.0, clips={"clip": {"notes": ["no face found"]}})
+    del lacking["values"]["lip_correlation"]
+    write(tmp_path, "short/report.json", report(tre=method(0.0), omni=lacking))
+    text = tables.document(tmp_path, random_encoders=False)
+    fid = row(text, "Table 1", "| AsymTalker (ours)")[1]
+    assert fid.startswith("–<sup>")
+    number = fid[len("–<sup>") : -len("</sup>")]
+    assert f"\n{number}. Not measured: {UNREACHABLE}\n" in section(text, "Table 1")
+    assert section(text, "Table 1").count(UNREACHABLE) == 1  # four columns share it
+    assert row(text, "Table 1", "| omni")[6].startswith("–<sup>")
+    assert "Not measured: none of this method's clips allows it (no face found)." in section(text, "Table 1")
+    assert "Real video has no distance from itself" in section(text, "Table 1")
+    assert row(text, "Table 1", "| real video")[5].startswith("–<sup>")
+
+
+def test_warnings_and_failed_clips_are_footnotes(tables, tmp_path):
+    few = "Fréchet distance, readout features rests on 5 frames."
+    write(tmp_path, "short/report.json", report(tre=method(0.0, warnings=[few], failed={"clip": "no face"})))
+    cells = row(tables.document(tmp_path, random_encoders=False), "Table 1", "| AsymTalker (ours)")
+    assert cells[0] == "AsymTalker (ours)<sup>1</sup>"
+    assert cells[5].endswith("</sup>")
+    assert few in section(tables.document(tmp_path, random_encoders=False), "Table 1")
+
+
+def test_variants_without_videos_say_what_they_need(tables, tmp_path):
+    write(tmp_path, "short/report.json", report(tre=method(0.0), tre_teacher=method(1.0)))
+    text = tables.document(tmp_path, random_encoders=False)
+    assert row(text, "Table 3", "| CLIP")[1] == "not run: needs a CLIP model in CLIP_ENCODER"
+    assert row(text, "Table 3", "| VTP")[1] == "not run: needs an Open-MAGVIT2 tokenizer in VTP_ENCODER"
+    assert row(text, "Table 3", "| ETR")[1] == "not run"
+    assert row(text, "Table 2", "|  |  | clip-teacher")[3] == "not run: needs a CLIP model in CLIP_ENCODER"
+    assert row(text, "Table 2", "| ✓ |  | tre-teacher")[7].startswith("13.50")
+    widths = {line.count("|") for line in section(text, "Table 2").splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+
+
+def test_random_encoders_are_marked(tables, tmp_path):
+    write(tmp_path, "short/report.json", report(tre=method(0.0), clip=method(1.0)))
+    text = tables.document(tmp_path, random_encoders=True)
+    assert row(text, "Table 3", "| CLIP")[0] == "CLIP<sup>1</sup>"
+    assert "1. Its image encoder has random weights" in section(text, "Table 3")
+    assert "random weights:" not in tables.document(tmp_path, random_encoders=False)
+
+
+def test_a_curve_of_seconds_is_averaged_before_each_moment_it_reaches(tables):
+    curve = {"x": [float(x) for x in range(10)], "y": [0.9] * 5 + [0.7, None, 0.7, 0.7, 0.7]}
+    assert tables.at_moments(curve, MOMENTS, mean=True) == [pytest.approx(0.9), pytest.approx(0.7), None]
+    assert tables.at_moments({"x": [5.0, 30.0], "y": [1.0, 2.0]}, MOMENTS, mean=False) == [1.0, None, 2.0]
+    assert tables.at_moments(curve, [1.0, 2.0], mean=True) == [0.9, 0.9]  # windows of a second
+
+
+def test_the_command_writes_the_figures_and_what_was_trained(tmp_path):
+    made = report(tre=method(0.0), omni=method(1.0))
+    made["methods"]["reference"]["curves"] = {}
+    made["methods"]["omni"]["values"]["fps"] = value(0.25)
+    for folder in ("short", "long"):
+        write(tmp_path, f"{folder}/report.json", made)
+    machine = {"cpu": "a CPU", "cores": 2, "threads": 2, "device": "cpu", "load_average_before": 0.1}
+    result = {"seconds": 30.0, "runs": 3, "fps": 31.5}
+    speed = {"machine": machine | {"steps": 4, "guidance_scale": 1.0}, "results": [result]}
+    write(tmp_path, "speed/tre.json", speed)
+    loop, inputs = {"steps": 20, "batch": 1, "seed": 0}, {"corpus": "corpus", "model": "parts"}
+    for name, identity in {"tre": "tre", "etr": "etr"}.items():
+        config = {"loop": loop, "model": {"identity": identity}, "inputs": inputs}
+        write(tmp_path, f"runs/{name}-teacher/config.json", config)
+        logged = [{"step": 10, "seconds_per_step": 90.0}, {"step": 10, "held_out": 1.0}]
+        lines = [json.dumps(line) for line in [*logged, {"step": 20, "seconds_per_step": 270.0}]]
+        write(tmp_path, f"runs/{name}-teacher/stats.jsonl", "\n".join(lines))
+    student = {"loop": loop | {"steps": 40}, "steps_per_sample": 4, "inputs": inputs}
+    write(tmp_path, "runs/tre/config.json", student)
+    write(tmp_path, "runs/tre/stats.jsonl", json.dumps({"step": 20, "seconds_per_step": 9.0}))
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "tables.md").read_text()
+    assert row(text, "What was trained", "| etr-teacher") == ["etr-teacher", "teacher", "20", "1", "180.00", "1.00"]
+    assert row(text, "What was trained", "| tre |")[2] == "20 of 40: not finished"
+    assert "Teachers differ in model.identity." in text
+    assert row(text, "Figure 5", "| Fréchet")[1:] == ["AsymTalker (ours)", "1.00", "2.00", "–"]
+    assert f"1. Not measured: {UNREACHABLE}" in section(text, "Figure 5")
+    assert "31.5 FPS on 30 s of sound" in section(text, "Figure 6")
+    assert "omni: 0.25 FPS over 4 short clips" in section(text, "Figure 6")
+    for name in ("figure5.svg", "figure6.svg"):
+        assert (tmp_path / name).read_text().lstrip().startswith("<?xml")
+
+
+def test_nothing_measured_is_said(tmp_path):
+    done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run runs/tables.sh first" in done.stderr
+
+
+def test_long_clips_that_were_not_measured_leave_a_figure_that_says_so(tables, tmp_path):
+    write(tmp_path, "short/report.json", report(tre=method(0.0)))
+    assert "Not measured: the long clips were not measured" in tables.document(tmp_path, random_encoders=False)
+    tables.save(lambda: tables.figure_5(None), tmp_path / "figure5.svg")
+    tables.save(lambda: tables.figure_6({}), tmp_path / "figure6.svg")
+    assert (tmp_path / "figure6.svg").stat().st_size
