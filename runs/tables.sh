@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Tables 1 to 4 and figures 5 and 6 of the paper, for the tiny model: tables.sh BENCHMARK [OUT] [NAME=FOLDER ...]
 # Result: OUT/tables.md, OUT/figure5.svg, OUT/figure6.svg; what was measured: OUT/short and OUT/long, index.html.
-# BENCHMARK is the folder that runs/benchmark.sh made, with the test sets short and long. NAME=FOLDER adds another system
-# to table 1: FOLDER holds its videos of short (asymtalker baseline), and FOLDER/long, for figure 5, those of long.
+# BENCHMARK is the folder that runs/benchmark.sh made, with the test sets short and long. NAME=FOLDER adds another
+# system to table 1: FOLDER holds its videos of short (asymtalker baseline), and FOLDER/long, for figure 5, those of long.
 # Every command resumes when this script is run again. Needs asymtalker[train,evaluate].
 #
 # Settings, as environment variables; give a second run the same ones:
@@ -135,8 +135,8 @@ if [ "$recipe" = smoke ] && [ -z "$clip_encoder$vtp_encoder" ]; then
     clip_encoder=$out/random/clip vtp_encoder=$out/random/vtp about=--random-encoders
 fi
 
-# The paper does not say what stands in for a module that is off in table 2. TRE off: the CLIP strategy, because its row
-# "AKD only" has the very numbers of table 3's CLIP. AKD off: no distillation, the teacher itself is sampled, because
+# The paper does not say what stands in for a module that is off in table 2. TRE off: the CLIP strategy, because its
+# row "AKD only" has the very numbers of table 3's CLIP. AKD off: no distillation, the teacher itself is sampled, because
 # what its text calls the plain baseline has the numbers of neither symmetric distillation in table 4.
 variants=(tre-teacher tre etr tre-gt-gt tre-gen-gen)
 teacher tre
@@ -160,7 +160,7 @@ measure short "${variants[@]}"
 measure long ${LONG:-tre}
 for name in tre tre-teacher; do
     # Speed is worth nothing beside other work; remove the file to measure it again
-    [ -e "$out/speed/$name.json" ] || asymtalker bench generate --model "$out/models/$name" --seconds "$bench_seconds" \
-        --out "$out/speed/$name.json"
+    [ -e "$out/speed/$name.json" ] || asymtalker bench generate --model "$out/models/$name" \
+        --seconds "$bench_seconds" --out "$out/speed/$name.json"
 done
 python "$(dirname "$0")/../benchmarks/tables.py" "$out" $about

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes the bundled model, src/asymtalker/assets/tiny, from nothing: tiny.sh PORTRAITS [OUT]
+# Makes the bundled model, src/asymtalker/assets/tiny, and the readout that measures it, assets/readout, from nothing:
+# tiny.sh PORTRAITS [OUT]
 # PORTRAITS is a folder of portraits with landmarks478.npz in it or beside it, or cc0 for the registered CC0 set.
 # Needs asymtalker[synth,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
 # run took and gave.
@@ -8,18 +9,16 @@ portraits=${1:?give a folder of portraits, or cc0}
 out=${2:-runs/out/tiny}
 
 corpus() {
-    asymtalker synth --out "$1" --clips "$2" --head-motion "$3" --seconds 6.4 --photo-fraction 0.85 --pico-share 0.2 \
-        --seed 6 --portraits "$portraits"
+    asymtalker synth --out "$1" --clips "$2" --head-motion "$3" --photo-fraction 0.85 --portraits "$portraits" "${@:4}"
 }
 teacher() {
     asymtalker train --part teacher --model "$out/parts" --run "$out/$1" --corpus "$out/$2" "${@:3}"
 }
 
-corpus "$out/corpus" 400 0.1
-corpus "$out/still" 128 0
+corpus "$out/corpus" 400 0.1 --seconds 6.4 --pico-share 0.2 --seed 6
+corpus "$out/still" 128 0 --seconds 6.4 --pico-share 0.2 --seed 6
 asymtalker train --part codec --corpus "$out/corpus" --portraits "$portraits" --run "$out/codec"
 asymtalker train --part audio --config.pico-share 0.4 --run "$out/audio"
-asymtalker train --part readout --corpus "$out/corpus" --run "$out/readout"
 mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
 # Lips first: small windows at the mouth, mostly at noise levels where only the sound says what lips do.
@@ -34,3 +33,9 @@ asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$
 asymtalker distill --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
     --out src/asymtalker/assets/tiny
+
+# What reads faces, to measure: many of them, for a moment each.
+corpus "$out/faces" 800 1 --seconds 1.6 --seed 21
+asymtalker train --part readout --corpus "$out/faces" --run "$out/readout"
+rm -rf src/asymtalker/assets/readout
+cp -r "$out/readout/readout" src/asymtalker/assets/readout

@@ -154,7 +154,7 @@ def fetch_file(name: str, offline: bool = False) -> Path:
     (file,) = REGISTRY[name].files()
     path = cache_dir() / name / file.path
     if not path.is_file() and offline:
-        raise UserError(f"{path} is not there, and nothing is downloaded with --offline")
+        raise UserError(f"{file.path} is not in the cache's folder {name}, and --offline downloads nothing")
     path = fetch(name) / file.path
     with path.open("rb") as contents:
         if hashlib.file_digest(contents, "sha256").hexdigest() != file.sha256:

@@ -15,8 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asymtalker.corpus import open_clip
 from asymtalker.errors import UserError
-from asymtalker.evaluate.baselines import BASELINES, BaselineSettings, Pair, read_pairs, run_baseline, write_pairs
+from asymtalker.evaluate.baselines import (
+    BASELINES,
+    BaselineSettings,
+    Pair,
+    corpus_pairs,
+    read_pairs,
+    run_baseline,
+    write_pairs,
+)
+from asymtalker.media import read_audio
 from asymtalker.video import probe_video, read_video, write_video
 
 # What every fake does: check its inputs and write, where the real one writes, a text that tells which they were.
@@ -449,3 +459,12 @@ def test_ctrl_c_stops_the_command_and_its_children(tmp_path):
         assert time.monotonic() < deadline, "still running"
         time.sleep(0.01)
     assert {path.name for path in settings.out.iterdir()} == {"ann.log"}
+
+
+def test_a_corpus_gives_the_first_frames_and_sounds_of_its_held_out_clips(toy_corpus, tmp_path):
+    pairs = corpus_pairs(toy_corpus, tmp_path / "inputs")
+    assert [pair.name for pair in pairs] == ["test-toy4", "test-toy5"]
+    clip = open_clip(toy_corpus, "test-toy4")
+    assert np.array_equal(np.asarray(Image.open(pairs[0].image)), clip.frames(0, 1)[0])
+    assert np.abs(read_audio(pairs[0].audio) - clip.audio()).max() < 1e-4
+    assert corpus_pairs(toy_corpus, tmp_path / "inputs") == pairs

@@ -24,9 +24,11 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from asymtalker import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baseline_methods import BASELINES, INPUT, OUTPUT, Baseline
 from asymtalker.media import AudioFile, check_file, open_media
@@ -34,6 +36,7 @@ from asymtalker.timeline import frames_of_samples
 from asymtalker.whole import check_place, whole, write_whole
 
 COLUMNS = ("name", "image", "audio")
+INPUTS = "inputs"
 RECORD = "method.json"
 GRACE = 30.0
 """Seconds that a stopped command has to end its own processes: torchrun's lie outside its process group."""
@@ -60,10 +63,12 @@ class BaselineSettings:
     """Checkout of its repository, with the weights where its README puts them."""
     python: Path
     """Python of its own environment, such as ENV/bin/python."""
-    manifest: Path
-    """Tab-separated, with a header: name, image, audio (paths absolute or relative to the manifest's folder)."""
     out: Path
     """Folder of the videos. Those that are there are kept, so the same command goes on."""
+    manifest: Path | None = None
+    """Tab-separated, with a header: name, image, audio (paths absolute or relative to the manifest's folder)."""
+    corpus: Path | None = None
+    """Instead of a manifest, a corpus: the first frame and the sound of each of its held-out clips."""
 
 
 def read_pairs(path: str | Path) -> list[Pair]:
@@ -97,6 +102,29 @@ def read_pairs(path: str | Path) -> list[Pair]:
     for pair in pairs:
         check_file(pair.image, "picture")
         check_file(pair.audio, "audio file")
+    return pairs
+
+
+def corpus_pairs(folder: Path, out: Path) -> list[Pair]:
+    """Write the first frame and the sound of a corpus's held-out clips; what is there already is kept.
+
+    Raises:
+        UserError: if it is no corpus, or has no held-out clip.
+    """
+    pairs = []
+    for row in corpus.read_manifest(folder):
+        if row.split != "test" or row.rejected_by:
+            continue
+        pair = Pair(row.key, out / f"{row.key}.png", out / f"{row.key}.wav")
+        if not (pair.image.is_file() and pair.audio.is_file()):
+            clip = corpus.open_clip(folder, row.key)
+            with whole(pair.image) as partial:
+                Image.fromarray(clip.frames(0, 1)[0]).save(partial, format="PNG")
+            with whole(pair.audio) as partial:
+                partial.write_bytes(corpus.encode_wav(clip.audio()))
+        pairs.append(pair)
+    if not pairs:
+        raise UserError(f"The corpus {folder} has no held-out clips (split test): make a larger one.")
     return pairs
 
 
@@ -148,7 +176,12 @@ def run_baseline(settings: BaselineSettings) -> None:
     if settings.method not in BASELINES:
         raise UserError(f"There is no method {settings.method}: choose one of {', '.join(BASELINES)}.")
     baseline = BASELINES[settings.method]
-    pairs = read_pairs(settings.manifest)
+    if settings.manifest and not settings.corpus:
+        pairs = read_pairs(settings.manifest)
+    elif settings.corpus and not settings.manifest:
+        pairs = corpus_pairs(settings.corpus, settings.out / INPUTS)
+    else:
+        raise UserError("Give --manifest or --corpus, one of the two.")
     if baseline.wav_only and (other := [pair for pair in pairs if pair.audio.suffix.lower() != ".wav"]):
         raise UserError(f"{baseline.title} reads WAV only: convert {other[0].audio}.")
     repo, python = _checkout(baseline, settings.repo), _python(settings.python)

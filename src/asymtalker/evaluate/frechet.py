@@ -108,4 +108,5 @@ def bootstrap(clips: Sequence[np.ndarray], reference: Statistics, seed: int = 0)
         if len(drawn) > 1:
             draws.append(frechet_distance(drawn, reference, root))
     spread = NORMAL_95 * float(np.std(draws, ddof=1)) if len(draws) > 1 else float("nan")
-    return Distance(value, value - spread, value + spread, len(features), reference.count)
+    low = max(0.0, value - spread) if np.isfinite(spread) else spread  # no distance is below 0
+    return Distance(value, low, value + spread, len(features), reference.count)
