@@ -6,6 +6,7 @@
 Writes a folder of videos per distortion, of the first CLIPS (20) held-out clips of a corpus.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from asymtalker.evaluate.baselines import RECORD
 from asymtalker.evaluate.clips import CorpusClip, open_reference
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.video import VideoWriter
+from asymtalker.whole import write_whole
 
 BLUR_SIGMA = 0.012
 """Of the picture's side: 3 pixels of 256."""
@@ -82,10 +85,14 @@ def main(corpus: Path, out: Path, count: int) -> None:
             if target.exists():
                 continue
             frames, sound = distort(clip, clips[index - 1])
-            with VideoWriter(target, clip.size, audio_rate=SAMPLE_RATE) as writer:
+            partial = target.with_name(f".{target.name}")
+            with VideoWriter(partial, clip.size, audio_rate=SAMPLE_RATE) as writer:
                 for frame in frames:
                     writer.write(frame[None])
                 writer.write_audio(sound)
+            partial.replace(target)
+    for distort in DISTORTIONS:
+        write_whole(out / distort.__name__ / RECORD, json.dumps({"framed": True}))
     names = [distort.__name__ for distort in DISTORTIONS]
     print("--compare", *(f"{name}={out / name}" for name in names))
 

@@ -19,10 +19,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from asymtalker.config import difference
+from asymtalker.evaluate.summary import REFERENCE, WINDOW_SECONDS
 from asymtalker.timeline import FPS
 from asymtalker.whole import whole, write_whole
 
-REFERENCE = "reference"
 OURS = "AsymTalker (ours)"
 STUDENT, TEACHER = "tre", "tre-teacher"
 TABLE_2 = {("", ""): "clip-teacher", ("✓", ""): TEACHER, ("", "✓"): "clip", ("✓", "✓"): STUDENT}
@@ -68,8 +68,6 @@ second to the last, Seams the change where chunks meet over that elsewhere.
 OFF = """The paper does not say what stands in for a module that is off. Here TRE off is the CLIP strategy, and AKD off
 is no distillation: the teacher itself is sampled.
 """
-WINDOW_SECONDS = 5.0
-"""Before each moment of figure 5; less if moments are closer together."""
 STYLE: Any = {
     "svg.hashsalt": "asymtalker",  # the same numbers give the same file
     "font.size": 10,

@@ -153,9 +153,10 @@ def fetch_file(name: str, offline: bool = False) -> Path:
     """
     (file,) = REGISTRY[name].files()
     path = cache_dir() / name / file.path
-    if not path.is_file() and offline:
-        raise UserError(f"{file.path} is not in the cache's folder {name}, and --offline downloads nothing")
-    path = fetch(name) / file.path
+    if not _has(path, file.size):
+        if offline:
+            raise UserError(f"{file.path} is not in the cache's folder {name}, and --offline downloads nothing")
+        fetch(name)
     with path.open("rb") as contents:
         if hashlib.file_digest(contents, "sha256").hexdigest() != file.sha256:
             raise UserError(f"{path} has other contents than registered: delete it, and it is downloaded anew")

@@ -22,6 +22,8 @@ from asymtalker.media import check_file, open_media, read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
 from asymtalker.whole import FULL_DISK, check_place, refusal
 
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")
+"""Of files taken for videos where a folder is read."""
 DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
 MIN_DECODED = 0.98
 """Share of the frames a header promises that must be there."""
@@ -272,6 +274,9 @@ class VideoInfo:
     height: int
     fps: float
     seconds: float
+    """Of the picture."""
+    audio_delay: float
+    """Seconds by which the sound begins later than the file does; 0 without sound."""
     audio_rate: int | None
     audio_channels: int
     metadata: dict[str, str]
@@ -281,11 +286,13 @@ def probe_video(path: str | Path) -> VideoInfo:
     """Header of a video file. Raises UserError if it is not a video."""
     with _open_video(path) as container:
         video, audio = container.streams.video[0], next(iter(container.streams.audio), None)
+        begin = None if audio is None or audio.start_time is None else float(audio.start_time * audio.time_base)
         return VideoInfo(
             width=video.width,
             height=video.height,
             fps=float(video.average_rate or video.base_rate or 0),
             seconds=float(video.duration * video.time_base) if video.duration else (container.duration or 0) / 1e6,
+            audio_delay=0.0 if begin is None else begin - _start(container),
             audio_rate=audio and audio.rate,
             audio_channels=audio.channels if audio else 0,
             metadata=dict(container.metadata),
@@ -306,7 +313,8 @@ def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarra
 
     Args:
         path: the video.
-        in_step: give 25 frames a second, each the nearest in time, and not every frame once.
+        in_step: give 25 frames a second from where the file begins, be it with picture or sound, each the nearest in
+            time, and not every frame once.
 
     Raises:
         UserError: if it is damaged, ends before its header says, or is no video.
@@ -314,21 +322,19 @@ def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarra
     with _open_video(path) as container:
         frames = _decode(container, path)
         if in_step:
-            for frame in frames_in_step(frames):
+            for frame in frames_in_step(frames, _start(container)):
                 yield frame.to_ndarray(format="rgb24")
         else:
             for _, frame in frames:
                 yield frame.to_ndarray(format="rgb24")
 
 
-def frames_in_step(
-    frames: Iterable[tuple[float, Any]], start: float | None = None, count: int | None = None
-) -> Iterator[Any]:
+def frames_in_step(frames: Iterable[tuple[float, Any]], start: float, count: int | None = None) -> Iterator[Any]:
     """Frames at 25 a second, of frames in order with their times in seconds.
 
     Args:
         frames: times and frames.
-        start: the moment of the first one to give; by default that of the first frame.
+        start: the moment of the first one to give.
         count: how many to give; by default as many as the frames last.
 
     Yields:
@@ -336,7 +342,6 @@ def frames_in_step(
     """
     done, last, time, step = 0, None, 0.0, 1 / FPS
     for later, frame in frames:
-        start = later if start is None else start
         while last is not None and start + done / FPS <= (time + later) / 2:
             if done == count:
                 return
@@ -344,11 +349,16 @@ def frames_in_step(
             done += 1
         step = later - time if last is not None else step
         time, last = later, frame
-    while last is not None and start is not None and done != count:
+    while last is not None and done != count:
         if start + done / FPS >= time + step - 0.5 / FPS:  # less than half a frame is left
             return
         yield last
         done += 1
+
+
+def _start(container: Any) -> float:
+    """The moment at which the first of a file's streams begins, in seconds."""
+    return (container.start_time or 0) / 1e6
 
 
 def _decode(container: Any, path: str | Path) -> Iterator[tuple[float, Any]]:

@@ -85,7 +85,7 @@ def method(names: list[str], shift: float, reference: bool = False) -> dict[str,
             "sync_c": 5.0,
             "sync_c_shuffled": 1.0,
             "sync_offset": 1.0,
-            "identity_first_below": None,
+            "identity_first_lost": None,
         }
         | {"seconds": 1.2, "notes": ["no face <found>"]}
         for name in names

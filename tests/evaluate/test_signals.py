@@ -67,6 +67,15 @@ def test_seams_compare_the_frames_that_begin_a_chunk_with_all_others():
     assert found.colour > 20
 
 
+def test_chunks_of_another_frame_rate_do_not_wander_off():
+    """SoulX-LiveAct makes 24 frames a second: 21, then 32 at a time."""
+    boundaries = chunk_boundaries(15_000, 21 * 25 / 24, 32 * 25 / 24)
+    assert boundaries[:3] == [22, 55, 89]
+    last = len(boundaries) - 1
+    assert abs(boundaries[-1] - (21 + 32 * last) * 25 / 24) <= 0.5
+    assert chunk_boundaries(50, 81, 76) == []
+
+
 def test_a_clip_of_one_chunk_or_one_that_stands_still_has_no_seam():
     lab = np.random.default_rng(2).random((50, 6))
     assert seams(np.ones(50), lab, chunk_boundaries(50, 81, 76)) is None

@@ -6,6 +6,7 @@ import pytest
 from asymtalker.evaluate import summary
 from asymtalker.evaluate.features import Measured
 from asymtalker.evaluate.summary import METRICS, not_measured, summarize
+from asymtalker.evaluate.sync import sync_score
 from asymtalker.timeline import FPS
 
 OUTPUTS = ("lip_aperture", "yaw", "pitch", "roll", "jawOpen", "eyeBlinkLeft", "eyeBlinkRight")
@@ -96,12 +97,25 @@ def test_identity_that_is_lost_halfway_is_seen_in_every_number_of_it():
     }
     found = summarize(clips, None, {}, OUTPUTS, [5])
     assert found.values["identity_lost"].value == 0.5
-    assert found.clips["swapped"]["identity_first_below"] == 6
-    assert found.clips["kept"]["identity_first_below"] is None
+    assert found.clips["swapped"]["identity_first_lost"] == 6
+    assert found.clips["kept"]["identity_first_lost"] is None
     assert found.clips["swapped"]["identity_drift"] < -3
     assert found.curves["identity"]["x"] == list(range(12))
     assert found.curves["identity"]["y"][0] == pytest.approx(1)
     assert found.curves["identity"]["y"][-1] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_face_that_vanishes_for_a_second_is_lost():
+    rng = np.random.default_rng(0)
+    portrait = unit(rng.normal(size=512))
+    found = np.ones(300, bool)
+    found[110:160] = False  # the sixth second, whole, and parts of its neighbours
+    frames = np.flatnonzero(found)[::5]
+    known = {"identity": np.tile(portrait, (len(frames), 1)), "identity_frames": frames, "portrait": portrait}
+    values = summarize({"c": clip(0, found=found, **known)}, None, {}, OUTPUTS, [5])
+    assert values.values["identity_lost"].value == 1
+    assert values.clips["c"]["identity_first_lost"] == 5
+    assert values.values["face_found"].value == pytest.approx(250 / 300)
 
 
 def test_sync_of_true_pairs_is_high_and_of_shuffled_pairs_low():
@@ -110,7 +124,9 @@ def test_sync_of_true_pairs_is_high_and_of_shuffled_pairs_low():
     for seed in range(3):
         sound = rng.normal(size=(280, 64)).astype(np.float32)
         lips = np.roll(sound, 2, axis=0) + 0.3 * rng.normal(size=sound.shape).astype(np.float32)
-        clips[f"c{seed}"] = clip(seed, lips=lips, sound=sound)
+        score = sync_score(lips, sound)
+        scores = np.array([score.confidence, score.distance, score.offset])
+        clips[f"c{seed}"] = clip(seed, sync=scores, lips=lips, sound=sound)
     values = summarize(clips, None, {}, OUTPUTS, [5]).values
     assert values["sync_offset"].value == 2  # the picture is two frames late
     assert values["sync_c"].value > 5 * values["sync_c_shuffled"].value
@@ -119,7 +135,7 @@ def test_sync_of_true_pairs_is_high_and_of_shuffled_pairs_low():
 
 def test_distances_follow_windows_over_time_and_say_when_samples_are_few():
     real = {f"r{seed}": clip(seed, 30) for seed in range(4)}
-    reference = summary.Reference(real)
+    reference = summary.ReferenceStatistics(real)
     same = summarize(real, reference, {}, OUTPUTS, [5, 10, 30, 60])
     assert same.values["fd_readout"].value == pytest.approx(0, abs=1e-6)
     assert same.warnings == []

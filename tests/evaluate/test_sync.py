@@ -175,8 +175,6 @@ def test_the_score_is_that_of_a_plain_loop(most):
     assert score.confidence == pytest.approx(confidence, abs=1e-5)
     assert score.distance == pytest.approx(distance, abs=1e-5)
     assert score.offset == offset
-    assert score.window_distances.shape == (40,)
-    assert score.window_distances.mean() == pytest.approx(distance, abs=1e-5)
     lips_t, sound_t = torch.from_numpy(lips), torch.nn.functional.pad(torch.from_numpy(sound), (0, 0, most, most))
     rows = [
         torch.nn.functional.pairwise_distance(lips_t[[i]].repeat(2 * most + 1, 1), sound_t[i : i + 2 * most + 1])
@@ -195,8 +193,6 @@ def test_the_offset_is_positive_where_the_picture_is_late(late):
     assert score.offset == late
     assert score.confidence > 4
     assert score.distance < 2
-    inner = score.window_distances[15:-15]
-    np.testing.assert_allclose(inner, 0, atol=1e-4)
 
 
 def test_another_clips_sound_has_no_confidence():
@@ -204,7 +200,6 @@ def test_another_clips_sound_has_no_confidence():
     lips, sound = rng.standard_normal((80, 32)), rng.standard_normal((95, 32))
     score = sync_score(lips.astype(np.float32), sound.astype(np.float32))
     assert score.confidence < 0.5 * sync_score(lips, lips).confidence
-    assert score.window_distances.shape == (80,)
 
 
 def test_embeddings_that_do_not_go_together_are_an_error():

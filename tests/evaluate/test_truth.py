@@ -29,12 +29,11 @@ def test_a_shifted_curve_is_found_where_it_is(lag):
     truth = curve()
     score = lip_score(truth, np.roll(truth, lag) * 0.3 + 0.1)
     assert score.lag == lag
-    assert score.best_correlation == pytest.approx(1.0, abs=1e-5)
 
 
 def test_lips_that_do_not_move_score_nothing():
     score = lip_score(curve(), np.zeros(120, np.float32))
-    assert (score.correlation, score.best_correlation) == (0, 0)
+    assert score.correlation == 0
 
 
 def test_curves_of_other_clips_are_refused():

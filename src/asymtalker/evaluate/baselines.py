@@ -8,6 +8,7 @@ and two runs on one checkout do not meet.
 
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,12 +33,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asymtalker import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baseline_methods import BASELINES, INPUT, OUTPUT, Baseline
+from asymtalker.generate.bench import describe_machine
 from asymtalker.media import AudioFile, check_file, open_media
 from asymtalker.timeline import frames_of_samples
 from asymtalker.whole import check_place, whole, write_whole
 
 COLUMNS = ("name", "image", "audio")
-INPUTS = "inputs"
+INPUTS, PAIRS = "inputs", "pairs.tsv"
 RECORD = "method.json"
 GRACE = 30.0
 """Seconds that a stopped command has to end its own processes: torchrun's lie outside its process group."""
@@ -165,9 +168,9 @@ def run_baseline(settings: BaselineSettings) -> None:
     The JSON file says how the videos were made: ``method``, ``title``, ``origin``, ``licence``, ``settings`` (words of
     the command, with ``{image}``, ``{audio}``, ``{prompt}`` and so on where those go), ``prompt``, ``fps``, ``chunk``
     (frames of the ``first`` piece and the ``step`` of later ones, or null), ``crop`` (``left``, ``top``, ``width`` and
-    ``height`` in pixels of the talking head, if frames show more, or null), ``seconds_per_video`` (wall clock, loading
-    of weights included) and ``failed`` (name: reason).
-    A pair that fails does not end the run.
+    ``height`` in pixels of the talking head, if frames show more, or null), ``loaded_seconds_per_video`` (wall clock,
+    loading of weights included), ``machine``, ``inputs`` (name: hash of picture and sound) and ``failed`` (name:
+    reason). A pair that fails does not end the run; one whose picture or sound changed is made again.
 
     Raises:
         UserError: before anything runs, if an input is missing or wrong, or the folder holds other videos; at the end,
@@ -187,7 +190,7 @@ def run_baseline(settings: BaselineSettings) -> None:
     repo, python = _checkout(baseline, settings.repo), _python(settings.python)
     check_place(settings.out / RECORD)
     record = _Record(settings.out / RECORD, settings.method, baseline, pairs)
-    waiting = [pair for pair in pairs if not record.video(pair).exists()]
+    waiting = [pair for pair in pairs if not record.has(pair)]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
@@ -222,6 +225,7 @@ class _Record:
     pairs: list[Pair]
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.path.exists():
@@ -229,7 +233,7 @@ class _Record:
         try:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             same = old["method"] == self.method and old["settings"] == self.baseline.arguments
-            self.seconds, self.failed = old["seconds_per_video"], old["failed"]
+            self.seconds, self.failed, self.inputs = old["loaded_seconds_per_video"], old["failed"], old["inputs"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not of a baseline's run: use another folder.") from error
         if not same:
@@ -241,11 +245,16 @@ class _Record:
         """Where the video of a pair is, or will be."""
         return self.path.parent / f"{pair.name}.mp4"
 
+    def has(self, pair: Pair) -> bool:
+        """Whether there is a video of this picture and this sound."""
+        return self.video(pair).exists() and self.inputs.get(pair.name) == inputs_hash(pair)
+
     def add(self, pair: Pair, seconds: float, reason: str | None) -> None:
         """Note how a pair went."""
         self.failed.pop(pair.name, None)
         if reason is None:
             self.seconds[pair.name] = round(seconds, 3)
+            self.inputs[pair.name] = inputs_hash(pair)
         else:
             self.failed[pair.name] = reason
         self.write()
@@ -264,10 +273,20 @@ class _Record:
             "fps": self.baseline.fps,
             "chunk": chunk and asdict(chunk),
             "crop": self.baseline.crop and asdict(self.baseline.crop),
-            "seconds_per_video": self.seconds,
+            "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
+            "loaded_seconds_per_video": self.seconds,
+            "inputs": self.inputs,
             "failed": self.failed,
         }
         write_whole(self.path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def inputs_hash(pair: Pair) -> str:
+    """SHA-256 of a pair's picture and sound."""
+    digest = hashlib.sha256()
+    for path in (pair.image, pair.audio):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _checkout(baseline: Baseline, repo: Path) -> Path:

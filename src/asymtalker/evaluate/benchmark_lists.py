@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from asymtalker.errors import UserError
+from asymtalker.video import VIDEO_SUFFIXES
 
 COLUMNS = ("name", "video", "start", "end", "crop", "url")
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".mpg", ".flv")
 
 
 @dataclass(frozen=True, kw_only=True)

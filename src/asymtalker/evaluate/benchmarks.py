@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker.errors import UserError
+from asymtalker.evaluate.baselines import PAIRS, Pair, write_pairs
 from asymtalker.evaluate.benchmark_lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
 from asymtalker.media import AudioFile, open_media
 from asymtalker.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_square, find_faces
@@ -90,8 +91,7 @@ def prepare_benchmark(settings: Benchmark) -> None:
         converted = _cut_all(found, out, settings.size, skipped)
     finally:
         done = [clip.name for clip in clips if _is_finished(out, clip)]
-        pairs = ((name, f"portraits/{name}.png", f"audio/{name}.wav") for name in done)
-        _write_table(out / "pairs.tsv", ("name", "image", "audio"), pairs)
+        _write_pairs(out, done)
         _write_table(out / "skipped.tsv", ("name", "reason"), skipped.items())
     if converted:
         _say(f"clips brought to {FPS} frames a second, by the frame nearest in time: {converted}")
@@ -99,7 +99,12 @@ def prepare_benchmark(settings: Benchmark) -> None:
         _say(f"clips skipped: {len(skipped)}; skipped.tsv says why")
     if not done:
         raise UserError(f"No clip could be cut: {out / 'missing.tsv'} and {out / 'skipped.tsv'} say why.")
-    print(out / "pairs.tsv")
+    print(out / PAIRS)
+
+
+def _write_pairs(out: Path, names: list[str]) -> None:
+    if names:
+        write_pairs(out / PAIRS, [Pair(name, *_files(out, name)[:2]) for name in names])
 
 
 def _say(sentence: str) -> None:
@@ -189,8 +194,7 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
     count = None if clip.end is None else round((clip.end - clip.start) * FPS)
     likely = count or max(1.0, (info.seconds - clip.start) * FPS)
     box = find_box(clip, video) if clip.crop is None else given_box(clip, info.height)
-    delay, seconds = _sound_delay_and_length(video)
-    start = clip.start - delay
+    start = clip.start - info.audio_delay
     track = audio.track()
     for second in range(int(start) + 1):  # a second at a time, not minutes at once
         track.take_until(min(second + 1, start))
@@ -210,7 +214,7 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
                 show(done / likely)
         if done < LEAST_SECONDS * FPS:
             raise UserError(f"The clip is {done / FPS:.2f} s long, and {LEAST_SECONDS:g} s is the least.")
-        wanted = (seconds - clip.start) * FPS if count is None else count
+        wanted = (info.seconds - clip.start) * FPS if count is None else count
         if done < wanted - FPS:
             raise UserError(f"{video} ends {(wanted - done) / FPS:.1f} s before it should.")
         writer.write_audio(track.take_until(start + done / FPS))
@@ -275,15 +279,6 @@ def find_box(clip: ListedClip, video: Path) -> FaceBox:
         [[box.left, box.top, box.width, box.height, box.score] for box in boxes], axis=0
     ).tolist()
     return FaceBox(left, top, width, height, score)
-
-
-def _sound_delay_and_length(video: Path) -> tuple[float, float]:
-    """Seconds by which the sound begins later than the file does, and of the picture's length, 0 if unknown."""
-    with open_media(video, "video") as container:
-        picture, sound = container.streams.video[0], container.streams.audio[0]
-        zero = (container.start_time or 0) / 1e6
-        begin = zero if sound.start_time is None else float(sound.start_time * sound.time_base)
-        return begin - zero, float((picture.duration or 0) * picture.time_base)
 
 
 def _write_sound(path: Path, audio: AudioFile, start: int, samples: int) -> None:

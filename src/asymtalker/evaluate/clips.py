@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,9 @@ from asymtalker import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines import RECORD, read_pairs
 from asymtalker.media import read_audio, read_picture
-from asymtalker.timeline import FPS
-from asymtalker.video import VideoInfo, decode_frames, probe_video
+from asymtalker.timeline import FPS, SAMPLE_RATE
+from asymtalker.video import VIDEO_SUFFIXES, VideoInfo, decode_frames, probe_video
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 BLOCK = 100
 """Frames of a corpus's clip that are decoded at once."""
@@ -84,11 +83,17 @@ class FileClip:
 
     def frames(self) -> Iterator[np.ndarray]:
         left, top, width, height = self.crop or (0, 0, self._info.width, self._info.height)
+        if left + width > self._info.width or top + height > self._info.height:
+            shown = f"{self._info.width}x{self._info.height}"
+            raise UserError(f"{self.path} is {shown}, but {RECORD} says that {width}x{height} at {left},{top} count.")
         for frame in decode_frames(self.path, in_step=True):
             yield frame[top : top + height, left : left + width]
 
     def sound(self) -> np.ndarray:
-        return np.zeros(0, np.float32) if self._info.audio_rate is None else read_audio(self.path)
+        if self._info.audio_rate is None:
+            return np.zeros(0, np.float32)
+        silence = np.zeros(max(0, round(self._info.audio_delay * SAMPLE_RATE)), np.float32)
+        return np.concatenate([silence, read_audio(self.path)])
 
     def stamp(self) -> list[Any]:
         state = self.path.stat()
@@ -141,13 +146,13 @@ class Method:
     Attributes:
         name: as it stands in the report.
         clips: by name.
-        chunk: frames, of 25 a second, of a video's first chunk and of each later one, if that is known.
+        chunk: how long a video's first chunk and each later one are, in frames of 25 a second, if that is known.
         about: what ``method.json`` beside the videos says: settings, seconds, failures.
     """
 
     name: str
     clips: dict[str, Clip]
-    chunk: tuple[int, int] | None = None
+    chunk: tuple[float, float] | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
 
@@ -170,8 +175,16 @@ class Reference:
         if name in self.portraits:
             return read_picture(self.portraits[name])
         if name in self.clips:
-            return next(self.clips[name].frames(), None)
+            clip = self.clips[name]
+            return clip.clip.frames(0, 1)[0] if isinstance(clip, CorpusClip) else next(clip.frames(), None)
         return None
+
+    def stamp(self, name: str) -> list[Any]:
+        """What changes when the portrait or the real clip of a name does."""
+        if name in self.portraits:
+            state = self.portraits[name].stat()
+            return [str(self.portraits[name].resolve()), state.st_size, state.st_mtime_ns]
+        return self.clips[name].stamp() if name in self.clips else []
 
 
 def open_reference(path: Path) -> Reference:
@@ -188,7 +201,8 @@ def open_reference(path: Path) -> Reference:
             raise UserError(f"The corpus {path} has no held-out clips (split test): make a larger one.")
         clips: dict[str, Clip] = {row.key: CorpusClip(corpus.open_clip(path, row.key)) for row in rows}
         return Reference(clips, {}, _usual_size(clips))
-    clips = _videos(path / "videos" if (path / "videos").is_dir() else path, framed=False)
+    folder = path / "videos" if (path / "videos").is_dir() else path
+    clips = _videos(folder, framed=_record(folder).get("framed", False))
     if (path / "pairs.tsv").is_file():
         portraits = {pair.name: pair.image for pair in read_pairs(path / "pairs.tsv")}
     else:
@@ -196,35 +210,59 @@ def open_reference(path: Path) -> Reference:
     return Reference(clips, portraits, _usual_size(clips))
 
 
-def open_method(name: str, path: Path, reference: Reference) -> Method:
+def open_method(name: str, path: Path, names: Collection[str] | None = None) -> Method:
     """The videos of a folder, and what its ``method.json`` says of them.
+
+    Args:
+        name: of the method.
+        path: the folder.
+        names: of the videos that count; all by default.
 
     Raises:
         UserError: if there is no video, or ``method.json`` is damaged.
     """
-    framed = any(isinstance(clip, CorpusClip) for clip in reference.clips.values())
-    about: dict[str, Any] = {}
-    crop = chunk = None
-    if (path / RECORD).is_file():
-        try:
-            about = json.loads((path / RECORD).read_text(encoding="utf-8"))
-            if place := about.get("crop"):
-                crop = tuple(int(place[key]) for key in ("left", "top", "width", "height"))
-            if pieces := about.get("chunk"):
-                chunk = tuple(round(int(pieces[key]) * FPS / about.get("fps", FPS)) for key in ("first", "step"))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UserError(f"{path / RECORD} is damaged ({error}): write it again or remove it.") from error
-    return Method(name, _videos(path, framed, crop), chunk, about)
+    about = _record(path)
+    place, pieces = about.get("crop"), about.get("chunk")
+    crop = place and tuple(place[key] for key in ("left", "top", "width", "height"))
+    chunk = pieces and tuple(pieces[key] * FPS / about.get("fps", FPS) for key in ("first", "step"))
+    clips = _videos(path, about.get("framed", False), crop)
+    return Method(name, {key: clip for key, clip in clips.items() if names is None or key in names}, chunk, about)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """What ``method.json`` in a folder of videos says; nothing if there is none."""
+    if not (folder / RECORD).is_file():
+        return {}
+    try:
+        return _checked(json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder / RECORD} is damaged ({error}): write it again or remove it.") from error
+
+
+def _checked(about: dict[str, Any]) -> dict[str, Any]:
+    """What ``method.json`` says, if its numbers make sense; a ValueError, TypeError or KeyError if they do not."""
+    whole = {"chunk": ("first", "step"), "crop": ("left", "top", "width", "height")}
+    for part, keys in whole.items():
+        for key in keys if about.get(part) else ():
+            value, least = about[part][key], 0 if key in ("left", "top") else 1
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{part}: {key} is {value}")
+    if not 0 < about.get("fps", FPS) < 1000:
+        raise ValueError(f"fps is {about['fps']}")
+    for part in ("seconds_per_video", "loaded_seconds_per_video", "first_chunk_seconds"):
+        if not all(seconds > 0 for seconds in about.get(part, {}).values()):
+            raise ValueError(f"{part} has a time that is none")
+    return about
 
 
 def _videos(folder: Path, framed: bool, crop: Any = None) -> dict[str, Clip]:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give a folder of videos.")
     files = sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in VIDEOS and not file.name.startswith(".")
+        file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
     )
     if not files:
-        raise UserError(f"{folder} has no videos ({', '.join(VIDEOS)}): give a folder of videos.")
+        raise UserError(f"{folder} has no videos ({', '.join(VIDEO_SUFFIXES)}): give a folder of videos.")
     if double := [name for name, count in Counter(file.stem for file in files).items() if count > 1]:
         raise UserError(f"{folder} has two videos called {double[0]}: keep one.")
     return {file.stem: FileClip(file, framed, crop) for file in files}

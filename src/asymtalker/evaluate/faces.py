@@ -15,7 +15,7 @@ import numpy as np
 
 from asymtalker.errors import UserError
 from asymtalker.media import check_file
-from asymtalker.portrait import find_faces
+from asymtalker.portrait import FaceBox, find_faces
 
 LEAST_SCORE = 0.6
 """Of a YuNet detection. 157 portraits and frames of real speakers have scores of 0.89 and more, other things in them
@@ -130,6 +130,14 @@ def hog_faces(picture: np.ndarray) -> list[DetectedFace]:
         box = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2], np.float32)
         faces.append(DetectedFace(box, None, face.score))
     return faces
+
+
+def portrait_box(box: np.ndarray) -> FaceBox:
+    """The box that :func:`asymtalker.portrait.crop_square` cuts around, of a box as :class:`DetectedFace` has it."""
+    left, top, right, bottom = box.astype(float).tolist()
+    side = ((right - left) / HOG_WIDTH + (bottom - top) / HOG_HEIGHT) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2 + HOG_RISE * side
+    return FaceBox(x - side / 2, y - side / 2, side, side, 0.0)
 
 
 def track_faces(frames: Iterable[np.ndarray], detector: Detector) -> FaceTrack:

@@ -15,20 +15,22 @@ import torch
 from asymtalker.codec import to_pixels
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip
-from asymtalker.evaluate.faces import FaceTrack, NoFace, align_face, hog_faces, track_faces
+from asymtalker.evaluate.faces import FaceTrack, NoFace, align_face, hog_faces, portrait_box, track_faces
 from asymtalker.evaluate.networks import Networks
-from asymtalker.evaluate.sync import SyncFeatures
+from asymtalker.evaluate.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.truth import sound_delay
 from asymtalker.models.readout import FaceReadout
-from asymtalker.portrait import FaceBox, crop_square, find_faces
+from asymtalker.portrait import FaceBox, crop_square
 from asymtalker.timeline import FPS
 
-VERSION = 1
+VERSION = 2
 """Of the arrays; another one measures clips anew."""
 STRIDE = 5
 """Every fifth frame, five a second, goes through the networks that look at single pictures."""
 WINDOW = 16
 """Frames of a window of FVD; windows do not overlap."""
+PAIRED_WINDOWS = 500
+"""Windows of SyncNet that are kept to be paired with another clip's: 20 s."""
 BLOCK = 48
 MIN_FRAMES = 2
 
@@ -59,7 +61,8 @@ class Measured:
             - ``inception`` (m, 2048): of every fifth frame; ``i3d`` (w, 400): of windows of 16.
             - ``identity`` (k, 512): ArcFace, of the frames ``identity_frames`` (k,); ``portrait`` (512,): of the
               picture.
-            - ``lips``, ``sound`` (W, 1024): SyncNet.
+            - ``sync`` (3,): SyncNet's confidence, distance and offset; ``lips``, ``sound`` (w, 1024): its embeddings
+              of the first windows, to be paired with other clips'.
             - ``delay``: seconds by which its sound is later than the real clip's, ``()``.
             - ``found`` (s,): whether a face was found, of every frame or of one a second.
         notes: what was converted, and what could not be measured.
@@ -143,14 +146,18 @@ def _face_extractors(
     clip: Clip, size: tuple[int, int], track: FaceTrack, networks: Networks, readout: FaceReadout, notes: list[str]
 ) -> list[Extractor]:
     """What looks at faces."""
-    extractors: list[Extractor] = [ReadoutFeatures(readout, None if clip.framed else _framing(clip, size))]
+    face = portrait_box(track.boxes[np.argmax(track.found)])  # where it was first found
+    extractors: list[Extractor] = [ReadoutFeatures(readout, None if clip.framed else face)]
     if networks.arcface is not None and track.points is not None:
         extractors.append(IdentityFeatures(networks, track))
     if networks.syncnet is not None:
         try:
-            extractors.append(SyncFeatures(track, clip.sound(), networks.syncnet))
+            extractors.append(_Sync(SyncFeatures(track, clip.sound(), networks.syncnet)))
         except ValueError as error:
             notes.append(f"lip sync is not measured: {error}")
+        else:
+            if networks.yunet is None:
+                notes.append("faces for lip sync were found by dlib's HOG, as YuNet is not at hand")
     return extractors
 
 
@@ -163,14 +170,6 @@ def _track(clip: Clip, size: tuple[int, int], networks: Networks) -> FaceTrack:
     except NoFace:
         nothing = np.zeros(1, bool)
         return FaceTrack(np.zeros((1, 4), np.float32), None, nothing.astype(np.float32), nothing)
-
-
-def _framing(clip: Clip, size: tuple[int, int]) -> FaceBox | None:
-    """The face box that the readout's square is cut around, of the first frame a second apart that has one."""
-    for index, frame in enumerate(_resized(clip, size)):
-        if index % FPS == 0 and (faces := find_faces(frame)):
-            return faces[0]
-    return None
 
 
 def _resized(clip: Clip, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -299,6 +298,20 @@ class ReadoutFeatures:
 
     def finish(self) -> dict[str, np.ndarray]:
         return {"readings": np.concatenate(self._readings), "readout": np.concatenate(self._features)}
+
+
+class _Sync:
+    """SyncNet's scores of a clip, and the embeddings of its beginning."""
+
+    def __init__(self, features: SyncFeatures):
+        self._features = features
+        self.add = features.add
+
+    def finish(self) -> dict[str, np.ndarray]:
+        embeddings = self._features.finish()
+        score = sync_score(embeddings["lips"], embeddings["sound"])
+        scores = np.array([score.confidence, score.distance, score.offset])
+        return {"sync": scores} | {name: rows[:PAIRED_WINDOWS] for name, rows in embeddings.items()}
 
 
 class IdentityFeatures:

@@ -14,10 +14,11 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean ``(D,)`` and covariance ``(D, D)`` of ``count`` feature vectors, float64."""
+    """Mean ``(D,)``, covariance ``(D, D)`` and its symmetric ``root``, of ``count`` feature vectors, float64."""
 
     mean: np.ndarray
     covariance: np.ndarray
+    root: np.ndarray
     count: int
 
 
@@ -49,7 +50,8 @@ def statistics(features: np.ndarray) -> Statistics:
     if len(features) < 2:
         raise ValueError(f"a covariance needs two samples, got {len(features)}")
     features = features.astype(np.float64)
-    return Statistics(features.mean(0), np.cov(features, rowvar=False), len(features))
+    covariance = np.cov(features, rowvar=False)
+    return Statistics(features.mean(0), covariance, square_root(covariance), len(features))
 
 
 def square_root(covariance: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ def square_root(covariance: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
-def frechet_distance(features: np.ndarray, reference: Statistics, root: np.ndarray | None = None) -> float:
+def frechet_distance(features: np.ndarray, reference: Statistics) -> float:
     """``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` of ``(N, D)`` features and a reference (Heusel et al. 2017).
 
     ``tr (S1 S2)^(1/2)`` is the sum of the singular values of ``A S2^(1/2)`` where ``S1 = A^T A``: no root of a matrix
@@ -67,16 +69,14 @@ def frechet_distance(features: np.ndarray, reference: Statistics, root: np.ndarr
     Args:
         features: the measured side, two samples or more.
         reference: the other.
-        root: :func:`square_root` of the reference's covariance, where it is at hand.
     """
     if len(features) < 2:
         raise ValueError(f"a covariance needs two samples, got {len(features)}")
     features = features.astype(np.float64)
-    root = square_root(reference.covariance) if root is None else root
     mean = features.mean(0)
     scaled = (features - mean) / np.sqrt(len(features) - 1)
     total = (scaled**2).sum() + np.trace(reference.covariance)
-    return float(((mean - reference.mean) ** 2).sum() + total - 2 * _nuclear_norm(scaled @ root))
+    return float(((mean - reference.mean) ** 2).sum() + total - 2 * _nuclear_norm(scaled @ reference.root))
 
 
 def _nuclear_norm(matrix: np.ndarray) -> float:
@@ -98,15 +98,14 @@ def bootstrap(clips: Sequence[np.ndarray], reference: Statistics, seed: int = 0)
         reference: the other side.
         seed: of the draws.
     """
-    root = square_root(reference.covariance)
     features = np.concatenate(list(clips))
-    value = frechet_distance(features, reference, root)
+    value = frechet_distance(features, reference)
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(RESAMPLES if len(clips) > 1 else 0):
         drawn = np.concatenate([clips[i] for i in rng.integers(len(clips), size=len(clips))])
         if len(drawn) > 1:
-            draws.append(frechet_distance(drawn, reference, root))
+            draws.append(frechet_distance(drawn, reference))
     spread = NORMAL_95 * float(np.std(draws, ddof=1)) if len(draws) > 1 else float("nan")
     low = max(0.0, value - spread) if np.isfinite(spread) else spread  # no distance is below 0
     return Distance(value, low, value + spread, len(features), reference.count)

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,9 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines import RECORD
 from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
-from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
+from asymtalker.generate.bench import describe_machine, peak_rss_mib
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.timeline import SAMPLE_RATE
+from asymtalker.timeline import FPS, SAMPLE_RATE
 from asymtalker.whole import write_whole
 
 
@@ -38,41 +40,40 @@ def generate_videos(
         UserError: if the folder holds videos of something else, or no video could be made.
     """
     chunk = pipeline.settings.chunk
-    made_by = describe_model(pipeline) | {"seed": seed, "weights": _weights_hash(pipeline)}
+    settings = json.loads(json.dumps(asdict(pipeline.settings)))
+    made_by = {"settings": settings, "seed": seed, "weights": _weights_hash(pipeline)}
     record: dict[str, Any] = _read(folder, made_by) or made_by | {
-        "fps": 25,
+        "fps": FPS,
         "chunk": {"first": chunk.frames, "step": chunk.frames - chunk.continuity_frames},
-        "machine": describe_machine(pipeline.device.type),
+        "framed": all(isinstance(clip, CorpusClip) for clip in reference.clips.values()),
+        "machine": describe_machine(str(pipeline.device)),
         "seconds_per_video": {},
         "first_chunk_seconds": {},
+        "inputs": {},
         "failed": {},
     }
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task("generating", total=len(reference.clips))
-        for clip in reference.clips.values():
-            target = folder / f"{clip.name}.mp4"
-            if not target.is_file():
-                record["failed"].pop(clip.name, None)
-                try:
-                    seconds, first = _generate(clip, reference, pipeline, seed, target)
-                except UserError as error:
-                    record["failed"][clip.name] = str(error)
-                    bars.console.print(f"{clip.name}: {error}", markup=False)
-                else:
-                    record["seconds_per_video"][clip.name] = round(seconds, 3)
-                    record["first_chunk_seconds"][clip.name] = round(first, 3)
-                    record["peak_rss_mib"] = max(record.get("peak_rss_mib", 0.0), round(peak_rss_mib(), 1))
-                write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+        for name, clip in reference.clips.items():
+            write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            try:
+                _generate(clip, reference, pipeline, seed, folder / f"{name}.mp4", record)
+            except UserError as error:
+                record["failed"][name] = str(error)
+                bars.console.print(f"{name}: {error}", markup=False)
             bars.advance(bar)
-    return open_method(pipeline.settings.name, folder, reference)
+    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    if not any((folder / f"{name}.mp4").is_file() for name in reference.clips):
+        raise UserError(f"No video could be made: {next(iter(record['failed'].values()))}")
+    return open_method(pipeline.settings.name, folder, reference.clips)
 
 
 def _weights_hash(pipeline: AsymTalkerPipeline) -> str:
     """SHA-256 of all weights."""
     digest = hashlib.sha256()
-    for part in (pipeline.transformer, pipeline.vae, pipeline.audio_encoder):
-        for value in part.state_dict().values():
+    for part in pipeline.components.values():
+        for value in part.state_dict().values() if isinstance(part, torch.nn.Module) else ():
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
@@ -93,12 +94,18 @@ def _read(folder: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _generate(
-    clip: Clip, reference: Reference, pipeline: AsymTalkerPipeline, seed: int, target: Path
-) -> tuple[float, float]:
-    """Make one video under its name when it is whole; seconds it took, and until its first chunk."""
+    clip: Clip, reference: Reference, pipeline: AsymTalkerPipeline, seed: int, target: Path, record: dict[str, Any]
+) -> None:
+    """Make one video, if there is none of this picture and sound; it has its name when it is whole and recorded."""
     portrait, sound = reference.portrait(clip.name), clip.sound()
     if portrait is None or not len(sound):
         raise UserError(f"{clip.name} has no {'sound' if portrait is not None else 'picture'} to generate from.")
+    inputs = hashlib.sha256(portrait.tobytes() + sound.tobytes()).hexdigest()
+    if target.is_file() and record["inputs"].get(clip.name) == inputs:
+        return
+    framed, side = isinstance(clip, CorpusClip), pipeline.settings.sample_size
+    if framed and portrait.shape[:2] != (side, side):
+        portrait = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA)
     begin, ends = time.perf_counter(), []
     partial = target.with_name(f".{target.stem}.part.mp4")
     pipeline.generate_to_file(
@@ -106,9 +113,15 @@ def _generate(
         (sound, SAMPLE_RATE),
         partial,
         seed=seed,
-        framed=isinstance(clip, CorpusClip),
+        framed=framed,
         progress=lambda done, _: ends.append(time.perf_counter()) if done else None,
         say=lambda _: None,
     )
+    record["failed"].pop(clip.name, None)
+    record["inputs"][clip.name] = inputs
+    record["seconds_per_video"][clip.name] = round(time.perf_counter() - begin, 3)
+    record["first_chunk_seconds"][clip.name] = round(ends[0] - begin, 3)
+    record["peak_rss_mib"] = max(record.get("peak_rss_mib", 0.0), round(peak_rss_mib(), 1))
+    if pipeline.device.type == "cuda":
+        record["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated(pipeline.device) / (1 << 20), 1)
     partial.replace(target)
-    return time.perf_counter() - begin, ends[0] - begin

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-REFERENCE = "reference"
-"""The method that is the real clips."""
+from asymtalker.evaluate.summary import REFERENCE
+
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼"}
 """Matplotlib's signs and the letters that stand for them in a legend."""
 COLOURS = 6

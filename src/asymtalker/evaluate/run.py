@@ -6,12 +6,15 @@ readout are others; what was generated is kept in ``OUT/videos``. So the same co
 
 import hashlib
 import json
+import math
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,23 +24,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import asymtalker
 from asymtalker.config import EvaluateConfig
 from asymtalker.errors import UserError
-from asymtalker.evaluate import clips as inputs
 from asymtalker.evaluate import features
-from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference
+from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method, open_reference
 from asymtalker.evaluate.features import Measured, measure_clip
 from asymtalker.evaluate.generated import generate_videos
 from asymtalker.evaluate.networks import Networks, describe, load_networks
 from asymtalker.evaluate.report import write_report
-from asymtalker.evaluate.summary import METRICS, Summary, Truth, Value, not_measured, summarize
-from asymtalker.evaluate.summary import Reference as ReferenceStatistics
+from asymtalker.evaluate.summary import (
+    METRICS,
+    REFERENCE,
+    ReferenceStatistics,
+    Summary,
+    Truth,
+    Value,
+    not_measured,
+    summarize,
+)
 from asymtalker.generate.bench import describe_machine
 from asymtalker.generate.pipeline import load_pipeline
-from asymtalker.models.loading import load_part
+from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.readout import FaceReadout, readings_of
 from asymtalker.timeline import FPS
 from asymtalker.whole import check_place, whole
-
-REFERENCE = "reference"
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -48,18 +56,20 @@ def evaluate(settings: EvaluateConfig) -> None:
     if source is None or (settings.reference and settings.corpus):
         raise UserError("Give what to compare with: --reference FOLDER, or --corpus FOLDER; one of the two.")
     check_place(settings.out / "index.html")
-    reference = _first_clips(inputs.open_reference(source), settings.clips)
-    device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
-    device = "cpu" if device == "auto" else device
+    reference = _first_clips(open_reference(source), settings.clips)
+    device = choose_device(settings.device)
     readout = load_part(FaceReadout, settings.readout or bundled_readout(), torch.float32).eval().to(device)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    methods = [inputs.open_method(name, folder, reference) for name, folder in named.items()]
-    methods = [_same_clips(method, reference) if settings.clips else method for method in methods]
+    names = reference.clips if settings.clips else None
+    methods = [open_method(name, folder, names) for name, folder in named.items()]
     if not methods:
         pipeline = load_pipeline(settings.model, device)
+        _check_name(pipeline.settings.name, "The checkpoint's name")
         folder = settings.out / "videos" / pipeline.settings.name
         methods = [generate_videos(folder, reference, pipeline, settings.seed, console)]
         del pipeline
+    if empty := [method.name for method in methods if not method.clips]:
+        raise UserError(f"{empty[0]} has no video of the first {len(reference.clips)} clips: leave --clips out.")
     networks = load_networks(settings.offline, device)
     for name, reason in (networks.missing or {}).items():
         console.print(f"{name} is not at hand, what needs it is not measured ({reason})", markup=False)
@@ -91,7 +101,7 @@ def _timestamps(text: str) -> list[float]:
         moments = sorted({float(part) for part in text.split(",")})
     except ValueError:
         raise UserError(f"--seconds must be numbers with commas between, such as 5,10,60: not {text}.") from None
-    if min(moments) <= 0:
+    if not all(0 < moment < math.inf for moment in moments):
         raise UserError(f"--seconds must be moments above 0, not {text}.")
     return moments
 
@@ -103,14 +113,25 @@ def _named_folders(settings: EvaluateConfig) -> dict[str, Path]:
     if (settings.generated or settings.compare) and settings.model:
         raise UserError("--model generates videos, --generated and --compare take those that are there: give one.")
     if settings.generated:
-        return {settings.generated.resolve().name: settings.generated}
+        name = settings.generated.resolve().name
+        _check_name(name, "The folder's name")
+        return {name: settings.generated}
     named = {}
     for pair in settings.compare:
-        name, equals, folder = pair.partition("=")
-        if not equals or not name or not folder or name in (*named, REFERENCE):
-            raise UserError(f"--compare takes NAME=FOLDER, each name once and none called {REFERENCE}: not {pair}.")
+        name, _, folder = pair.partition("=")
+        if not folder or name in named:
+            raise UserError(f"--compare takes NAME=FOLDER, each name once: not {pair}.")
+        _check_name(name, "The name")
         named[name] = Path(folder)
     return named
+
+
+def _check_name(name: str, what: str) -> None:
+    """A method's name is also that of a folder of the report, and not the reference's."""
+    if name == REFERENCE or not re.fullmatch(r"[^./\\][^/\\]*", name):
+        raise UserError(
+            f"{what} {name} can't be a method's: take --compare NAME=FOLDER with another, without slashes."
+        )
 
 
 def _first_clips(reference: Reference, count: int | None) -> Reference:
@@ -119,14 +140,6 @@ def _first_clips(reference: Reference, count: int | None) -> Reference:
     if count < 1:
         raise UserError(f"--clips must be at least 1, not {count}.")
     return replace(reference, clips=dict(sorted(reference.clips.items())[:count]))
-
-
-def _same_clips(method: Method, reference: Reference) -> Method:
-    """The method's videos of the clips that are left."""
-    clips = {name: clip for name, clip in method.clips.items() if name in reference.clips}
-    if not clips:
-        raise UserError(f"{method.name} has no video of the first {len(reference.clips)} clips: leave --clips out.")
-    return replace(method, clips=clips)
 
 
 class _Work:
@@ -145,7 +158,7 @@ class _Work:
         self._folder, self._reference, self._networks, self._readout = folder, reference, networks, readout
         self._console = console
         weights = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in readout.state_dict().values()))
-        self._key = [features.VERSION, reference.size, networks.present(), weights.hexdigest()]
+        self._key = [features.VERSION, reference.size, weights.hexdigest()]
 
     def measure(self, method: Method) -> dict[str, Measured]:
         """What was measured of each clip of a method; those that failed are in ``failed``."""
@@ -162,24 +175,32 @@ class _Work:
         return measured
 
     def _clip(self, method: str, clip: Clip) -> Measured:
-        portrait = self._reference.portrait(clip.name)
-        shown = None if portrait is None else hashlib.sha256(portrait.tobytes()).hexdigest()
-        key = json.dumps([*self._key, clip.stamp(), shown])
-        path = self._folder / method / f"{clip.name}.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as kept:
-                if str(kept["key"]) == key:
-                    notes = json.loads(str(kept["notes"]))
-                    arrays = {name: kept[name] for name in kept.files if name not in ("key", "notes")}
-                    return Measured(arrays, notes)
         real = self._reference.clips.get(clip.name)
+        key = json.dumps([*self._key, clip.stamp(), self._reference.stamp(clip.name), real and real.stamp()])
+        path = self._folder / method / f"{clip.name}.npz"
+        if kept := _kept(path, key, self._networks):
+            return kept
+        portrait = self._reference.portrait(clip.name)
         sound = real.sound() if isinstance(real, CorpusClip) else None
         made = measure_clip(clip, portrait, self._reference.size, self._networks, self._readout, sound)
+        about = {"key": key, "notes": json.dumps(made.notes), "networks": json.dumps(self._networks.present())}
         with whole(path) as partial, partial.open("wb") as file:
-            kept: dict[str, Any] = made.arrays | {"key": np.array(key), "notes": np.array(json.dumps(made.notes))}
-            np.savez(file, **kept)
+            arrays: dict[str, Any] = made.arrays | {name: np.array(text) for name, text in about.items()}
+            np.savez(file, **arrays)
         self.measured_minutes += float(made.arrays["frames"]) / FPS / 60
         return made
+
+
+def _kept(path: Path, key: str, networks: Networks) -> Measured | None:
+    """What was measured before of the same, with at least these networks."""
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if str(kept["key"]) != key or not set(networks.present()) <= set(json.loads(str(kept["networks"]))):
+                return None
+            arrays = {name: kept[name] for name in kept.files if name not in ("key", "notes", "networks")}
+            return Measured(arrays, json.loads(str(kept["notes"])))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged
+        return None
 
 
 def _report(
@@ -200,7 +221,9 @@ def _report(
     for method in sets:
         against = None if method.name == REFERENCE else statistics
         summary = summarize(measured[method.name], against, truths, outputs, timestamps, method.chunk)
-        summaries[method.name] = replace(summary, values=summary.values | _speed(method, measured[method.name]))
+        values = summary.values | _speed(method, measured[method.name])
+        warnings = [*summary.warnings, *_absent(method, reference)]
+        summaries[method.name] = replace(summary, values=values, warnings=warnings)
     others = [summary for name, summary in summaries.items() if name != REFERENCE]
     seconds = sum(float(clip.arrays["frames"]) for clip in real.values()) / FPS
     return _plain(
@@ -251,31 +274,56 @@ def _command(settings: EvaluateConfig) -> str:
     return " ".join(words)
 
 
+def _absent(method: Method, reference: Reference) -> list[str]:
+    """Sentences on real clips without a video, and videos without a real clip."""
+    without = [name for name in reference.clips if name not in method.clips]
+    alone = [name for name in method.clips if name not in reference.clips and name not in reference.portraits]
+    sentences = []
+    if without:
+        sentences.append(f"{len(without)} of {len(reference.clips)} real clips have no video here: {_some(without)}.")
+    if alone:
+        sentences.append(f"{len(alone)} videos are named after no real clip, so have no portrait: {_some(alone)}.")
+    return sentences
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
 def _truths(clips: Mapping[str, Clip]) -> dict[str, Truth]:
     """Ground truth of the clips that have some."""
     truths = {}
     for name, clip in clips.items():
-        if isinstance(clip, CorpusClip) and (truth := clip.truth):
-            truths[name] = readings_of(truth)
+        try:
+            if isinstance(clip, CorpusClip) and (truth := clip.truth):
+                truths[name] = readings_of(truth)
+        except (UserError, ValueError, KeyError, TypeError):
+            continue  # damaged: the clip is held against nothing
     return truths
 
 
 def _speed(method: Method, measured: Mapping[str, Measured]) -> dict[str, Value]:
     """Metrics of speed, of the videos whose making was timed."""
     about, nothing = method.about, float("nan")
-    timed = {name: seconds for name, seconds in about.get("seconds_per_video", {}).items() if name in measured}
-    if not timed:
-        return {}
-    frames = sum(float(measured[name].arrays["frames"]) for name in timed)
-    spent, count = sum(timed.values()), len(timed)
-    values = {
-        "fps": Value(frames / spent, nothing, nothing, count, "clips"),
-        "real_time_factor": Value(spent / (frames / FPS), nothing, nothing, count, "clips"),
-    }
-    if first := list(about.get("first_chunk_seconds", {}).values()):
-        values["first_chunk"] = Value(float(np.median(first)), nothing, nothing, len(first), "clips")
-    if peak := about.get("peak_rss_mib"):
-        values["peak_memory"] = Value(float(peak), nothing, nothing, count, "clips")
+
+    def value(number: float, count: int) -> Value:
+        return Value(number, nothing, nothing, count, "clips")
+
+    def rate(times: str) -> tuple[float, int] | None:
+        timed = {name: seconds for name, seconds in about.get(times, {}).items() if name in measured}
+        frames = sum(float(measured[name].arrays["frames"]) for name in timed)
+        return (frames / sum(timed.values()), len(timed)) if timed else None
+
+    values = {}
+    if made := rate("seconds_per_video"):
+        values |= {"fps": value(*made), "real_time_factor": value(FPS / made[0], made[1])}
+    if made := rate("loaded_seconds_per_video"):
+        values["fps_loaded"] = value(*made)
+    if first := [seconds for name, seconds in about.get("first_chunk_seconds", {}).items() if name in measured]:
+        values["first_chunk"] = value(float(np.median(first)), len(first))
+    for metric, key in (("peak_memory", "peak_rss_mib"), ("peak_gpu_memory", "peak_gpu_mib")):
+        if peak := about.get(key):
+            values[metric] = value(float(peak), len(measured))
     return values
 
 

@@ -4,6 +4,7 @@ Pure formulas on arrays; :mod:`asymtalker.evaluate.features` measures the curves
 seconds, frames 25 a second.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,9 +62,13 @@ def colour_drift(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lab: per frame mean and standard deviation of the three channels of CIE Lab, ``(F, 6)``.
 
     Returns:
-        Starts of the seconds, the distance of each second's mean colour from the first one's (Delta E of 1976), and
-        the ratio of its contrast (root of the summed variances) to the first one's.
+        Starts of the whole seconds, the distance of each one's mean colour from the first one's (Delta E of 1976),
+        and the ratio of its contrast (root of the summed variances) to the first one's; nothing for a clip under two
+        seconds.
     """
+    lab = lab[: len(lab) // FPS * FPS]
+    if len(lab) < 2 * FPS:
+        return np.zeros(0), np.zeros(0), np.zeros(0)
     seconds, means = per_second(np.arange(len(lab)) / FPS, lab.astype(np.float64))
     contrast = np.sqrt((means[:, 3:] ** 2).sum(1))
     return seconds, np.linalg.norm(means[:, :3] - means[0, :3], axis=1), contrast / max(contrast[0], 1e-9)
@@ -106,9 +111,13 @@ def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Sea
     return Seam(float(np.median(change[at]) / usual[0]), float(np.median(colour[at]) / usual[1]))
 
 
-def chunk_boundaries(num_frames: int, first: int, step: int) -> list[int]:
-    """Frames that begin a chunk, of a video whose first chunk gives ``first`` frames and each later one ``step``."""
-    return list(range(first, num_frames, step))
+def chunk_boundaries(num_frames: int, first: float, step: float) -> list[int]:
+    """Frames that begin a chunk, of a video whose first chunk lasts ``first`` frames and each later one ``step``.
+
+    Those of a system with another frame rate are no whole numbers of frames here, and are rounded one by one.
+    """
+    count = max(0, math.ceil((num_frames - first) / step))
+    return [frame for index in range(count) if (frame := round(first + index * step)) < num_frames]
 
 
 def head_motion(angles: np.ndarray) -> float:

@@ -13,9 +13,13 @@ from asymtalker.evaluate.truth import truth_score
 from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
 
+REFERENCE = "reference"
+"""What the real clips are called among the methods."""
 Truth = tuple[tuple[str, ...], np.ndarray]
 """Names and values ``(F, n)`` of :func:`asymtalker.models.readout.readings_of`."""
 DRAWS = 1000
+SHORTFALL = 0.5
+"""Seconds that a clip may be shorter than a moment it is followed to."""
 WINDOW_SECONDS = 5.0
 """Length of the windows in which FID is followed over time: all of one length, since FID depends on sample numbers."""
 
@@ -46,10 +50,14 @@ METRICS = {
     "sync_offset": Metric("Offset of the picture", "frames", "near", ("syncnet",)),
     "sync_c_shuffled": Metric("Sync-C with another clip's sound", "", "near", ("syncnet",)),
     "sync_d_shuffled": Metric("Sync-D with another clip's sound", "", "near", ("syncnet",)),
+    "face_found": Metric("Frames in which a face is found", "share", "near"),
     "identity": Metric("Identity (ArcFace similarity)", "cosine", "high", ("arcface", "yunet")),
     "identity_drift": Metric("Identity drift", "cosine a minute", "high", ("arcface", "yunet")),
     "identity_lost": Metric(
-        f"Clips that fall under {signals.SAME_PERSON} in some second", "share", "low", ("arcface", "yunet")
+        f"Clips that fall under {signals.SAME_PERSON}, or lose the face, for a second",
+        "share",
+        "low",
+        ("arcface", "yunet"),
     ),
     "colour_drift": Metric("Colour, last second against first", "Delta E", "near"),
     "contrast_drift": Metric("Contrast, last second over first", "ratio", "near"),
@@ -64,9 +72,11 @@ METRICS = {
     "blendshape_error": Metric("Blendshape error", "weight", "low"),
     "pose_error": Metric("Head pose error", "degrees", "low"),
     "fps": Metric("Frames a second", "FPS", "high"),
+    "fps_loaded": Metric("Frames a second, loading included", "FPS", "high"),
     "real_time_factor": Metric("Seconds of computing per second of video", "ratio", "low"),
     "first_chunk": Metric("First chunk after", "s", "low"),
-    "peak_memory": Metric("Peak memory", "MiB", "low"),
+    "peak_memory": Metric("Peak memory of the process", "MiB", "low"),
+    "peak_gpu_memory": Metric("Peak memory of the GPU", "MiB", "low"),
 }
 """In the order of the tables."""
 
@@ -104,8 +114,8 @@ DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_read
 """Arrays that Fréchet distances are of, and what their samples are."""
 
 
-class Reference:
-    """Statistics of the real clips, computed once for all methods."""
+class ReferenceStatistics:
+    """Of the real clips' features, computed once for all methods."""
 
     def __init__(self, clips: Mapping[str, Measured]):
         self.statistics: dict[str, frechet.Statistics] = {}
@@ -118,11 +128,11 @@ class Reference:
 
 def summarize(
     clips: Mapping[str, Measured],
-    reference: Reference | None,
+    reference: ReferenceStatistics | None,
     truths: Mapping[str, Truth],
     outputs: Sequence[str],
     timestamps: Sequence[float],
-    chunk: tuple[int, int] | None = None,
+    chunk: tuple[float, float] | None = None,
 ) -> Summary:
     """Metrics of one method's clips, without those of speed.
 
@@ -139,9 +149,10 @@ def summarize(
     for index, name in enumerate(names):
         other = names[index - 1] if len(names) > 1 else None
         row = _clip_row(clips[name], clips[other] if other else None, chunk)
-        row |= _truth_row(clips[name], truths.get(name), truths.get(other) if other else None, outputs)
-        row |= _face_row(clips[name], outputs)
-        rows[name] = row | {"seconds": float(clips[name].arrays["frames"]) / FPS, "notes": clips[name].notes}
+        against, notes = _truth_row(clips[name], truths.get(name), truths.get(other) if other else None, outputs)
+        row |= against | _face_row(clips[name], outputs)
+        row |= {"seconds": float(clips[name].arrays["frames"]) / FPS, "notes": [*clips[name].notes, *notes]}
+        rows[name] = row
     values: dict[str, Value] = {}
     warnings: list[str] = []
     for metric in METRICS:
@@ -154,29 +165,31 @@ def summarize(
             values["head_diversity"] = Value(diversity, np.nan, np.nan, len(angles), "clips")
     if reference is not None:
         _distances(clips, reference, values, warnings)
-    return Summary(values, rows, _curves(clips, reference, timestamps), warnings)
+    curves = _curves(clips, reference, timestamps, warnings)
+    return Summary(values, rows, curves, warnings)
 
 
-def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[int, int] | None) -> dict[str, Any]:
+def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float] | None) -> dict[str, Any]:
     arrays, row = clip.arrays, {}
-    if "lips" in arrays:
-        score = sync_score(arrays["lips"], arrays["sound"])
-        row |= {"sync_c": score.confidence, "sync_d": score.distance, "sync_offset": float(score.offset)}
+    if "sync" in arrays:
+        row |= dict(zip(("sync_c", "sync_d", "sync_offset"), arrays["sync"].tolist(), strict=True))
         if other is not None and "sound" in other.arrays:
-            common = min(len(arrays["lips"]), len(other.arrays["sound"]))
-            shuffled = sync_score(arrays["lips"][:common], other.arrays["sound"][:common])
+            shuffled = sync_score(arrays["lips"], other.arrays["sound"])
             row |= {"sync_c_shuffled": shuffled.confidence, "sync_d_shuffled": shuffled.distance}
+    row["face_found"] = float(arrays["found"].mean())
     if "portrait" in arrays:
         times, similarity = _similarity(clip)
         drift = signals.drift(times, similarity, signals.SAME_PERSON)
+        lost = [second for second in (drift.first_below, _first_faceless(arrays["found"])) if not np.isnan(second)]
         row |= {
             "identity": drift.mean,
             "identity_drift": None if np.isnan(drift.per_minute) else drift.per_minute,
-            "identity_lost": float(not np.isnan(drift.first_below)),
-            "identity_first_below": None if np.isnan(drift.first_below) else drift.first_below,
+            "identity_lost": float(bool(lost)),
+            "identity_first_lost": min(lost, default=None),
         }
     _, distance, contrast = signals.colour_drift(arrays["lab"])
-    row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
+    if len(distance):
+        row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
     if chunk is not None:
         boundaries = signals.chunk_boundaries(len(arrays["change"]), *chunk)
         if seam := signals.seams(arrays["change"], arrays["lab"], boundaries):
@@ -184,9 +197,19 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[int, int] | N
     return row
 
 
-def _truth_row(clip: Measured, truth: Truth | None, other: Truth | None, outputs: Sequence[str]) -> dict[str, Any]:
+def _first_faceless(found: np.ndarray) -> float:
+    """Start of the first whole second in no frame of which a face was found; NaN if there is none."""
+    seconds = found[: len(found) // FPS * FPS].reshape(-1, FPS)
+    without = np.flatnonzero(~seconds.any(1))
+    return float(without[0]) if len(without) else float("nan")
+
+
+def _truth_row(
+    clip: Measured, truth: Truth | None, other: Truth | None, outputs: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores against the ground truth, and remarks."""
     if truth is None or "readings" not in clip.arrays or "delay" not in clip.arrays:
-        return {}
+        return {}, []
     readings, delay = clip.arrays["readings"], float(clip.arrays["delay"])
     try:
         score = truth_score(tuple(outputs), readings, *truth, delay)
@@ -200,9 +223,8 @@ def _truth_row(clip: Measured, truth: Truth | None, other: Truth | None, outputs
             shuffled = truth_score(tuple(outputs), readings, *other, delay)
             row["lip_correlation_shuffled"] = shuffled.lips.correlation
     except ValueError as error:
-        clip.notes.append(f"not held against its ground truth: {error}")
-        return {}
-    return row
+        return {}, [f"not held against its ground truth: {error}"]
+    return row, []
 
 
 def _face_row(clip: Measured, outputs: Sequence[str]) -> dict[str, Any]:
@@ -235,7 +257,7 @@ def _mean(measured: np.ndarray) -> Value:
 
 
 def _distances(
-    clips: Mapping[str, Measured], reference: Reference, values: dict[str, Value], warnings: list[str]
+    clips: Mapping[str, Measured], reference: ReferenceStatistics, values: dict[str, Value], warnings: list[str]
 ) -> None:
     for metric, (features, unit) in DISTANCES.items():
         parts = [clip.arrays[features] for clip in clips.values() if len(clip.arrays.get(features, ()))]
@@ -253,7 +275,10 @@ def _distances(
 
 
 def _curves(
-    clips: Mapping[str, Measured], reference: Reference | None, timestamps: Sequence[float]
+    clips: Mapping[str, Measured],
+    reference: ReferenceStatistics | None,
+    timestamps: Sequence[float],
+    warnings: list[str],
 ) -> dict[str, dict[str, list[float]]]:
     curves = {
         "identity": _curve(
@@ -264,7 +289,13 @@ def _curves(
     }
     for metric, (features, _) in DISTANCES.items():
         if reference is not None and metric in reference.statistics and metric != "fvd":
-            curves[metric] = _windows(clips, features, reference.statistics[metric], timestamps)
+            curve = curves[metric] = _windows(clips, features, reference.statistics[metric], timestamps)
+            dimensions, fewest = len(reference.statistics[metric].mean), min(curve["samples"], default=np.inf)
+            if fewest < dimensions:
+                warnings.append(
+                    f"{METRICS[metric].title} over time rests on {fewest:g} frames or more a point, fewer than its"
+                    f" {dimensions} features: every point comes out too large; compare points, not values."
+                )
     return {name: curve for name, curve in curves.items() if curve["x"]}
 
 
@@ -295,18 +326,19 @@ def _windows(
     clips: Mapping[str, Measured], features: str, reference: frechet.Statistics, timestamps: Sequence[float]
 ) -> dict[str, list[float]]:
     """Fréchet distance of what the clips show in the seconds before each timestamp that some of them reach."""
-    curve: dict[str, list[float]] = {"x": [], "y": [], "clips": []}
+    curve: dict[str, list[float]] = {"x": [], "y": [], "clips": [], "samples": []}
     length = min([WINDOW_SECONDS, *np.diff([0.0, *sorted(timestamps)])])
     for end in sorted(timestamps):
         chosen = []
         for clip in clips.values():
-            if features in clip.arrays and clip.arrays["frames"] >= end * FPS:
+            if features in clip.arrays and clip.arrays["frames"] >= (end - SHORTFALL) * FPS:
                 times = np.arange(len(clip.arrays[features])) * STRIDE / FPS
                 chosen.append(clip.arrays[features][(times >= end - length) & (times < end)])
         if sum(map(len, chosen)) > 1:
             curve["x"].append(float(end))
             curve["y"].append(frechet.frechet_distance(np.concatenate(chosen), reference))
             curve["clips"].append(float(len(chosen)))
+            curve["samples"].append(float(sum(map(len, chosen))))
     return curve
 
 
@@ -321,19 +353,28 @@ def not_measured(missing: Mapping[str, str], summaries: Sequence[Summary]) -> di
     return reasons
 
 
-_TRUTH = "no clip has ground truth: it needs a synthetic corpus as the reference, and videos named after its clips"
+_TRUTH = (
+    "no clip has ground truth and its own sound: it needs a synthetic corpus as the reference, and videos named after"
+    " its clips"
+)
+_PAIR = "it takes two clips for which the same is measured with their own sound"
 _SPEED = "these videos were not generated by this command"
 _SEAM = "no method says in method.json how its videos are made in chunks, or no video is longer than one"
 _REASONS = {
     "lip_correlation": _TRUTH,
     "lip_lag": _TRUTH,
-    "lip_correlation_shuffled": _TRUTH,
+    "lip_correlation_shuffled": _PAIR,
+    "sync_c_shuffled": _PAIR,
+    "sync_d_shuffled": _PAIR,
     "blendshape_error": _TRUTH,
     "pose_error": _TRUTH,
     "fps": _SPEED,
     "real_time_factor": _SPEED,
     "first_chunk": _SPEED,
     "peak_memory": _SPEED,
+    "peak_gpu_memory": "no GPU was used, or the videos were not generated by this command",
+    "fps_loaded": "no videos are of asymtalker baseline",
+    "head_diversity": "it takes two clips with faces",
     "seam_motion": _SEAM,
     "seam_colour": _SEAM,
 }

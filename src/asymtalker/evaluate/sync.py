@@ -48,13 +48,11 @@ class SyncScore:
         distance: the least of the mean distances.
         offset: frames at which it is reached: positive where the picture is late (what is heard at frame ``t`` is
             seen at ``t + offset``), negative where the sound is late, 0 where they agree.
-        window_distances: ``(W,)`` distance of each window at that offset.
     """
 
     confidence: float
     distance: float
     offset: int
-    window_distances: np.ndarray
 
 
 def sync_score(lips: np.ndarray, sound: np.ndarray, max_offset: int = MAX_OFFSET) -> SyncScore:
@@ -79,7 +77,7 @@ def sync_score(lips: np.ndarray, sound: np.ndarray, max_offset: int = MAX_OFFSET
     means = distances.mean(axis=1, dtype=np.float64)
     best = int(np.argmin(means))
     confidence = float(np.median(means) - means[best])
-    return SyncScore(confidence, float(means[best]), max_offset - best, distances[best])
+    return SyncScore(confidence, float(means[best]), max_offset - best)
 
 
 class SyncFeatures:

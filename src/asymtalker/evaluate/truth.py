@@ -24,12 +24,10 @@ class LipScore:
 
     Attributes:
         correlation: Pearson correlation at lag 0.
-        best_correlation: the largest over lags.
-        lag: frames at which it is reached; positive where the measured lips come late.
+        lag: frames at which it is largest; positive where the measured lips come late.
     """
 
     correlation: float
-    best_correlation: float
     lag: int
 
 
@@ -136,8 +134,7 @@ def lip_score(truth: np.ndarray, measured: np.ndarray) -> LipScore:
         _pearson(truth[inner], measured[MAX_LAG + lag : len(truth) - MAX_LAG + lag])
         for lag in range(-MAX_LAG, MAX_LAG + 1)
     ]
-    best = int(np.argmax(curve))
-    return LipScore(_pearson(truth, measured), curve[best], best - MAX_LAG)
+    return LipScore(_pearson(truth, measured), int(np.argmax(curve)) - MAX_LAG)
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:

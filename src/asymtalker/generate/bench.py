@@ -238,7 +238,7 @@ def describe_model(pipeline: Any) -> dict[str, Any]:
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on; ``device`` is ``"cpu"`` or ``"cuda"``."""
+    """What the numbers depend on; ``device`` is PyTorch's name of it."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -251,7 +251,7 @@ def describe_machine(device: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }

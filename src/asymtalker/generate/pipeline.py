@@ -33,7 +33,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import load_part
+from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import (
     Placement,
@@ -422,14 +422,7 @@ def load_pipeline(model: str | Path | None, device: str) -> AsymTalkerPipeline:
         chatter.disable_progress_bar()
         chatter.set_verbosity_error()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    pipeline = AsymTalkerPipeline.from_pretrained(folder)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device {device} cannot be used ({reason}): leave --device out.") from error
+    return AsymTalkerPipeline.from_pretrained(folder).to(choose_device(device))
 
 
 def _checkpoint_folder(name: str | Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""Load one trained network from its folder."""
+"""Load one trained network from its folder, and choose where it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -32,3 +32,19 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as {kind.__name__} ({reason}): make or fetch it anew.") from error
+
+
+def choose_device(name: str) -> str:
+    """The device of a name; ``"auto"`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: if it cannot be used.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+        return name
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The device {name} cannot be used ({reason}): leave --device out.") from error

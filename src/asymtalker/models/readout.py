@@ -11,10 +11,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-SIDE = 128
+SIDE = 256
 """Pixels a side that a picture is scaled to."""
+EYES = (0.25, 0.55, 0.2, 0.8)
+"""Top, bottom, left, right of the eyes and brows in a framed picture, as shares of its side."""
 MOUTH = (0.5, 0.95, 0.25, 0.75)
-"""Top, bottom, left, right of the lower face in a framed picture, as shares of its side."""
+"""Of the lower face, likewise."""
 APERTURE = "lip_aperture"
 """Inner-lip gap over the distance of the outer eye corners."""
 ANGLES = ("yaw", "pitch", "roll")
@@ -33,7 +35,8 @@ def readings_of(ground_truth: dict[str, Any]) -> tuple[tuple[str, ...], np.ndarr
 class FaceReadout(ModelMixin, ConfigMixin):
     """Readings of single frames, right but for a constant of each face and reading: how readings change is trained.
 
-    One tower of convolutions sees the whole picture, another its lower face at the same scale.
+    One tower of convolutions sees the whole picture at half its size, another its lower face, a third the eyes at
+    full size: lids are small.
 
     Args:
         outputs: names of the readings, as :func:`readings_of` gives them.
@@ -53,16 +56,17 @@ class FaceReadout(ModelMixin, ConfigMixin):
         super().__init__()
         self.whole = _tower(width)
         self.mouth = _tower(width)
-        self.head = nn.Linear(2 * 4 * width * 16, len(outputs))
+        self.eyes = _tower(width)
+        self.head = nn.Linear(3 * 4 * width * 16, len(outputs))
         self.register_buffer("mean", torch.tensor(centre, dtype=torch.float32), persistent=False)
         self.register_buffer("scale", torch.tensor(spread, dtype=torch.float32), persistent=False)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(N, 3, H, W)`` in [-1, 1], framed as for generation, to what both towers see ``(N, 128 width)``."""
+        """Pixels ``(N, 3, H, W)`` in [-1, 1], framed as for generation, to what all towers see ``(N, 192 width)``."""
         if pixels.shape[-2:] != (SIDE, SIDE):
             pixels = F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True)
-        top, bottom, left, right = (round(share * SIDE) for share in MOUTH)
-        seen = self.whole(pixels), self.mouth(pixels[:, :, top:bottom, left:right])
+        half = F.avg_pool2d(pixels, 2)
+        seen = self.whole(half), self.mouth(_part(half, MOUTH)), self.eyes(_part(pixels, EYES))
         return torch.cat([F.adaptive_avg_pool2d(tower, 4).flatten(1) for tower in seen], 1)
 
     def read(self, features: Tensor) -> Tensor:
@@ -80,6 +84,12 @@ class FaceReadout(ModelMixin, ConfigMixin):
             ValueError: if it is not read.
         """
         return list(self.config.outputs).index(name)
+
+
+def _part(pixels: Tensor, place: tuple[float, ...]) -> Tensor:
+    """The part of ``(N, 3, S, S)`` at a place given in shares of the side."""
+    top, bottom, left, right = (round(share * pixels.shape[-1]) for share in place)
+    return pixels[:, :, top:bottom, left:right]
 
 
 def _tower(width: int) -> nn.Sequential:

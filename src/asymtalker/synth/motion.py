@@ -110,7 +110,7 @@ CLOSURE_SECONDS = 0.046
 MOUTH_BLOCK = 60 * FPS
 """Frames of the mouth that are worked out together."""
 MOUTH_REACH = 20.0
-"""Seconds beyond a block: phonemes farther away do not matter to it, as their dominance is under 1e-70."""
+"""Seconds beyond a block: the dominance of phonemes farther away is nothing beside the floor that all have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -408,7 +408,7 @@ def ground_truth(blendshapes: np.ndarray, speech: Speech, shown: Sequence[tuple[
 
 
 _worker: tuple[Job, Any] | None = None
-"""What this process works on, and the queue it reports finished clips to; set once when a worker starts."""
+"""What this process works on, and the queue it reports drawn frames to; set once when a worker starts."""
 
 
 def _start_worker(job: Job, ticks) -> None:

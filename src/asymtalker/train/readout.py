@@ -21,8 +21,8 @@ from asymtalker.whole import save_whole
 FRAMES_PER_CLIP = 8
 STRIDE = 4  # neighbouring frames teach the same; a quarter of them fits in memory
 STATISTICS_CLIPS = 200
-APERTURE_WEIGHT = 8.0
-"""The aperture is one of 56 readings and the one that the lips are judged by."""
+WEIGHTS = {APERTURE: 8.0, "eyeBlinkLeft": 4.0, "eyeBlinkRight": 4.0}
+"""Of 56 readings, those that lips and lids are judged by; of the others 1."""
 MAX_ZOOM, MAX_SHIFT = 0.08, 0.06
 """How far framing varies in training, in shares of the picture; faces are found to within about that."""
 
@@ -48,7 +48,8 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     optimizer = build_optimizer(model, config.optimizer)
     ema = EMA(model, config.optimizer.ema_decay)
     weight = torch.ones(len(model.config.outputs), device=loop.device)
-    weight[model.column(APERTURE)] = APERTURE_WEIGHT
+    for name in set(WEIGHTS) & set(model.config.outputs):
+        weight[model.column(name)] = WEIGHTS[name]
     scale = model.scale.clamp_min(1e-6)
 
     def step(index: int) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def readout_batch(folder: Path, keys: list[str], size: int, generator: torch.Gen
         frames, truth = _clip(folder, keys[int(torch.randint(len(keys), (), generator=generator))])
         chosen = torch.randint(len(frames), (FRAMES_PER_CLIP,), generator=generator)
         clip = _reframe(to_pixels(frames[chosen.numpy()])[0].transpose(0, 1), generator)  # (N, 3, SIDE, SIDE)
-        blur = 1 + 2 * int(torch.randint(3, (), generator=generator))
+        blur = 1 + 2 * int(torch.randint(4, (), generator=generator))
         clip = F.avg_pool2d(clip, blur, stride=1, padding=blur // 2, count_include_pad=False)
         gain = 1 + 0.2 * torch.randn(3, 1, 1, generator=generator)
         pixels.append((clip * gain + 0.1 * torch.randn(3, 1, 1, generator=generator)).clamp(-1, 1))
