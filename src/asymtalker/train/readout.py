@@ -23,6 +23,8 @@ STRIDE = 4  # neighbouring frames teach the same; a quarter of them fits in memo
 STATISTICS_CLIPS = 200
 WEIGHTS = {APERTURE: 8.0, "eyeBlinkLeft": 4.0, "eyeBlinkRight": 4.0}
 """Of 56 readings, those that lips and lids are judged by; of the others 1."""
+HUBER = 3.0
+"""Standard deviations up to which errors are squared; a blink is rare and large, and a median would never blink."""
 MAX_ZOOM, MAX_SHIFT = 0.08, 0.06
 """How far framing varies in training, in shares of the picture; faces are found to within about that."""
 
@@ -75,7 +77,7 @@ def motion_loss(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """
     read, true = (values.unflatten(0, (-1, FRAMES_PER_CLIP)) for values in (predicted, truth))
     moved, truly = read - read.mean(1, keepdim=True), true - true.mean(1, keepdim=True)
-    errors = F.smooth_l1_loss(moved, truly, beta=0.5, reduction="none")
+    errors = F.smooth_l1_loss(moved, truly, beta=HUBER, reduction="none")
     return (errors * weight).sum(-1).mean() / weight.sum()
 
 
