@@ -131,6 +131,7 @@ def curve_figure(
             )  # fmt: skip
         upper.set_ylabel(label)
         upper.margins(x=0.02)
+        upper.set_ylim(min(0, upper.get_ylim()[0]), None)  # from 0, or small changes would look large
         lower.set_xlabel("seconds, log-spaced" if log_time else "seconds")
         if log_time:
             upper.set_xscale("log")
