@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIDE = 299
-DIM = 2048
 
 _Branches = dict[str, tuple]
 """Name of a convolution -> (in, out, kernel, padding, stride)."""
