@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,8 +14,7 @@ from asymtalker.portrait import (
     turned_by,
 )
 from drawn_face import background, draw_face
-
-DATA = Path(os.environ.get("ASYMTALKER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from real_data import DATA
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from asymtalker.errors import UserError
 from asymtalker.media import AudioFile, read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE, frames_of_samples
 from asymtalker.video import VideoWriter, decode_frames, probe_video, read_video, write_video
-
-DATA = Path(os.environ.get("ASYMTALKER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from real_data import DATA
 
 
 def moving(frames: int, height: int = 64, width: int = 96) -> np.ndarray:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -27,6 +28,9 @@ BLOCK_BYTES = 1 << 16
 FAKER_PORTRAITS = "faker-js/assets-person-portrait"
 HUB = "https://huggingface.co"
 LATENTSYNC = "ByteDance/LatentSync-1.5/resolve/32a20d29aead0498e3e885e90dbbe8027da1b61b"
+DLIB_MODELS = (
+    "https://raw.githubusercontent.com/ageitgey/face_recognition_models/master/face_recognition_models/models"
+)
 
 CC0_LANDMARKS = Path(__file__).parent / "synth" / "cc0_landmarks.npz"
 """Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel:
@@ -57,12 +61,14 @@ class Entry:
         listed: the file, or a table of many: lines ``path, size, sha256`` between tabs, below a header.
         licence: SPDX identifier, or what the makers say.
         origin: who made them and where they say so.
+        package: the Python package whose folder ``models`` has them; where it is installed nothing is downloaded.
     """
 
     mirrors: tuple[str, ...]
     listed: RemoteFile | Path
     licence: str
     origin: str
+    package: str | None = None
 
     def files(self) -> list[RemoteFile]:
         """The files, in the order of the table."""
@@ -137,6 +143,28 @@ REGISTRY = {
         licence="MIT",
         origin="YuNet face detector of Shiqi Yu, as OpenCV's model zoo publishes it",
     ),
+    "dlib_points": Entry(
+        mirrors=(DLIB_MODELS,),
+        listed=RemoteFile(
+            "shape_predictor_5_face_landmarks.dat",
+            9_150_489,
+            "c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+        ),
+        licence="CC0-1.0",
+        origin="dlib's five points of a face, Davis King, dlib-models on GitHub",
+        package="face_recognition_models",
+    ),
+    "dlib_face": Entry(
+        mirrors=(DLIB_MODELS,),
+        listed=RemoteFile(
+            "dlib_face_recognition_resnet_model_v1.dat",
+            22_466_066,
+            "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+        ),
+        licence="CC0-1.0",
+        origin="dlib's face recognition, a ResNet with 29 layers, Davis King, dlib-models on GitHub",
+        package="face_recognition_models",
+    ),
 }
 
 
@@ -153,7 +181,9 @@ def fetch_file(name: str, offline: bool = False) -> Path:
     """
     (file,) = REGISTRY[name].files()
     path = cache_dir() / name / file.path
-    if not _has(path, file.size):
+    if (packaged := _packaged(REGISTRY[name], file)) is not None:
+        path = packaged
+    elif not _has(path, file.size):
         if offline:
             raise UserError(f"{file.path} is not in the cache's folder {name}, and --offline downloads nothing")
         fetch(name)
@@ -161,6 +191,14 @@ def fetch_file(name: str, offline: bool = False) -> Path:
         if hashlib.file_digest(contents, "sha256").hexdigest() != file.sha256:
             raise UserError(f"{path} has other contents than registered: delete it, and it is downloaded anew")
     return path
+
+
+def _packaged(entry: Entry, file: RemoteFile) -> Path | None:
+    """The file as an installed package has it."""
+    spec = find_spec(entry.package) if entry.package else None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    paths = [Path(folder) / "models" / file.path for folder in folders]
+    return next((path for path in paths if _has(path, file.size)), None)
 
 
 def cache_dir() -> Path:

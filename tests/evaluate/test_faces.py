@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -21,8 +18,8 @@ from asymtalker.evaluate.faces import (
 from asymtalker.media import read_picture
 from asymtalker.video import decode_frames
 from drawn_face import background, draw_face
+from real_data import DATA
 
-DATA = Path(os.environ.get("ASYMTALKER_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 YUNET = [DATA / "weights" / name for name in ("yunet_n_640_640.onnx", "yunet_n_dynamic.onnx")]
 PORTRAITS = sorted(DATA.glob("portraits/sfhq_*.jpg"))
 CLIPS = sorted(DATA.glob("clips/*.mpg"))

@@ -1,20 +1,26 @@
 """One pass over a clip gives what each measure gives alone, in any blocks."""
 
+import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from asymtalker.errors import UserError
 from asymtalker.evaluate import features
 from asymtalker.evaluate.clips import FileClip
-from asymtalker.evaluate.faces import DetectedFace
-from asymtalker.evaluate.features import STRIDE, PictureFeatures, embed_faces, measure_clip
-from asymtalker.evaluate.networks import Networks
+from asymtalker.evaluate.faces import DetectedFace, hog_faces
+from asymtalker.evaluate.features import STRIDE, PictureFeatures, dlib_embedding, embed_faces, measure_clip
+from asymtalker.evaluate.networks import LOADERS, Networks
+from asymtalker.evaluate.signals import SAME_FACE
+from asymtalker.registry import fetch_file
 from asymtalker.video import write_video
 from drawn_face import background
+from real_data import DATA
 
 SIZE = (160, 160)
 
@@ -115,6 +121,57 @@ def test_a_portrait_is_the_yardstick_of_identity(drawn, readout):
     assert own.notes == []
     alone = measure_clip(drawn, None, SIZE, networks, readout)
     assert "its own first frame" in alone.notes[0]
+
+
+PORTRAITS = sorted(DATA.glob("portraits/sfhq_*.jpg"))[:6]
+
+
+@pytest.fixture(scope="module")
+def portraits():
+    """Pictures of different people who do not exist, by name."""
+    if not PORTRAITS:
+        pytest.skip(f"no portraits in {DATA}")
+    return {path.stem: np.array(Image.open(path).convert("RGB")) for path in PORTRAITS}
+
+
+@pytest.fixture(scope="module")
+def dlib_networks():
+    """dlib's own two files, which the extra ``evaluate`` installs."""
+    names = ("dlib_points", "dlib_face")
+    return Networks(**{name: LOADERS[name](fetch_file(name, offline=True)) for name in names})
+
+
+def test_dlib_knows_a_person_again_and_tells_two_apart(dlib_networks, portraits):
+    vectors = {}
+    for name, picture in portraits.items():
+        box = hog_faces(picture)[0].box
+        vectors[name] = dlib_embedding(dlib_networks, picture, box)
+        small = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)
+        for changed in (
+            small,
+            cv2.GaussianBlur(small, (0, 0), 1.5),
+            small[:, ::-1],
+            cv2.convertScaleAbs(small, beta=25),
+        ):
+            again = dlib_embedding(dlib_networks, changed, hog_faces(changed)[0].box)
+            assert np.linalg.norm(again - vectors[name]) < SAME_FACE
+    for one, other in itertools.combinations(vectors, 2):
+        assert np.linalg.norm(vectors[one] - vectors[other]) > SAME_FACE, (one, other)
+
+
+def test_dlib_looks_once_a_second_with_any_detector(dlib_networks, portraits, readout, tmp_path):
+    one, other = (cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA) for picture in list(portraits.values())[:2])
+    write_video(tmp_path / "swapped.mp4", np.stack([one] * 75 + [other] * 75), None)
+    clip = FileClip(tmp_path / "swapped.mp4")
+
+    def by_hog(picture):
+        return hog_faces(picture)
+
+    for networks in (dlib_networks, replace(dlib_networks, arcface=Session(), yunet=by_hog)):
+        arrays = measure_clip(clip, one, SIZE, networks, readout).arrays
+        distances = np.linalg.norm(arrays["face"] - arrays["portrait_face"], axis=1)
+        assert arrays["face_frames"].tolist() == [0, 25, 50, 75, 100, 125]
+        assert distances[:3].max() < SAME_FACE < distances[3:].min()
 
 
 def test_other_sizes_are_brought_to_the_references_and_said(drawn, readout, tmp_path):

@@ -21,14 +21,14 @@ def test_drift_is_the_slope_per_minute_and_finds_the_first_second_below():
     found = drift(times, 0.9 - 0.3 * times / 60 + noise, threshold=0.6)
     assert found.per_minute == pytest.approx(-0.3, abs=0.005)
     assert found.mean == pytest.approx(0.6, abs=0.01)
-    assert 58 <= found.first_below <= 62
+    assert 58 <= found.first_lost <= 62
     assert np.polyfit(times / 60, 0.9 - 0.3 * times / 60 + noise, 1)[0] == pytest.approx(found.per_minute)
 
 
 def test_a_steady_curve_never_falls_below_and_a_short_one_has_no_slope():
     steady = drift(np.arange(0, 10, 0.2), np.full(50, 0.8), threshold=0.4)
     assert steady.per_minute == pytest.approx(0)
-    assert np.isnan(steady.first_below)
+    assert np.isnan(steady.first_lost)
     assert np.isnan(drift(np.array([0.0, 0.2]), np.array([0.8, 0.7]), 0.4).per_minute)
 
 

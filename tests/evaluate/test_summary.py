@@ -105,6 +105,25 @@ def test_identity_that_is_lost_halfway_is_seen_in_every_number_of_it():
     assert found.curves["identity"]["y"][-1] == pytest.approx(0.5, abs=0.05)
 
 
+def test_distance_from_the_portrait_is_lost_upwards():
+    portrait, stranger = np.zeros(128), np.full(128, 0.8 / 128**0.5)
+    frames = np.arange(0, 250, 25)
+    moved = np.stack([portrait] * 6 + [stranger] * 4)
+    clips = {
+        "kept": clip(0, face=np.stack([portrait] * 10), face_frames=frames, portrait_face=portrait),
+        "swapped": clip(1, face=moved, face_frames=frames, portrait_face=portrait),
+    }
+    found = summarize(clips, None, {}, OUTPUTS, [5])
+    assert found.values["face_distance"].value == pytest.approx(0.16)
+    assert found.values["face_distance_lost"].value == 0.5
+    assert found.clips["swapped"]["face_distance_first_lost"] == 6
+    assert found.clips["kept"]["face_distance_drift"] == 0
+    assert found.clips["swapped"]["face_distance_drift"] == pytest.approx(
+        60 * np.polyfit(range(10), [0] * 6 + [0.8] * 4, 1)[0]
+    )
+    assert found.curves["face_distance"]["y"] == pytest.approx([0] * 6 + [0.4] * 4)
+
+
 def test_a_face_that_vanishes_for_a_second_is_lost():
     rng = np.random.default_rng(0)
     portrait = unit(rng.normal(size=512))

@@ -1,8 +1,5 @@
 """Photo heads: a synthetic portrait made of the mean face mesh, and real portraits where they are at hand."""
 
-import os
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -13,10 +10,10 @@ from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.photo import fit_photo, read_landmarks
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
+from real_data import DATA
 
 pytest.importorskip("vtk")
 SIZE = 128
-DATA = Path(os.environ.get("ASYMTALKER_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def weights(**amounts: float) -> np.ndarray:

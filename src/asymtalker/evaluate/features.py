@@ -23,7 +23,7 @@ from asymtalker.models.readout import FaceReadout
 from asymtalker.portrait import FaceBox, crop_square
 from asymtalker.timeline import FPS
 
-VERSION = 2
+VERSION = 3
 """Of the arrays; another one measures clips anew."""
 STRIDE = 5
 """Every fifth frame, five a second, goes through the networks that look at single pictures."""
@@ -61,6 +61,7 @@ class Measured:
             - ``inception`` (m, 2048): of every fifth frame; ``i3d`` (w, 400): of windows of 16.
             - ``identity`` (k, 512): ArcFace, of the frames ``identity_frames`` (k,); ``portrait`` (512,): of the
               picture.
+            - ``face`` (k, 128): dlib's embeddings, of the frames ``face_frames`` (k,); ``portrait_face`` (128,).
             - ``sync`` (3,): SyncNet's confidence, distance and offset; ``lips``, ``sound`` (w, 1024): its embeddings
               of the first windows, to be paired with other clips'.
             - ``delay``: seconds by which its sound is later than the real clip's, ``()``.
@@ -112,7 +113,7 @@ def measure_clip(
             arrays["delay"] = np.array(delay)
     for extractor in extractors:
         arrays |= extractor.finish()
-    if "identity" in arrays:
+    if "identity" in arrays or "face" in arrays:
         if portrait is None:
             notes.append("compared with its own first frame: there is no portrait")
         arrays |= _portrait_identity(first if portrait is None else portrait, networks, notes)
@@ -150,6 +151,8 @@ def _face_extractors(
     extractors: list[Extractor] = [ReadoutFeatures(readout, None if clip.framed else face)]
     if networks.arcface is not None and track.points is not None:
         extractors.append(IdentityFeatures(networks, track))
+    if networks.has_dlib:
+        extractors.append(FaceFeatures(networks, track, 1 if _everywhere(networks) else FPS))
     if networks.syncnet is not None:
         try:
             extractors.append(_Sync(SyncFeatures(track, clip.sound(), networks.syncnet)))
@@ -162,14 +165,19 @@ def _face_extractors(
 
 
 def _track(clip: Clip, size: tuple[int, int], networks: Networks) -> FaceTrack:
-    """The face in every frame where a network needs it there; else, in one frame a second, whether there is one."""
-    everywhere = networks.syncnet is not None or (networks.arcface is not None and networks.yunet is not None)
+    """The face in every frame where a network needs it there; else in one frame a second."""
+    everywhere = _everywhere(networks)
     frames = (frame for index, frame in enumerate(_resized(clip, size)) if everywhere or index % FPS == 0)
     try:
         return track_faces(frames, networks.yunet or hog_faces)
     except NoFace:
         nothing = np.zeros(1, bool)
         return FaceTrack(np.zeros((1, 4), np.float32), None, nothing.astype(np.float32), nothing)
+
+
+def _everywhere(networks: Networks) -> bool:
+    """Whether a network needs the face of every frame."""
+    return networks.syncnet is not None or (networks.arcface is not None and networks.yunet is not None)
 
 
 def _resized(clip: Clip, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -216,16 +224,16 @@ class PictureFeatures:
 
 
 class _Strided:
-    """Picks every ``STRIDE``-th frame of a clip out of its blocks."""
+    """Picks every ``stride``-th frame of a clip out of its blocks."""
 
-    def __init__(self):
-        self._seen = 0
+    def __init__(self, stride: int = STRIDE):
+        self._stride, self._seen = stride, 0
 
     def pick(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The chosen frames, or what there is of each, of the next block, and their numbers in the clip."""
         numbers = np.arange(self._seen, self._seen + len(frames))
         self._seen += len(frames)
-        chosen = numbers % STRIDE == 0
+        chosen = numbers % self._stride == 0
         return frames[chosen], numbers[chosen]
 
 
@@ -347,12 +355,52 @@ def embed_faces(session: Any, faces: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+class FaceFeatures:
+    """dlib's embeddings of one frame a second, where the face was found in it.
+
+    Args:
+        networks: with dlib's two.
+        track: the face in every ``step``-th frame.
+    """
+
+    def __init__(self, networks: Networks, track: FaceTrack, step: int):
+        self._networks, self._track, self._step, self._strided = networks, track, step, _Strided(FPS)
+        self._parts: list[np.ndarray] = []
+        self._frames: list[int] = []
+
+    def add(self, frames: np.ndarray) -> None:
+        for frame, number in zip(*self._strided.pick(frames), strict=True):
+            if self._track.found[number // self._step]:
+                self._parts.append(dlib_embedding(self._networks, frame, self._track.boxes[number // self._step]))
+                self._frames.append(int(number))
+
+    def finish(self) -> dict[str, np.ndarray]:
+        return {"face": np.stack(self._parts), "face_frames": np.array(self._frames)} if self._parts else {}
+
+
+def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """dlib's embedding ``(128,)`` of the face in a box as :class:`asymtalker.evaluate.faces.DetectedFace` has it."""
+    import dlib
+
+    assert networks.dlib_points is not None
+    assert networks.dlib_face is not None
+    face = portrait_box(box)
+    corners = (face.left, face.top, face.left + face.width, face.top + face.height)
+    picture = np.ascontiguousarray(picture)
+    points = networks.dlib_points(picture, dlib.rectangle(*map(round, corners)))  # pyright: ignore
+    return np.array(networks.dlib_face.compute_face_descriptor(picture, points))
+
+
 def _portrait_identity(picture: np.ndarray, networks: Networks, notes: list[str]) -> dict[str, np.ndarray]:
-    assert networks.yunet is not None
-    faces = [face for face in networks.yunet(picture) if face.points is not None]
+    """The embeddings of the picture's largest face, of the recognition networks at hand."""
+    faces = (networks.yunet or hog_faces)(picture)
     if not faces:
         notes.append("identity is not measured: no face found in the portrait")
         return {}
     largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
-    assert largest.points is not None
-    return {"portrait": embed_faces(networks.arcface, align_face(picture, largest.points)[None])[0]}
+    arrays = {}
+    if networks.arcface is not None and largest.points is not None:
+        arrays["portrait"] = embed_faces(networks.arcface, align_face(picture, largest.points)[None])[0]
+    if networks.has_dlib:
+        arrays["portrait_face"] = dlib_embedding(networks, picture, largest.box)
+    return arrays

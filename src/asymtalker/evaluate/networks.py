@@ -25,7 +25,15 @@ class Networks:
     arcface: Any | None = None
     """An ONNX Runtime session."""
     yunet: Detector | None = None
+    dlib_points: Any | None = None
+    """Finds the five points that ``dlib_face`` lays faces by."""
+    dlib_face: Any | None = None
     missing: dict[str, str] | None = None
+
+    @property
+    def has_dlib(self) -> bool:
+        """Whether faces can be compared by dlib's network, which takes both of its files."""
+        return self.dlib_points is not None and self.dlib_face is not None
 
     def present(self) -> list[str]:
         """Names of those at hand."""
@@ -48,12 +56,21 @@ def load_arcface(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def load_dlib(kind: str, path: Path) -> Any:
+    """dlib's ``shape_predictor`` or ``face_recognition_model_v1``."""
+    import dlib  # loads in a tenth of a second that commands without it need not wait
+
+    return getattr(dlib, kind)(str(path))
+
+
 LOADERS: dict[str, Callable[[Path], Any]] = {
     "inception": load_inception,
     "i3d": lambda path: torch.jit.load(path, map_location="cpu").eval(),
     "syncnet": load_syncnet,
     "arcface": load_arcface,
     "yunet": yunet_detector,
+    "dlib_points": lambda path: load_dlib("shape_predictor", path),
+    "dlib_face": lambda path: load_dlib("face_recognition_model_v1", path),
 }
 
 

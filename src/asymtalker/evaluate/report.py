@@ -15,7 +15,7 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate import pictures, plots
 from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.plots import REFERENCE
-from asymtalker.evaluate.signals import SAME_PERSON
+from asymtalker.evaluate.signals import SAME_FACE, SAME_PERSON
 from asymtalker.whole import write_whole
 
 COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high", "samples", "of")
@@ -23,6 +23,7 @@ COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high"
 BETTER = {"low": "↓", "high": "↑", "near": "≈"}
 CURVES = {
     "identity": ("Identity", "cosine similarity to the portrait", "Mean of each second."),
+    "face_distance": ("Identity by dlib's network", "distance from the portrait", "Mean of each second."),
     "fid": ("FID", "FID", "Of frames in the seconds, five at most, before each time."),
     "fd_readout": (
         "Fréchet distance of readout features",
@@ -33,6 +34,10 @@ CURVES = {
     "contrast": ("Contrast", "ratio to the first second", "Contrast of each second over the first's."),
 }
 """Title, label of the axis, and what the points are."""
+THRESHOLDS = {
+    "identity": (SAME_PERSON, f"same person from {SAME_PERSON}"),
+    "face_distance": (SAME_FACE, f"same person up to {SAME_FACE}"),
+}
 HISTOGRAMS = {"sync_c": "sync_c_shuffled", "sync_offset": None, "lip_correlation": "lip_correlation_shuffled"}
 """Metrics whose values of single clips are drawn, and what the same is with another clip's sound or truth."""
 WHOLE_NUMBERS = ("sync_offset",)
@@ -262,8 +267,7 @@ def _curves(report: dict[str, Any], looks: Mapping[str, plots.Style]) -> str:
         curves = {name: method["curves"][key] for name, method in report["methods"].items() if key in method["curves"]}
         if not curves:
             continue
-        threshold = (SAME_PERSON, f"same person from {SAME_PERSON}") if key == "identity" else None
-        drawing = plots.curve_figure(key, label, curves, looks, log_time, threshold)
+        drawing = plots.curve_figure(key, label, curves, looks, log_time, THRESHOLDS.get(key))
         legend = "".join(
             f"<li>{_sign(looks[name])}{escape(name)}{_count(curve)}</li>" for name, curve in curves.items()
         )

@@ -14,6 +14,8 @@ from asymtalker.timeline import FPS
 
 SAME_PERSON = 0.4
 """ArcFace cosine similarity under which two pictures are commonly taken for two people."""
+SAME_FACE = 0.6
+"""Distance of dlib's embeddings from which on its makers take two pictures for two people."""
 BLINK_RISE = 0.25
 """How far (weights run from 0, open, to 1, shut) lids must close above their usual place to count as a blink."""
 LONGEST_BLINK = 0.6
@@ -27,23 +29,26 @@ class Drift:
     Attributes:
         mean: of all samples.
         per_minute: slope of the least-squares line, per minute; NaN for a clip under two seconds.
-        first_below: start of the first second whose mean is under the threshold; NaN if there is none.
+        first_lost: start of the first second whose mean is beyond the threshold; NaN if there is none.
     """
 
     mean: float
     per_minute: float
-    first_below: float
+    first_lost: float
 
 
-def drift(times: np.ndarray, values: np.ndarray, threshold: float) -> Drift:
-    """The drift of ``values`` (n,) at ``times`` (n,), of which there is at least one."""
+def drift(times: np.ndarray, values: np.ndarray, threshold: float, above: bool = False) -> Drift:
+    """The drift of ``values`` (n,) at ``times`` (n,), of which there is at least one.
+
+    Beyond the threshold is under it, or ``above`` it.
+    """
     seconds, means = per_second(times, values)
     slope = float("nan")
     if len(seconds) > 1:
         centred = times - times.mean()
         slope = 60 * float((centred * (values - values.mean())).sum() / (centred**2).sum())
-    below = np.flatnonzero(means < threshold)
-    return Drift(float(values.mean()), slope, float(seconds[below[0]]) if len(below) else float("nan"))
+    lost = np.flatnonzero(means > threshold if above else means < threshold)
+    return Drift(float(values.mean()), slope, float(seconds[lost[0]]) if len(lost) else float("nan"))
 
 
 def per_second(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ class Metric:
     needs: tuple[str, ...] = ()
 
 
+DLIB = ("dlib_points", "dlib_face")
 METRICS = {
     "fid": Metric("FID", "", "low", ("inception",)),
     "fvd": Metric("FVD", "", "low", ("i3d",)),
@@ -59,6 +60,9 @@ METRICS = {
         "low",
         ("arcface", "yunet"),
     ),
+    "face_distance": Metric("Identity (distance of dlib's embeddings)", "", "low", DLIB),
+    "face_distance_drift": Metric("Drift of that distance", "a minute", "near", DLIB),
+    "face_distance_lost": Metric(f"Clips whose distance comes to {signals.SAME_FACE}", "share", "low", DLIB),
     "colour_drift": Metric("Colour, last second against first", "Delta E", "near"),
     "contrast_drift": Metric("Contrast, last second over first", "ratio", "near"),
     "seam_motion": Metric("Change at seams over elsewhere", "ratio", "near"),
@@ -178,15 +182,10 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float]
             row |= {"sync_c_shuffled": shuffled.confidence, "sync_d_shuffled": shuffled.distance}
     row["face_found"] = float(arrays["found"].mean())
     if "portrait" in arrays:
-        times, similarity = _similarity(clip)
-        drift = signals.drift(times, similarity, signals.SAME_PERSON)
-        lost = [second for second in (drift.first_below, _first_faceless(arrays["found"])) if not np.isnan(second)]
-        row |= {
-            "identity": drift.mean,
-            "identity_drift": None if np.isnan(drift.per_minute) else drift.per_minute,
-            "identity_lost": float(bool(lost)),
-            "identity_first_lost": min(lost, default=None),
-        }
+        drift = signals.drift(*_similarity(clip), signals.SAME_PERSON)
+        row |= _drift_row("identity", drift, _first_faceless(arrays["found"]))
+    if "portrait_face" in arrays:
+        row |= _drift_row("face_distance", signals.drift(*_face_distance(clip), signals.SAME_FACE, above=True))
     _, distance, contrast = signals.colour_drift(arrays["lab"])
     if len(distance):
         row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
@@ -195,6 +194,17 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float]
         if seam := signals.seams(arrays["change"], arrays["lab"], boundaries):
             row |= {"seam_motion": seam.motion, "seam_colour": seam.colour}
     return row
+
+
+def _drift_row(metric: str, drift: signals.Drift, faceless: float = float("nan")) -> dict[str, Any]:
+    """A clip's numbers of an identity curve; a face that is not found from ``faceless`` on is lost too."""
+    lost = [second for second in (drift.first_lost, faceless) if not np.isnan(second)]
+    return {
+        metric: drift.mean,
+        f"{metric}_drift": None if np.isnan(drift.per_minute) else drift.per_minute,
+        f"{metric}_lost": float(bool(lost)),
+        f"{metric}_first_lost": min(lost, default=None),
+    }
 
 
 def _first_faceless(found: np.ndarray) -> float:
@@ -246,6 +256,11 @@ def _similarity(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
     return clip.arrays["identity_frames"] / FPS, clip.arrays["identity"] @ clip.arrays["portrait"]
 
 
+def _face_distance(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Times in seconds and distance of dlib's embeddings from the portrait's, likewise."""
+    return clip.arrays["face_frames"] / FPS, np.linalg.norm(clip.arrays["face"] - clip.arrays["portrait_face"], axis=1)
+
+
 def _mean(measured: np.ndarray) -> Value:
     """Mean over clips, with the 2.5% and 97.5% points of the means of clips drawn with replacement."""
     low = high = float("nan")
@@ -282,7 +297,10 @@ def _curves(
 ) -> dict[str, dict[str, list[float]]]:
     curves = {
         "identity": _curve(
-            [_similarity_curve(clip) for clip in clips.values() if "portrait" in clip.arrays],
+            [signals.per_second(*_similarity(clip)) for clip in clips.values() if "portrait" in clip.arrays],
+        ),
+        "face_distance": _curve(
+            [signals.per_second(*_face_distance(clip)) for clip in clips.values() if "portrait_face" in clip.arrays],
         ),
         "colour": _curve([_colour_curve(clip, 1) for clip in clips.values()]),
         "contrast": _curve([_colour_curve(clip, 2) for clip in clips.values()]),
@@ -297,10 +315,6 @@ def _curves(
                     f" {dimensions} features: every point comes out too large; compare points, not values."
                 )
     return {name: curve for name, curve in curves.items() if curve["x"]}
-
-
-def _similarity_curve(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
-    return signals.per_second(*_similarity(clip))
 
 
 def _colour_curve(clip: Measured, which: int) -> tuple[np.ndarray, np.ndarray]:
