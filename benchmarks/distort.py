@@ -79,6 +79,8 @@ def main(corpus: Path, out: Path, count: int) -> None:
     """Write all folders; videos that are there are kept."""
     held_out = sorted(open_reference(corpus).clips.items())[:count]
     clips = [clip for _, clip in held_out if isinstance(clip, CorpusClip)]
+    if not clips:
+        sys.exit(f"{corpus} is no corpus: give one that asymtalker synth made.")
     for index, clip in enumerate(track(clips, "distorting")):
         for distort in DISTORTIONS:
             target = out / distort.__name__ / f"{clip.name}.mp4"

@@ -125,6 +125,7 @@ there "run runs/benchmark.sh first, or give another folder" "$benchmark/short"
 there "run runs/benchmark.sh first, or give another folder" "$benchmark/long"
 there "run runs/$recipe.sh first, or give its folder as PARTS" "$parts/vae"
 there "run runs/$recipe.sh first, or give its folder as CORPUS" "$corpus"
+[ -z "${READOUT:-}" ] || there "READOUT is to be the folder of a readout" "$readout"
 [ -z "$clip_encoder" ] || there "CLIP_ENCODER is to be the folder of a CLIP model" "$clip_encoder"
 [ -z "$vtp_encoder" ] || there "VTP_ENCODER is to be an Open-MAGVIT2 tokenizer" "$vtp_encoder"
 for other in ${others[@]+"${others[@]}"}; do

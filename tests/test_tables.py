@@ -1,31 +1,82 @@
-"""benchmarks/tables.py: invented measurements in; the right cells, footnotes, missing rows and figures out."""
+"""benchmarks/tables.py: measurements in; the right cells, footnotes, missing rows and figures out.
 
-import importlib.util
+Most are invented, in the form of real reports; what is read from beside the metrics is tried on real ones.
+"""
+
+import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from asymtalker.evaluate.summary import METRICS
+from asymtalker.config import EvaluateConfig
+from asymtalker.corpus import ShardWriter
+from asymtalker.evaluate.baselines import BaselineSettings, run_baseline
+from asymtalker.evaluate.metrics import METRICS
+from asymtalker.evaluate.run import evaluate
+from asymtalker.video import write_video
+from drawn_face import drawn_clip
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "tables.py"
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks" / "tables.py"
+RESULTS = ROOT / "benchmarks" / "results"
 UNREACHABLE = "~/network.onnx is not there"
 MOMENTS = [5.0, 10.0, 30.0]
 
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("tables", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tables"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["tables"]
+    """The script and what lies beside it, as they see each other when the script is run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield importlib.import_module("tables")
+
+
+@pytest.fixture(scope="module")
+def figures(tables):
+    return importlib.import_module("figures")
+
+
+# In the place of SadTalker's inference.py: a video that is there already.
+FAKE = """
+import shutil, sys
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--result_dir") + 1])
+out.mkdir()
+shutil.copy({video!r}, out / "1.mp4")
+"""
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_pipeline_folder, tmp_path_factory) -> Path:
+    """An output folder with a real report, of the toy model as ``tre`` and of a system that is not ours."""
+    out = tmp_path_factory.mktemp("evaluated")
+    writer = ShardWriter(out / "real")
+    writer.write(0, [drawn_clip(seed, frames=25) for seed in range(2)])
+    writer.write_manifest()
+    write_video(out / "other.mp4", np.stack([*drawn_clip(2, frames=25).frames]))
+    shutil.copytree(tiny_pipeline_folder, out / "model")
+    index = out / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"sample_size": 160, "name": "tre"}))
+    settings: Any = {"reference": out / "real", "out": out / "short", "offline": True, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASYMTALKER_CACHE", str(out / "cache"))
+        evaluate(EvaluateConfig(**settings, model=str(out / "model")))
+        made, other = out / "short" / "videos" / "tre", out / "sadtalker"
+        (out / "repo").mkdir()
+        (out / "repo" / "inference.py").write_text(FAKE.format(video=str(out / "other.mp4")))
+        python = Path(sys.executable)
+        run_baseline(
+            BaselineSettings(method="sadtalker", repo=out / "repo", python=python, out=other, corpus=out / "real")
+        )
+        evaluate(EvaluateConfig(**settings, compare=(f"tre={made}", f"sadtalker={other}"), seconds="0.4,0.8"))
+    return out
 
 
 def value(number: float, width: float | None = None, samples: int = 4, of: str = "clips") -> dict[str, Any]:
@@ -44,7 +95,8 @@ def method(shift: float, **changes: Any) -> dict[str, Any]:
         "fd_readout": {"x": MOMENTS[:2], "y": [1.0 + shift, 2.0 + shift], "clips": [4.0, 4.0]},
         "identity": {"x": [float(x) for x in range(10)], "y": [0.9] * 5 + [0.7, None, 0.7, 0.7, 0.7], "clips": [4.0]},
     }
-    rest = {"clips": {}, "warnings": [], "failed": {}, "about": {"steps": 4, "guidance_scale": 1.0}}
+    about = {"settings": {"sampler": {"num_steps": 4, "guidance_scale": 1.0}}}
+    rest = {"clips": {}, "warnings": [], "failed": {}, "about": about}
     return {"values": values, "curves": curves} | rest | changes
 
 
@@ -57,7 +109,8 @@ def report(**methods: dict[str, Any]) -> dict[str, Any]:
         "reference": {"path": "benchmark/short", "clips": 4, "seconds": 40.0, "size": [256, 256]},
         "timestamps": MOMENTS,
         "metrics": {
-            name: {"title": about.title, "unit": about.unit, "better": about.better} for name, about in METRICS.items()
+            name: {"title": about.title, "unit": about.unit, "better": about.better, "about": about.about}
+            for name, about in METRICS.items()
         },
         "methods": {"reference": real} | {name.replace("_", "-"): made for name, made in methods.items()},
         "not_measured": dict.fromkeys(("fid", "fvd", "sync_c", "sync_d"), f"{Path.home()}/network.onnx is not there"),
@@ -111,13 +164,28 @@ def test_what_was_not_measured_has_a_footnote_with_the_reason(tables, tmp_path):
     assert row(text, "Table 1", "| real video")[5].startswith("–<sup>")
 
 
-def test_warnings_and_failed_clips_are_footnotes(tables, tmp_path):
-    few = "Fréchet distance, readout features rests on 5 frames."
-    write(tmp_path, "short/report.json", report(tre=method(0.0, warnings=[few], failed={"clip": "no face"})))
-    cells = row(tables.document(tmp_path, random_encoders=False), "Table 1", "| AsymTalker (ours)")
-    assert cells[0] == "AsymTalker (ours)<sup>1</sup>"
-    assert cells[5].endswith("</sup>")
-    assert few in section(tables.document(tmp_path, random_encoders=False), "Table 1")
+def test_warnings_and_failed_clips_are_footnotes_of_what_they_concern(tables, tmp_path):
+    warnings = [
+        {"text": "It rests on 5 frames.", "metric": "fd_readout", "curve": None},
+        {"text": "Its points rest on 2 frames.", "metric": None, "curve": "fd_readout"},
+        {"text": "1 of 5 real clips have no video here.", "metric": None, "curve": None},
+    ]
+    made = report(tre=method(0.0, warnings=warnings, failed={"clip": "no face"}))
+    for folder in ("short", "long"):
+        write(tmp_path, f"{folder}/report.json", made)
+    text = tables.document(tmp_path, random_encoders=False)
+    cells = row(text, "Table 1", "| AsymTalker (ours)")
+    table = section(text, "Table 1")
+    assert cells[0] == "AsymTalker (ours)<sup>1, 2</sup>"
+    assert "1. 1 of its clips could not be measured.\n2. 1 of 5 real clips have no video here.\n" in table
+    number = table.split(". It rests on 5 frames.")[0][-1]
+    assert cells[5].endswith(f"]<sup>{number}</sup>")
+    assert [f"<sup>{number}</sup>" in cell for cell in cells].count(True) == 1
+    assert "Its points" not in table
+    figure = section(text, "Figure 5")
+    assert row(text, "Figure 5", "| Fréchet")[1] == "AsymTalker (ours)<sup>2</sup>"  # 1: why there is no FID
+    assert "2. Its points rest on 2 frames." in figure
+    assert "It rests on 5 frames." not in figure
 
 
 def test_variants_without_videos_say_what_they_need(tables, tmp_path):
@@ -140,23 +208,20 @@ def test_random_encoders_are_marked(tables, tmp_path):
     assert "random weights:" not in tables.document(tmp_path, random_encoders=False)
 
 
-def test_a_curve_of_seconds_is_averaged_before_each_moment_it_reaches(tables):
+def test_a_curve_of_seconds_is_averaged_before_each_moment_it_reaches(figures):
     curve = {"x": [float(x) for x in range(10)], "y": [0.9] * 5 + [0.7, None, 0.7, 0.7, 0.7]}
-    assert tables.at_moments(curve, MOMENTS, mean=True) == [pytest.approx(0.9), pytest.approx(0.7), None]
-    assert tables.at_moments({"x": [5.0, 30.0], "y": [1.0, 2.0]}, MOMENTS, mean=False) == [1.0, None, 2.0]
-    assert tables.at_moments(curve, [1.0, 2.0], mean=True) == [0.9, 0.9]  # windows of a second
+    assert figures.at_moments(curve, MOMENTS, mean=True) == [pytest.approx(0.9), pytest.approx(0.7), None]
+    assert figures.at_moments({"x": [5.0, 30.0], "y": [1.0, 2.0]}, MOMENTS, mean=False) == [1.0, None, 2.0]
+    assert figures.at_moments(curve, [1.0, 2.0], mean=True) == [0.9, 0.9]  # windows of a second
 
 
 def test_the_command_writes_the_figures_and_what_was_trained(tmp_path):
     made = report(tre=method(0.0), omni=method(1.0))
     made["methods"]["reference"]["curves"] = {}
-    made["methods"]["omni"]["values"]["fps"] = value(0.25)
+    made["methods"]["omni"]["values"]["fps_loaded"] = value(0.25)
     for folder in ("short", "long"):
         write(tmp_path, f"{folder}/report.json", made)
-    machine = {"cpu": "a CPU", "cores": 2, "threads": 2, "device": "cpu", "load_average_before": 0.1}
-    result = {"seconds": 30.0, "runs": 3, "fps": 31.5}
-    speed = {"machine": machine | {"steps": 4, "guidance_scale": 1.0}, "results": [result]}
-    write(tmp_path, "speed/tre.json", speed)
+    write(tmp_path, "speed/tre.json", (RESULTS / "tiny-cpu-2026-11-23.json").read_text())
     loop, inputs = {"steps": 20, "batch": 1, "seed": 0}, {"corpus": "corpus", "model": "parts"}
     for name, identity in {"tre": "tre", "etr": "etr"}.items():
         config = {"loop": loop, "model": {"identity": identity}, "inputs": inputs}
@@ -175,21 +240,52 @@ def test_the_command_writes_the_figures_and_what_was_trained(tmp_path):
     assert "Teachers differ in model.identity." in text
     assert row(text, "Figure 5", "| Fréchet")[1:] == ["AsymTalker (ours)", "1.00", "2.00", "–"]
     assert f"1. Not measured: {UNREACHABLE}" in section(text, "Figure 5")
-    assert "31.5 FPS on 30 s of sound" in section(text, "Figure 6")
+    assert "19.9 FPS on 10 s of sound (median of 3), 1 steps, guidance 1.6" in section(text, "Figure 6")
     assert "omni: 0.25 FPS over 4 short clips" in section(text, "Figure 6")
     for name in ("figure5.svg", "figure6.svg"):
         assert (tmp_path / name).read_text().lstrip().startswith("<?xml")
 
 
-def test_nothing_measured_is_said(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "run runs/tables.sh first" in done.stderr
+def test_nothing_measured_is_said(tables, tmp_path):
+    with pytest.raises(SystemExit, match="no short/report"):
+        tables.document(tmp_path, random_encoders=False)
 
 
-def test_long_clips_that_were_not_measured_leave_a_figure_that_says_so(tables, tmp_path):
+def test_long_clips_that_were_not_measured_leave_a_figure_that_says_so(tables, figures, tmp_path):
     write(tmp_path, "short/report.json", report(tre=method(0.0)))
     assert "Not measured: the long clips were not measured" in tables.document(tmp_path, random_encoders=False)
-    tables.save(lambda: tables.figure_5(None), tmp_path / "figure5.svg")
-    tables.save(lambda: tables.figure_6({}), tmp_path / "figure6.svg")
+    figures.save(lambda: figures.figure_5(tables.read_report(tmp_path / "long")), tmp_path / "figure5.svg")
+    figures.save(lambda: figures.figure_6({}), tmp_path / "figure6.svg")
     assert (tmp_path / "figure6.svg").stat().st_size
+
+
+def test_a_real_report_gives_sampling_speed_and_warnings(tables, evaluated):
+    shutil.copytree(evaluated / "short", evaluated / "long", dirs_exist_ok=True)
+    text = tables.document(evaluated, random_encoders=False)
+    assert "\n\nSampled in 2 steps, guidance 1: tre.\n" in section(text, "Table 1")
+    seconds = json.loads((evaluated / "sadtalker" / "method.json").read_text())["loaded_seconds_per_video"]
+    fps = 2 * 25 / sum(seconds.values())
+    assert f"- sadtalker: {fps:.2f} FPS over 2 short clips, with loading" in section(text, "Figure 6")
+    assert "Fréchet distance, readout features rests on" in section(text, "Table 1")
+    assert "over time rests on" in section(text, "Figure 5")
+    assert "over time rests on" not in section(text, "Table 1")
+
+
+def test_the_committed_report_fills_a_table(tables, tmp_path):
+    made = json.loads((RESULTS / "evaluate-short-tiny-cpu-2026-11-23.json").read_text())
+    made["methods"]["tre"] = made["methods"].pop("asymtalker-tiny")
+    write(tmp_path, "short/report.json", made)
+    text = tables.document(tmp_path, random_encoders=False)
+    assert "Sampled in 1 steps, guidance 1.6: tre." in section(text, "Table 1")
+    assert "FD readout 5,000 frames; Lip corr. 99 clips" in section(text, "Table 1")
+
+
+def test_a_readout_that_is_not_there_stops_the_script(tmp_path):
+    for folder in ("bench/short", "bench/long", "parts/vae", "corpus"):
+        (tmp_path / folder).mkdir(parents=True)
+    given = {"PARTS": tmp_path / "parts", "CORPUS": tmp_path / "corpus", "READOUT": tmp_path / "mistyped"}
+    environment = os.environ | {name: str(path) for name, path in given.items()}
+    command = ["bash", ROOT / "runs" / "tables.sh", tmp_path / "bench", tmp_path / "out"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == f"tables.sh: there is no {tmp_path}/mistyped: READOUT is to be the folder of a readout\n"

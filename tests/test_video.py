@@ -268,3 +268,21 @@ def test_a_truncated_video_is_one_sentence(tmp_path):
     (tmp_path / "b.mp4").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"ends after \d+ of 40 frames|damaged"):
         list(decode_frames(tmp_path / "b.mp4"))
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm"])
+def test_a_truncated_video_that_counts_no_frames_is_one_sentence(tmp_path, ending):
+    codec = {"mkv": "libx264", "webm": "libvpx"}[ending]
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / f"whole.{ending}"), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width = stream.height = 64
+        for _ in range(100):
+            picture = av.VideoFrame.from_ndarray(rng.integers(0, 255, (64, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    assert len(list(decode_frames(tmp_path / f"whole.{ending}"))) == 100
+    data = (tmp_path / f"whole.{ending}").read_bytes()
+    (tmp_path / f"half.{ending}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"ends after [\d.]+ of 4.0 seconds: it is truncated"):
+        list(decode_frames(tmp_path / f"half.{ending}"))

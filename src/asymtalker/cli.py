@@ -44,7 +44,7 @@ VERBS = {
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.write:synthesize_corpus"
     ),
     "train": Verb(
-        "train the teacher, or its codec or audio encoder",
+        "train the teacher, its codec or audio encoder, or the readout of faces",
         "asymtalker.stages:train_settings",
         "asymtalker.stages:train",
     ),
@@ -281,7 +281,8 @@ def _said() -> Iterator[None]:
         if missing == "asymtalker":
             raise
         raise UserError(
-            f"This needs more packages ({missing} is missing): pip install 'asymtalker[synth,train,evaluate]'."
+            f"This needs more packages ({missing} is missing): in the folder of the code,"
+            " pip install -c constraints.txt '.[synth,train,evaluate]'."
         ) from error
     except OSError as error:
         if error.errno not in FULL_DISK:

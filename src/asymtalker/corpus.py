@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from asymtalker.errors import UserError
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
-from asymtalker.whole import whole
+from asymtalker.whole import clear_parts, whole
 
 MANIFEST = "manifest.parquet"
 KEYFRAME_INTERVAL = 25
@@ -119,8 +119,7 @@ class ShardWriter:
 
     def clear(self) -> None:
         """Remove what killed writers left unfinished; nobody may be writing."""
-        for partial in self.folder.glob(".*.part"):
-            partial.unlink(missing_ok=True)
+        clear_parts(self.folder)
 
     def write_manifest(self) -> list[ManifestRow]:
         """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key."""
@@ -240,9 +239,9 @@ def decode_video(source: str, start: int, stop: int, grey: bool = False) -> np.n
     """
     pictures = []
     try:
-        with av.open(source, "r") as container:
-            stream = container.streams.video[0]
-            if not isinstance(stream, VideoStream) or stream.time_base is None:
+        with av.open(source, "r", metadata_errors="replace") as container:
+            stream = next(iter(container.streams.video), None)
+            if not isinstance(stream, VideoStream) or stream.time_base is None or stream.codec_context is None:
                 raise UserError("the clip's video has no picture; write the corpus again")
             stream.codec_context.thread_count = 1
             if start >= KEYFRAME_INTERVAL:
@@ -308,7 +307,7 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder} is not a corpus: it has no {MANIFEST}; give a folder that synth or curate has written"
+            f"{folder} is not a corpus: it has no {MANIFEST}; give a folder that asymtalker synth has written"
         )
     state = path.stat()
     return list(_manifest(str(path), state.st_size, state.st_mtime_ns).values())
@@ -375,12 +374,18 @@ class Clip:
 
     def audio(self) -> np.ndarray:
         """The whole sound: ``(N,)`` float32 in [-1, 1] at 16 kHz; frame ``k`` owns samples ``[640k, 640(k+1))``."""
-        return decode_wav(self._read("wav"))
+        try:
+            return decode_wav(self._read("wav"))
+        except (wave.Error, EOFError, ValueError) as error:
+            raise UserError(f"{self.shard}: the sound of {self.row.key} is damaged; write the shard again") from error
 
     @functools.cached_property
     def info(self) -> dict[str, Any]:
         """The JSON member: the manifest's row and, for synthetic clips, ``ground_truth``."""
-        return json.loads(self._read("json"))
+        try:
+            return json.loads(self._read("json"))
+        except ValueError as error:
+            raise UserError(f"{self.shard}: the JSON of {self.row.key} is damaged; write the shard again") from error
 
 
 def open_clip(folder: Path, key: str) -> Clip:

@@ -70,7 +70,8 @@ def _detect(picture: np.ndarray, scale: float, doublings: int, least: float) -> 
     if scale != 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2))
-    boxes, scores, _ = _detector().run(picture, doublings, least)
+    # dlib reads rows as if none were padded, and decoded video of some widths has padded rows
+    boxes, scores, _ = _detector().run(np.ascontiguousarray(picture), doublings, least)
     return [
         FaceBox(box.left() / scale, box.top() / scale, box.width() / scale, box.height() / scale, score)
         for box, score in zip(boxes, scores, strict=True)

@@ -185,7 +185,8 @@ def fetch_file(name: str, offline: bool = False) -> Path:
         path = packaged
     elif not _has(path, file.size):
         if offline:
-            raise UserError(f"{file.path} is not in the cache's folder {name}, and --offline downloads nothing")
+            found = "has another size than registered" if path.is_file() else "is not there"
+            raise UserError(f"{file.path} {found} in the cache's folder {name}, and --offline downloads nothing")
         fetch(name)
     with path.open("rb") as contents:
         if hashlib.file_digest(contents, "sha256").hexdigest() != file.sha256:

@@ -5,6 +5,7 @@ A video is ``F H W 3`` uint8 RGB, its sound float32 in [-1, 1]. Memory does not 
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -186,7 +187,7 @@ class VideoWriter:
             raise refusal(self.path, self._output.error) from error
         if self._output.full and self.kept_seconds is None:  # filled up by the last bytes, the video is whole
             self.abort(keep=True)
-            raise refusal(self.path, self._output.full)
+            raise refusal(self.path, self._output.full) from self._output.full
 
     def close(self) -> None:
         """Finish the file and give it its name. Does nothing when the file was closed or aborted before."""
@@ -323,10 +324,10 @@ def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarra
         frames = _decode(container, path)
         if in_step:
             for frame in frames_in_step(frames, _start(container)):
-                yield frame.to_ndarray(format="rgb24")
+                yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
         else:
             for _, frame in frames:
-                yield frame.to_ndarray(format="rgb24")
+                yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
 
 
 def frames_in_step(frames: Iterable[tuple[float, Any]], start: float, count: int | None = None) -> Iterator[Any]:
@@ -365,15 +366,24 @@ def _decode(container: Any, path: str | Path) -> Iterator[tuple[float, Any]]:
     """Decoded frames and their times in seconds."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    rate, count = stream.average_rate or stream.base_rate or FPS, 0
+    rate, count, time = stream.average_rate or stream.base_rate or FPS, 0, 0.0
     try:
         for frame in container.decode(video=0):
-            yield float(count / rate) if frame.time is None else frame.time, frame
+            time = float(count / rate) if frame.time is None else frame.time
+            yield time, frame
             count += 1
     except av.error.FFmpegError as error:
         raise UserError(f"The video {path} is damaged: give another file.") from error
     if count < MIN_DECODED * stream.frames:
         raise UserError(f"The video {path} ends after {count} of {stream.frames} frames: it is truncated.")
+    if (end := _noted_end(stream)) and time + 1 / rate < MIN_DECODED * end:
+        raise UserError(f"The video {path} ends after {time:.1f} of {end:.1f} seconds: it is truncated.")
+
+
+def _noted_end(stream: Any) -> float | None:
+    """Seconds, as a Matroska or WebM file, which counts no frames, notes them beside a stream."""
+    noted = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    return 3600 * int(noted[1]) + 60 * int(noted[2]) + float(noted[3]) if noted else None
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,16 @@ def check_place(path: Path) -> None:
         raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a full disk is behind an error, so that going on with the next file is of no use."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def refusal(path: Path, error: OSError) -> UserError:
     """The sentence for an error of the disk while ``path`` was written."""
     reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
@@ -78,6 +88,13 @@ def _problem_of_disk(error: BaseException, partial: Path) -> OSError | None:
 
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def clear_parts(folder: Path) -> None:
+    """Remove what killed writers left unfinished in a folder, if there is one; nobody may be writing there."""
+    for pattern in (".*.part", ".*.part.*"):  # the latter are of videos: the room kept back, and ``.NAME.part.mp4``
+        for left in list(folder.glob(pattern)):
+            _remove(left)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -43,4 +43,4 @@ def readout(drawn_corpus) -> FaceReadout:
 
 @pytest.fixture
 def drawn(drawn_corpus) -> CorpusClip:
-    return CorpusClip(open_clip(drawn_corpus, "drawn1"))
+    return CorpusClip(drawn_corpus, open_clip(drawn_corpus, "drawn1").row)

@@ -1,5 +1,6 @@
 """Other systems' videos are collected from fakes that take exactly the documented flags and input files."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,25 +10,30 @@ import textwrap
 import threading
 import time
 import wave
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from asymtalker.corpus import open_clip
+from asymtalker.corpus import ShardWriter, encode_wav, open_clip
 from asymtalker.errors import UserError
+from asymtalker.evaluate import baselines
 from asymtalker.evaluate.baselines import (
     BASELINES,
     BaselineSettings,
     Pair,
     corpus_pairs,
+    inputs_hash,
     read_pairs,
     run_baseline,
     write_pairs,
 )
 from asymtalker.media import read_audio
 from asymtalker.video import probe_video, read_video, write_video
+from toy import ToyFace
 
 # What every fake does: check its inputs and write, where the real one writes, a text that tells which they were.
 COMMON = """
@@ -467,9 +473,151 @@ def test_ctrl_c_stops_the_command_and_its_children(tmp_path):
 
 
 def test_a_corpus_gives_the_first_frames_and_sounds_of_its_held_out_clips(toy_corpus, tmp_path):
-    pairs = corpus_pairs(toy_corpus, tmp_path / "inputs")
+    pairs, unread = corpus_pairs(toy_corpus, tmp_path / "inputs")
+    assert unread == {}
     assert [pair.name for pair in pairs] == ["test-toy4", "test-toy5"]
     clip = open_clip(toy_corpus, "test-toy4")
     assert np.array_equal(np.asarray(Image.open(pairs[0].image)), clip.frames(0, 1)[0])
     assert np.abs(read_audio(pairs[0].audio) - clip.audio()).max() < 1e-4
-    assert corpus_pairs(toy_corpus, tmp_path / "inputs") == pairs
+    assert corpus_pairs(toy_corpus, tmp_path / "inputs") == (pairs, {})
+
+
+def corpus_of(folder: Path, **seeds: int) -> Path:
+    """Held-out clips by name, each in a shard of its own."""
+    writer = ShardWriter(folder)
+    for index, (key, seed) in enumerate(seeds.items()):
+        writer.write(index, [replace(ToyFace(seed).clip("test"), key=key)])
+    writer.write_manifest()
+    return folder
+
+
+def with_corpus(settings: BaselineSettings, corpus: Path) -> BaselineSettings:
+    return replace(settings, manifest=None, corpus=corpus)
+
+
+def test_another_corpus_with_the_same_names_is_run_on_its_own_pictures(tmp_path):
+    settings = make_settings(tmp_path)
+    first, other = corpus_of(tmp_path / "first", ann=1, bob=2), corpus_of(tmp_path / "other", ann=1, bob=3)
+    run_baseline(with_corpus(settings, first))
+    ann, bob = ((settings.out / f"{name}.mp4").read_text() for name in ("ann", "bob"))
+    kept = (settings.out / "ann.mp4").stat().st_mtime_ns
+    run_baseline(with_corpus(settings, other))
+    (_, pair), _ = corpus_pairs(other, settings.out / "inputs")
+    assert np.array_equal(np.asarray(Image.open(pair.image)), open_clip(other, "bob").frames(0, 1)[0])
+    assert pair.audio.read_bytes() == encode_wav(open_clip(other, "bob").audio())
+    assert (settings.out / "bob.mp4").read_text() == made_of(pair) != bob
+    assert (settings.out / "ann.mp4").read_text() == ann
+    assert (settings.out / "ann.mp4").stat().st_mtime_ns == kept
+
+
+def test_pictures_of_a_corpus_stay_as_they_were_written(tmp_path):
+    """Another version of Pillow would make other bytes of the same picture, and then all videos would be made anew."""
+    (pair,), _ = corpus_pairs(corpus_of(tmp_path / "corpus", ann=1), tmp_path / "inputs")
+    Image.open(pair.image).save(pair.image, compress_level=0)
+    before = inputs_hash(pair)
+    corpus_pairs(tmp_path / "corpus", tmp_path / "inputs")
+    assert inputs_hash(pair) == before
+    pair.image.write_bytes(pair.image.read_bytes()[:300])
+    corpus_pairs(tmp_path / "corpus", tmp_path / "inputs")
+    assert Image.open(pair.image).convert("RGB").size == (32, 32)
+
+
+def test_damaged_clips_of_a_corpus_cost_themselves_alone(tmp_path, monkeypatch, capsys):
+    settings = make_settings(tmp_path)
+    corpus = corpus_of(tmp_path / "corpus", ann=1, bob=2, eve=3, kim=4, joe=5)
+    monkeypatch.chdir(tmp_path)
+    settings = replace(with_corpus(settings, corpus), out=Path("videos"))  # commands run elsewhere
+    run_baseline(settings)
+    assert record_of(settings)["failed"] == {}
+    shards = {index: corpus / f"shard-{index:06d}.tar" for index in range(5)}
+    shards[0].write_bytes(shards[0].read_bytes()[:1500])
+    for index, mark, count in ((1, b"RIFF", 2000), (2, b"ftyp", 2000), (3, b"trak", 4)):  # of the last the streams go
+        data = shards[index].read_bytes()
+        at = data.index(mark)
+        shards[index].write_bytes(data[:at] + bytes(count) + data[at + count :])
+    run_baseline(settings)
+    failed = record_of(settings)["failed"]
+    assert set(failed) == {"ann", "bob", "eve", "kim"}
+    assert "shard-000000.tar is damaged" in failed["ann"]
+    assert f"no video of ann: {failed['ann']}" in capsys.readouterr().err
+    assert {path.stem for path in settings.out.glob("*.mp4")} == {"joe"}
+    shards[4].unlink()
+    with pytest.raises(UserError, match="No held-out clip"):
+        run_baseline(settings)
+
+
+def test_what_could_not_be_made_again_has_no_video(tmp_path):
+    settings = make_settings(tmp_path)
+    run_baseline(settings)
+    ann, _ = read_pairs(settings.manifest)
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(ann.image)
+    unlucky = hashlib.sha256(ann.image.read_bytes()).hexdigest()
+    make_checkout(settings.repo, "sadtalker", FAILS_WITHOUT_LUCK % unlucky)
+    run_baseline(settings)
+    assert not (settings.out / "ann.mp4").exists()
+    record = record_of(settings)
+    assert record["failed"] == {"ann": "no face was found"}
+    assert set(record["loaded_seconds_per_video"]) == set(record["inputs"]) == {"bob"}
+
+
+def test_a_stop_does_not_leave_the_video_of_another_picture(tmp_path, monkeypatch):
+    settings = make_settings(tmp_path)
+    run_baseline(settings)
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(read_pairs(settings.manifest)[0].image)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(baselines, "_run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_baseline(settings)
+    assert {path.stem for path in settings.out.glob("*.mp4")} == {"bob"}
+
+
+@pytest.mark.parametrize("method", ["sadtalker", "stableavatar"])
+def test_a_full_disk_is_no_fault_of_the_pair(tmp_path, monkeypatch, method):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    settings = make_settings(tmp_path, method)
+    with monkeypatch.context() as patch:
+        patch.setattr(baselines.shutil, "move", full)
+        patch.setattr(baselines.AudioFile, "track", lambda self: SimpleNamespace(rate=16_000, channels=1))
+        patch.setattr(baselines, "open_media", full)
+        with pytest.raises(UserError, match="disk is full"):
+            run_baseline(settings)
+    assert not (settings.out / "method.json").exists()
+    run_baseline(settings)
+    assert record_of(settings)["failed"] == {}
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    settings = with_corpus(make_settings(tmp_path), corpus_of(tmp_path / "corpus", ann=1))
+    run_baseline(settings)
+    expected = sorted(settings.out.rglob("*"))
+    for name in (".ann.mp4.7.part", ".work-abc/repo/file", "inputs/.ann.png.7.part", ".method.json.7.part"):
+        (settings.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (settings.out / name).touch()
+    (settings.out / ".work-abc" / "link").symlink_to(settings.repo)
+    run_baseline(settings)
+    assert sorted(settings.out.rglob("*")) == expected
+    assert (settings.repo / "inference.py").is_file()
+
+
+def test_times_are_of_one_machine(tmp_path):
+    settings = make_settings(tmp_path)
+    run_baseline(settings)
+    here = record_of(settings)
+    elsewhere = here["machine"] | {"cpu": "abacus"}
+    (settings.out / "method.json").write_text(json.dumps(here | {"machine": elsewhere}))
+    run_baseline(settings)
+    assert record_of(settings) == here | {"machine": elsewhere}  # nothing was made here
+    (settings.out / "bob.mp4").unlink()
+    run_baseline(settings)
+    record = record_of(settings)
+    assert record["machine"] == here["machine"]
+    assert set(record["loaded_seconds_per_video"]) == {"bob"}
+    (settings.out / "method.json").write_text(json.dumps(record | {"machine": here["machine"] | {"torch": "0.1"}}))
+    (settings.out / "ann.mp4").unlink()
+    run_baseline(settings)
+    assert set(record_of(settings)["loaded_seconds_per_video"]) == {"ann", "bob"}  # ours is not what is timed

@@ -1,5 +1,6 @@
 """The whole stage: reports, resume, bad clips, generation, and distortions that move the metric they should."""
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -127,9 +128,25 @@ def test_one_bad_clip_never_ends_the_run(measure, drawn_videos, tmp_path):
     report = measure(generated=videos)["methods"]["videos"]
     assert set(report["failed"]) == {"drawn0"}
     assert "drawn0.mp4" in report["failed"]["drawn0"]
-    assert "no face found" in report["clips"]["drawn1"]["notes"][0]
+    assert report["clips"]["drawn1"]["notes"][0] == "no sound"
+    assert "no face found" in report["clips"]["drawn1"]["notes"][1]
     assert report["values"]["head_motion"]["samples"] == 1
     assert report["values"]["colour_drift"]["samples"] == 2
+
+
+def test_a_method_of_which_nothing_could_be_measured_is_an_error_after_the_report(measure, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "drawn0.mp4").write_text("no video")
+    with pytest.raises(UserError, match="No clip of broken could be measured"):
+        measure(generated=tmp_path / "broken")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert set(report["methods"]["broken"]["failed"]) == {"drawn0"}
+
+
+def test_another_shape_than_the_references_is_said(measure, drawn_videos, tmp_path):
+    wide = distorted(drawn_videos, tmp_path / "wide", lambda frames, samples: (frames[:, 20:110], samples))
+    warnings = [warning["text"] for warning in measure(generated=wide)["methods"]["wide"]["warnings"]]
+    assert any("3 videos have another shape than the reference" in text for text in warnings)
 
 
 def test_clips_are_generated_timed_and_kept(measure, tiny_pipeline_folder, tmp_path, monkeypatch):
@@ -255,26 +272,87 @@ def test_sound_that_begins_late_stays_late(drawn_videos, tmp_path):
         assert np.abs(seen[first + 30].astype(int) - frames[30]).mean() < 3
 
 
-def test_a_longer_set_of_networks_serves_a_shorter_one_and_damage_is_measured_again(tmp_path):
-    path = tmp_path / "clip.npz"
-    texts = {"key": "k", "notes": '["seen"]', "networks": '["i3d", "inception"]'}
-    np.savez(path, fid=np.ones(3), **{name: np.array(text) for name, text in texts.items()})
-    kept = run._kept(path, "k", Networks(inception=object()))
-    assert kept
-    assert kept.notes == ["seen"]
-    assert kept.arrays.keys() == {"fid"}
-    assert run._kept(path, "other", Networks()) is None
-    assert run._kept(path, "k", Networks(syncnet=object())) is None
-    path.write_bytes(path.read_bytes()[:200])
-    assert run._kept(path, "k", Networks()) is None
+def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
+    measure, drawn_videos, tmp_path, monkeypatch
+):
+    seen = []
+    original = run.measure_clip
+    monkeypatch.setattr(run, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
+    measure(generated=drawn_videos)
+    assert len(seen) == 6
+    kept = tmp_path / "report" / "features" / "reference" / "drawn1.npz"
+    kept.write_bytes(kept.read_bytes()[:200])
+    measure(generated=drawn_videos)
+    assert seen[6:] == ["drawn1"]
+    monkeypatch.setattr(run, "load_networks", lambda *_: Networks(missing=dict.fromkeys(LOADERS, "gone")))
+    report = measure(generated=drawn_videos)
+    assert len(seen) == 13
+    assert "face_distance" in report["not_measured"]  # and not a value of what is said to be missing
+    about = json.loads((tmp_path / "readout" / "config.json").read_text())
+    shutil.copytree(tmp_path / "readout", tmp_path / "other")
+    twice = about | {"spread": [2 * spread for spread in about["spread"]]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(twice))
+    measure(generated=drawn_videos, readout=tmp_path / "other")
+    assert len(seen) == 19
 
 
-def test_clips_and_videos_without_each_other_are_said(measure, drawn_videos, tmp_path):
+def test_damaged_shards_and_links_cost_their_clip_alone(measure, drawn_videos, drawn_corpus, tmp_path):
+    videos, damaged = tmp_path / "videos", tmp_path / "damaged"
+    shutil.copytree(drawn_videos, videos)
+    (videos / "drawn0.mp4").unlink()
+    (videos / "drawn0.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    writer = ShardWriter(damaged)
+    for seed in range(4):
+        writer.write(seed, [drawn_clip(seed)])
+    writer.write_manifest()
+    shard = damaged / "shard-000002.tar"
+    shard.write_bytes(shard.read_bytes()[:5000])
+    shard = damaged / "shard-000003.tar"
+    data = shard.read_bytes()
+    at = data.index(b"RIFF")
+    shard.write_bytes(data[:at] + b"JUNK" + data[at + 4 :])
+    report = measure(reference=damaged, generated=videos)
+    assert set(report["methods"]["videos"]["failed"]) == {"drawn0", "drawn2"}
+    assert set(report["methods"]["reference"]["failed"]) == {"drawn2", "drawn3"}
+    assert "the sound of drawn3 is damaged" in report["methods"]["reference"]["failed"]["drawn3"]
+    assert report["methods"]["videos"]["values"]["lip_correlation"]["samples"] == 1
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_report(measure, drawn_videos, tmp_path, monkeypatch):
+    before = measure(generated=drawn_videos)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shutil.rmtree(tmp_path / "report" / "features")
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        measure(generated=drawn_videos)
+    assert json.loads((tmp_path / "report" / "report.json").read_text()) == before
+
+
+def test_what_its_maker_could_not_make_is_among_the_failed(measure, drawn_videos, tmp_path):
+    videos = tmp_path / "videos"
+    shutil.copytree(drawn_videos, videos)
+    (videos / "drawn1.mp4").unlink()
+    (videos / "method.json").write_text(json.dumps({"framed": True, "failed": {"drawn1": "no face in the portrait"}}))
+    report = measure(generated=videos)
+    assert report["methods"]["videos"]["failed"] == {"drawn1": "no face in the portrait"}
+    assert "no face in the portrait" in (tmp_path / "report" / "index.html").read_text()
+
+
+def test_what_is_missing_or_short_is_said(measure, drawn_videos, tmp_path):
     shutil.copytree(drawn_videos, tmp_path / "some")
     (tmp_path / "some" / "drawn1.mp4").rename(tmp_path / "some" / "stranger.mp4")
-    warnings = measure(generated=tmp_path / "some")["methods"]["some"]["warnings"]
-    assert any("1 of 3 real clips have no video here: drawn1." in sentence for sentence in warnings)
-    assert any("1 videos are named after no real clip" in sentence for sentence in warnings)
+    frames, samples = read_video(drawn_videos / "drawn0.mp4")
+    write_video(tmp_path / "some" / "drawn0.mp4", frames[:40], samples[: 40 * 640])
+    warnings = measure(generated=tmp_path / "some", seconds="2,5,10")["methods"]["some"]["warnings"]
+    assert [warning["text"] for warning in warnings if not warning["metric"] and not warning["curve"]] == [
+        "1 of 3 real clips have no video here: drawn1.",
+        "1 videos are named after no real clip, so have no portrait: stranger.",
+        "1 videos end before the real clip does: drawn0.",
+        "No clip lasts 5, 10 seconds: distances over time end before.",
+    ]
 
 
 def test_offline_there_is_what_packages_have_and_the_others_say_why_not():

@@ -16,7 +16,7 @@ from asymtalker.evaluate.clips import FileClip
 from asymtalker.evaluate.faces import DetectedFace, hog_faces
 from asymtalker.evaluate.features import STRIDE, PictureFeatures, dlib_embedding, embed_faces, measure_clip
 from asymtalker.evaluate.networks import LOADERS, Networks
-from asymtalker.evaluate.signals import SAME_FACE
+from asymtalker.evaluate.signals import SAME_BY_DLIB
 from asymtalker.registry import fetch_file
 from asymtalker.video import write_video
 from drawn_face import background
@@ -154,9 +154,9 @@ def test_dlib_knows_a_person_again_and_tells_two_apart(dlib_networks, portraits)
             cv2.convertScaleAbs(small, beta=25),
         ):
             again = dlib_embedding(dlib_networks, changed, hog_faces(changed)[0].box)
-            assert np.linalg.norm(again - vectors[name]) < SAME_FACE
+            assert np.linalg.norm(again - vectors[name]) < SAME_BY_DLIB
     for one, other in itertools.combinations(vectors, 2):
-        assert np.linalg.norm(vectors[one] - vectors[other]) > SAME_FACE, (one, other)
+        assert np.linalg.norm(vectors[one] - vectors[other]) > SAME_BY_DLIB, (one, other)
 
 
 def test_dlib_looks_once_a_second_with_any_detector(dlib_networks, portraits, readout, tmp_path):
@@ -171,14 +171,14 @@ def test_dlib_looks_once_a_second_with_any_detector(dlib_networks, portraits, re
         arrays = measure_clip(clip, one, SIZE, networks, readout).arrays
         distances = np.linalg.norm(arrays["face"] - arrays["portrait_face"], axis=1)
         assert arrays["face_frames"].tolist() == [0, 25, 50, 75, 100, 125]
-        assert distances[:3].max() < SAME_FACE < distances[3:].min()
+        assert distances[:3].max() < SAME_BY_DLIB < distances[3:].min()
 
 
 def test_other_sizes_are_brought_to_the_references_and_said(drawn, readout, tmp_path):
     frames = np.stack([cv2.resize(frame, (480, 320)) for frame in drawn.frames()])
     write_video(tmp_path / "wide.mp4", frames, drawn.sound())
     measured = measure_clip(FileClip(tmp_path / "wide.mp4"), None, SIZE, Networks(), readout)
-    assert "480x320, measured at 160x160" in measured.notes
+    assert "480x320, pictures compared at 160x160" in measured.notes
     assert measured.arrays["frames"] == 60
     assert "readings" in measured.arrays
 
@@ -187,13 +187,44 @@ def test_clips_without_a_face_or_sound_keep_what_needs_none(drawn, readout, tmp_
     empty = np.stack([background(160, 160)] * 30)
     write_video(tmp_path / "empty.mp4", empty)
     measured = measure_clip(FileClip(tmp_path / "empty.mp4"), None, SIZE, Networks(), readout)
-    assert measured.notes == ["no face found: nothing that needs one is measured"]
+    assert measured.notes == ["no sound", "no face found: nothing that needs one is measured"]
     assert set(measured.arrays) == {"frames", "found", "change", "lab"}
     write_video(tmp_path / "mute.mp4", np.stack(list(drawn.frames())))
     networks = Networks(syncnet=SimpleNamespace(parameters=lambda: iter([torch.zeros(1)])), yunet=whole_picture)
     measured = measure_clip(FileClip(tmp_path / "mute.mp4"), None, SIZE, networks, readout)
-    assert "lip sync is not measured" in measured.notes[0]
+    assert "lip sync is not measured" in measured.notes[1]
     assert "lips" not in measured.arrays
+
+
+@pytest.mark.parametrize("framed", [True, False])
+def test_faces_are_looked_at_as_they_are_whatever_size_pictures_are_compared_at(drawn, readout, framed):
+    """The middle part of a square, at a wide picture's size, would show half a face."""
+    clip = replace(drawn, framed=framed)
+    square, wide = (measure_clip(clip, None, size, Networks(), readout).arrays for size in (SIZE, (90, 160)))
+    np.testing.assert_array_equal(square["readings"], wide["readings"])
+    assert not np.array_equal(square["lab"], wide["lab"])
+
+
+def test_a_face_that_moves_far_in_a_second_is_found_where_none_follows_it(drawn, readout, tmp_path):
+    frames = np.stack(list(drawn.frames()))
+    pads = [(0, 120) if index // 25 % 2 else (120, 0) for index in range(len(frames))]
+    swaying = np.stack([np.pad(f, ((0, 0), pad, (0, 0)), mode="edge") for f, pad in zip(frames, pads, strict=True)])
+    write_video(tmp_path / "swaying.mp4", swaying)
+    assert measure_clip(FileClip(tmp_path / "swaying.mp4"), None, SIZE, Networks(), readout).arrays["found"].all()
+
+
+def test_a_clip_that_never_shows_its_person_has_nothing_of_it(drawn, readout, tmp_path, dlib_networks):
+    write_video(tmp_path / "empty.mp4", np.stack([background(160, 160)] * 30))
+    arrays = measure_clip(FileClip(tmp_path / "empty.mp4"), next(drawn.frames()), SIZE, dlib_networks, readout).arrays
+    assert arrays["portrait_face"].shape == (128,)
+    assert arrays["face"].shape == (0, 128)
+
+
+def test_a_portrait_that_cannot_be_read_costs_identity_alone(drawn, readout, dlib_networks):
+    measured = measure_clip(drawn, UserError("a.png is damaged"), SIZE, dlib_networks, readout)
+    assert measured.notes == ["identity is not measured: a.png is damaged"]
+    assert "portrait_face" not in measured.arrays
+    assert "readings" in measured.arrays
 
 
 def test_a_clip_of_one_frame_is_refused(drawn, readout, tmp_path):

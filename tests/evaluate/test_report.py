@@ -23,11 +23,11 @@ from asymtalker.video import probe_video
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 METRICS = {
-    "fid": {"title": "FID", "unit": "", "better": "low"},
-    "identity": {"title": "Identity", "unit": "cosine", "better": "high"},
-    "sync_c": {"title": "Sync-C", "unit": "", "better": "high"},
-    "sync_offset": {"title": "Offset", "unit": "frames", "better": "near"},
-    "fvd": {"title": "FVD", "unit": "", "better": "low"},
+    "fid": {"title": "FID", "unit": "", "better": "low", "about": "What it is."},
+    "identity": {"title": "Identity", "unit": "cosine", "better": "high", "about": "What it is."},
+    "sync_c": {"title": "Sync-C", "unit": "", "better": "high", "about": "What it is."},
+    "sync_offset": {"title": "Offset", "unit": "frames", "better": "near", "about": "What it is."},
+    "fvd": {"title": "FVD", "unit": "", "better": "low", "about": "What it is."},
 }
 
 
@@ -171,7 +171,7 @@ def test_the_three_files_agree(tmp_path: Path) -> None:
     assert len(rows) == sum(len(method["values"]) for method in report["methods"].values())
     for row in rows:
         given = report["methods"][row["method"]]["values"][row["metric"]]
-        assert {key: row[key] for key in ("title", "unit", "better")} == METRICS[row["metric"]]
+        assert all(row[key] == METRICS[row["metric"]][key] for key in ("title", "unit", "better"))
         for key in given:
             assert row[key] == ("" if given[key] is None else str(given[key]))
     assert "32.6" in page.row("FID")[1]  # 32.625
@@ -200,11 +200,22 @@ def test_best_is_marked_where_there_is_a_best(tmp_path: Path) -> None:
     assert "<b>5.88</b>" in page.source
 
 
+def test_nothing_is_best_among_values_of_other_clips_or_of_too_few_samples(tmp_path: Path) -> None:
+    report, methods = make(["one", "two"])
+    assert "★" in write(report, methods, tmp_path / "same").row("Identity")[1]
+    report["methods"]["two"]["warnings"] = [{"text": "FID rests on 3 frames.", "metric": "fid", "curve": None}]
+    page = write(report, methods, tmp_path / "few")
+    assert not any("★" in cell for cell in page.row("FID"))
+    assert "★" in page.row("Identity")[1]
+    report["methods"]["two"]["clips"].popitem()
+    assert not any("★" in cell for cell in write(report, methods, tmp_path / "other").row("Identity"))
+
+
 def test_a_single_method_wins_nothing(tmp_path: Path) -> None:
     report, methods = make(["alone"])
     page = write(report, methods, tmp_path)
     assert "★" not in page.text
-    assert "1 method against 2 real clips" in page.text
+    assert "1 method against 2 reference clips" in page.text
     assert page.row("FID")[0] == "–"  # the reference, which has no distance from itself
 
 
@@ -224,16 +235,23 @@ def test_ties_and_missing_values(tmp_path: Path) -> None:
 
 def test_what_was_not_measured_and_what_failed_is_in_sight(tmp_path: Path) -> None:
     report, methods = make(["one", "two"])
-    report["methods"]["one"]["warnings"] = ["FID rests on 1250 frames: it comes out too large.", "Other."]
+    report["methods"]["one"]["warnings"] = [
+        {"text": "FID rests on 1250 frames: it comes out too large.", "metric": "fid", "curve": None},
+        {"text": "FID over time rests on 40 frames or more a point.", "metric": None, "curve": "fid"},
+        {"text": "Other.", "metric": None, "curve": None},
+    ]
     report["methods"]["two"]["failed"] = {"c": "The video c.mp4 is damaged."}
     page = write(report, methods, tmp_path)
     assert "FVD: i3d: not downloaded" in page.text
     assert page.text.index("FVD: i3d: not downloaded") < page.text.index("Sync-C")
     assert not [row for row in page.rows if row and row[0].startswith("FVD")]
-    assert page.row("FID")[1].startswith("★32.61")  # 32.6 and the footnote's number
+    assert page.row("FID")[1].startswith("32.6131.1 to 34.1")  # 32.6 and the number of one footnote, so no star
     assert ("li", "id", "note-1") in page.attributes
-    assert "one: FID rests on 1250 frames: it comes out too large." in page.text
-    assert "one: Other." in page.text
+    results, over_time = page.source.split("Over time</h2>")
+    assert "one: FID rests on 1250 frames: it comes out too large." in results
+    assert "one: Other." in results
+    assert "one: FID over time rests on 40 frames or more a point." not in results
+    assert "one: FID over time rests on 40 frames or more a point.</figcaption>" in over_time
     assert "two, c: The video c.mp4 is damaged." in re.sub(r"<details.*?</details>|<[^>]*>", "", page.source)
     assert "missing: not downloaded" in page.text
 
@@ -243,9 +261,9 @@ def test_nothing_from_outside_gets_into_the_markup(tmp_path: Path) -> None:
     report, methods = make([evil, "_two"], clips=("a", evil))
     report["reference"]["path"] = report["command"] = report["machine"][evil] = evil
     report["methods"][evil]["failed"] = {evil: evil}
-    report["methods"][evil]["warnings"] = [evil]
+    report["methods"][evil]["warnings"] = [{"text": evil, "metric": None, "curve": curve} for curve in (None, "fid")]
     report["methods"][evil]["about"] = {evil: evil}
-    report["metrics"] = METRICS | {"sync_c": {"title": evil, "unit": evil, "better": "high"}}
+    report["metrics"] = METRICS | {"sync_c": {"title": evil, "unit": evil, "better": "high", "about": evil}}
     report["not_measured"]["fvd"] = evil
     report["networks"]["i3d"]["missing"] = evil
     page = write(report, methods, tmp_path)

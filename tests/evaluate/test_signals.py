@@ -82,6 +82,17 @@ def test_a_clip_of_one_chunk_or_one_that_stands_still_has_no_seam():
     assert seams(np.zeros(100), np.zeros((100, 6)), chunk_boundaries(100, 81, 76)) is None
 
 
+def test_a_picture_that_freezes_between_its_seams_has_the_worst_ones():
+    boundaries = chunk_boundaries(400, 81, 76)
+    change = np.zeros(400)
+    change[boundaries] = 6
+    found = seams(change, np.zeros((400, 6)), boundaries)
+    assert found
+    assert found.motion
+    assert found.motion > 100
+    assert found.colour is None
+
+
 def test_head_motion_is_in_degrees_and_diversity_tells_copies_from_others():
     time = np.arange(500) / 25
     nod = np.stack([0 * time, 10 * np.sin(2 * np.pi * time), 0 * time], 1)

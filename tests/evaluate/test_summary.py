@@ -5,7 +5,8 @@ import pytest
 
 from asymtalker.evaluate import summary
 from asymtalker.evaluate.features import Measured
-from asymtalker.evaluate.summary import METRICS, not_measured, summarize
+from asymtalker.evaluate.metrics import METRICS
+from asymtalker.evaluate.summary import not_measured, summarize
 from asymtalker.evaluate.sync import sync_score
 from asymtalker.timeline import FPS
 
@@ -105,6 +106,37 @@ def test_identity_that_is_lost_halfway_is_seen_in_every_number_of_it():
     assert found.curves["identity"]["y"][-1] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_person_who_is_never_seen_is_lost():
+    portrait = unit(np.random.default_rng(0).normal(size=512))
+    nothing = {"identity": np.zeros((0, 512)), "identity_frames": np.zeros(0, int), "portrait": portrait}
+    kept = {"identity": np.tile(portrait, (60, 1)), "identity_frames": np.arange(0, 300, 5), "portrait": portrait}
+    clips = {"kept": clip(0, **kept), "never": clip(1, found=np.zeros(1, bool), **nothing)}
+    found = summarize(clips, None, {}, OUTPUTS, [5])
+    assert found.values["identity_lost"].value == 0.5
+    assert found.values["identity_lost"].samples == 2
+    assert found.clips["never"]["identity_first_lost"] == 0
+    assert found.values["identity"].samples == 1
+
+
+def test_a_short_neighbour_takes_nothing_from_a_clip():
+    clips = {"long": clip(0), "short": clip(1, seconds=0.4)}
+    truths = {name: (OUTPUTS, measured.arrays["readings"]) for name, measured in clips.items()}
+    found = summarize(clips, None, truths, OUTPUTS, [5])
+    assert found.clips["long"]["lip_correlation"] == pytest.approx(1)
+    assert "lip_correlation_shuffled" not in found.clips["long"]
+    assert "not held against its ground truth" in found.clips["short"]["notes"][0]
+
+
+def test_a_clip_in_which_no_blendshape_moves_has_no_error_of_them():
+    clips = {f"c{seed}": clip(seed) for seed in range(2)}
+    truths = {name: (OUTPUTS, measured.arrays["readings"]) for name, measured in clips.items()}
+    still = truths["c1"][1].copy()
+    still[:, 4:] = 0
+    found = summarize(clips, None, truths | {"c1": (OUTPUTS, still)}, OUTPUTS, [5])
+    assert found.values["blendshape_error"].samples == 1
+    assert found.values["lip_correlation"].samples == 2
+
+
 def test_distance_from_the_portrait_is_lost_upwards():
     portrait, stranger = np.zeros(128), np.full(128, 0.8 / 128**0.5)
     frames = np.arange(0, 250, 25)
@@ -167,7 +199,11 @@ def test_distances_follow_windows_over_time_and_say_when_samples_are_few():
     assert curve["y"] == sorted(curve["y"])
     assert curve["y"][-1] > 20
     few = {"one": clip(9, 0.6)}
-    assert "fewer than its 6 features" in summarize(few, reference, {}, OUTPUTS, [5]).warnings[0]
+    of_value, of_curve = summarize(few, reference, {}, OUTPUTS, [0.6]).warnings
+    assert (of_value.metric, of_value.curve) == ("fd_readout", None)
+    assert (of_curve.metric, of_curve.curve) == (None, "fd_readout")
+    assert "fewer than its 6 features" in of_value.text
+    assert "3 frames or more a point" in of_curve.text
 
 
 def test_seams_need_to_know_the_chunks():

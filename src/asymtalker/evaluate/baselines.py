@@ -36,11 +36,15 @@ from asymtalker.evaluate.baseline_methods import BASELINES, INPUT, OUTPUT, Basel
 from asymtalker.generate.bench import describe_machine
 from asymtalker.media import AudioFile, check_file, open_media
 from asymtalker.timeline import frames_of_samples
-from asymtalker.whole import check_place, whole, write_whole
+from asymtalker.whole import check_place, clear_parts, disk_is_full, whole, write_whole
 
 COLUMNS = ("name", "image", "audio")
 INPUTS, PAIRS = "inputs", "pairs.tsv"
 RECORD = "method.json"
+WORK = ".work-"
+"""What the names of work folders begin with."""
+MACHINE = ("cpu", "cores", "device", "system")
+"""What the speed of a system depends on of what is said of the machine; the rest is of our own Python."""
 GRACE = 30.0
 """Seconds that a stopped command has to end its own processes: torchrun's lie outside its process group."""
 
@@ -108,27 +112,48 @@ def read_pairs(path: str | Path) -> list[Pair]:
     return pairs
 
 
-def corpus_pairs(folder: Path, out: Path) -> list[Pair]:
-    """Write the first frame and the sound of a corpus's held-out clips; what is there already is kept.
+def corpus_pairs(folder: Path, out: Path) -> tuple[list[Pair], dict[str, str]]:
+    """Write the first frame and the sound of a corpus's held-out clips; files that hold the same already are kept.
+
+    Returns:
+        The pairs, and of each clip that can't be read its name and the reason.
 
     Raises:
-        UserError: if it is no corpus, or has no held-out clip.
+        UserError: if it is no corpus, or has no held-out clip that can be read.
     """
-    pairs = []
-    for row in corpus.read_manifest(folder):
-        if row.split != "test" or row.rejected_by:
-            continue
+    rows = [row for row in corpus.read_manifest(folder) if row.split == "test" and not row.rejected_by]
+    if not rows:
+        raise UserError(f"The corpus {folder} has no held-out clips (split test): make a larger one.")
+    pairs, unread, out = [], {}, out.absolute()  # commands run elsewhere
+    for row in rows:
         pair = Pair(row.key, out / f"{row.key}.png", out / f"{row.key}.wav")
-        if not (pair.image.is_file() and pair.audio.is_file()):
+        try:
             clip = corpus.open_clip(folder, row.key)
+            picture, sound = clip.frames(0, 1)[0], corpus.encode_wav(clip.audio())
+        except UserError as error:
+            unread[row.key] = str(error)
+            continue
+        if not _shows(pair.image, picture):
             with whole(pair.image) as partial:
-                Image.fromarray(clip.frames(0, 1)[0]).save(partial, format="PNG")
+                Image.fromarray(picture).save(partial, format="PNG")
+        if not (pair.audio.is_file() and pair.audio.read_bytes() == sound):
             with whole(pair.audio) as partial:
-                partial.write_bytes(corpus.encode_wav(clip.audio()))
+                partial.write_bytes(sound)
         pairs.append(pair)
     if not pairs:
-        raise UserError(f"The corpus {folder} has no held-out clips (split test): make a larger one.")
-    return pairs
+        raise UserError(
+            f"No held-out clip of the corpus {folder} can be read, the last one so: {unread[rows[-1].key]}"
+        )
+    return pairs, unread
+
+
+def _shows(path: Path, picture: np.ndarray) -> bool:
+    """Whether a file is this picture, however it was compressed."""
+    try:
+        with Image.open(path) as image:
+            return np.array_equal(np.asarray(image), picture)
+    except (OSError, SyntaxError):  # not there, or damaged
+        return False
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
@@ -169,27 +194,30 @@ def run_baseline(settings: BaselineSettings) -> None:
     the command, with ``{image}``, ``{audio}``, ``{prompt}`` and so on where those go), ``prompt``, ``fps``, ``chunk``
     (frames of the ``first`` piece and the ``step`` of later ones, or null), ``crop`` (``left``, ``top``, ``width`` and
     ``height`` in pixels of the talking head, if frames show more, or null), ``loaded_seconds_per_video`` (wall clock,
-    loading of weights included), ``machine``, ``inputs`` (name: hash of picture and sound) and ``failed`` (name:
-    reason). A pair that fails does not end the run; one whose picture or sound changed is made again.
+    loading of weights included), the ``machine`` they are of, ``inputs`` (name: hash of picture and sound) and
+    ``failed`` (name: reason; there is no video of it). A pair that fails, or a clip that can't be read, does not end
+    the run; a pair whose picture or sound changed is made again.
 
     Raises:
         UserError: before anything runs, if an input is missing or wrong, or the folder holds other videos; at the end,
-            if no pair has a video.
+            if no pair has a video; if the disk is full.
     """
     if settings.method not in BASELINES:
         raise UserError(f"There is no method {settings.method}: choose one of {', '.join(BASELINES)}.")
     baseline = BASELINES[settings.method]
-    if settings.manifest and not settings.corpus:
-        pairs = read_pairs(settings.manifest)
-    elif settings.corpus and not settings.manifest:
-        pairs = corpus_pairs(settings.corpus, settings.out / INPUTS)
-    else:
+    if (settings.manifest is None) == (settings.corpus is None):
         raise UserError("Give --manifest or --corpus, one of the two.")
+    pairs, unread = read_pairs(settings.manifest) if settings.manifest else [], {}
     if baseline.wav_only and (other := [pair for pair in pairs if pair.audio.suffix.lower() != ".wav"]):
         raise UserError(f"{baseline.title} reads WAV only: convert {other[0].audio}.")
     repo, python = _checkout(baseline, settings.repo), _python(settings.python)
+    if settings.corpus:
+        pairs, unread = corpus_pairs(settings.corpus, settings.out / INPUTS)
     check_place(settings.out / RECORD)
     record = _Record(settings.out / RECORD, settings.method, baseline, pairs)
+    _clear(settings.out)
+    for name, reason in unread.items():
+        record.fail(name, reason)
     waiting = [pair for pair in pairs if not record.has(pair)]
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -197,22 +225,37 @@ def run_baseline(settings: BaselineSettings) -> None:
         bar = bars.add_task(baseline.title, total=len(waiting))
         for pair in waiting:
             bars.update(bar, description=pair.name)
+            # or it would pass for the new one if that is never finished
+            record.video(pair.name).unlink(missing_ok=True)
             started = time.perf_counter()
-            reason = _make_video(baseline, repo, python, pair, record.video(pair))
-            record.add(pair, time.perf_counter() - started, reason)
-            if reason:
+            if reason := _make_video(baseline, repo, python, pair, record.video(pair.name)):
+                record.fail(pair.name, reason)
                 bars.console.print(f"{pair.name} failed: {reason}", markup=False)
+            else:
+                record.add(pair, time.perf_counter() - started)
             bars.advance(bar)
     record.write()
-    failed = [pair.name for pair in pairs if not record.video(pair).exists()]
+    failed = [pair.name for pair in pairs if pair.name in record.failed]
     if len(failed) == len(pairs):
         raise UserError(
             f"All {len(pairs)} videos failed, the last one so: {record.failed[failed[-1]]} "
-            f"(see {record.video(pairs[-1]).with_suffix('.log')})."
+            f"(see {record.video(failed[-1]).with_suffix('.log')})."
         )
-    for name in failed:
+    for name in [*unread, *failed]:
         console.print(f"no video of {name}: {record.failed[name]}", markup=False)
     print(settings.out / RECORD)
+
+
+def _clear(out: Path) -> None:
+    """Remove what a killed run left unfinished."""
+    for folder in (out, out / INPUTS):
+        clear_parts(folder)
+    for work in list(out.glob(f"{WORK}*")):
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _machine() -> dict[str, Any]:
+    return describe_machine("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass
@@ -226,6 +269,7 @@ class _Record:
     seconds: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=_machine)
 
     def __post_init__(self):
         if not self.path.exists():
@@ -234,6 +278,7 @@ class _Record:
             old = json.loads(self.path.read_text(encoding="utf-8"))
             same = old["method"] == self.method and old["settings"] == self.baseline.arguments
             self.seconds, self.failed, self.inputs = old["loaded_seconds_per_video"], old["failed"], old["inputs"]
+            self.machine = old["machine"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path} is not of a baseline's run: use another folder.") from error
         if not same:
@@ -241,27 +286,36 @@ class _Record:
                 f"{self.path.parent} holds videos of {old['method']} or other settings: use another folder."
             )
 
-    def video(self, pair: Pair) -> Path:
+    def video(self, name: str) -> Path:
         """Where the video of a pair is, or will be."""
-        return self.path.parent / f"{pair.name}.mp4"
+        return self.path.parent / f"{name}.mp4"
 
     def has(self, pair: Pair) -> bool:
         """Whether there is a video of this picture and this sound."""
-        return self.video(pair).exists() and self.inputs.get(pair.name) == inputs_hash(pair)
+        made = self.video(pair.name).exists() and pair.name not in self.failed
+        return made and self.inputs.get(pair.name) == inputs_hash(pair)
 
-    def add(self, pair: Pair, seconds: float, reason: str | None) -> None:
-        """Note how a pair went."""
+    def add(self, pair: Pair, seconds: float) -> None:
+        """Note a video that was made."""
+        machine = _machine()
+        if any(machine[key] != self.machine.get(key) for key in MACHINE):  # the speeds of two have no mean
+            self.machine, self.seconds = machine, {}
         self.failed.pop(pair.name, None)
-        if reason is None:
-            self.seconds[pair.name] = round(seconds, 3)
-            self.inputs[pair.name] = inputs_hash(pair)
-        else:
-            self.failed[pair.name] = reason
+        self.seconds[pair.name] = round(seconds, 3)
+        self.inputs[pair.name] = inputs_hash(pair)
+        self.write()
+
+    def fail(self, name: str, reason: str) -> None:
+        """Note why there is no video; one of another picture or sound is removed."""
+        self.video(name).unlink(missing_ok=True)
+        for made in (self.seconds, self.inputs):
+            made.pop(name, None)
+        self.failed[name] = reason
         self.write()
 
     def write(self) -> None:
         """Write the file; the pieces may depend on the picture, and are null if they differ among the videos."""
-        chunks = {self.baseline.chunk(pair.image) for pair in self.pairs if self.video(pair).exists()}
+        chunks = {self.baseline.chunk(pair.image) for pair in self.pairs if self.video(pair.name).exists()}
         chunk = chunks.pop() if len(chunks) == 1 else None
         values: dict[str, Any] = {
             "method": self.method,
@@ -273,7 +327,7 @@ class _Record:
             "fps": self.baseline.fps,
             "chunk": chunk and asdict(chunk),
             "crop": self.baseline.crop and asdict(self.baseline.crop),
-            "machine": describe_machine("cuda" if torch.cuda.is_available() else "cpu"),
+            "machine": self.machine,
             "loaded_seconds_per_video": self.seconds,
             "inputs": self.inputs,
             "failed": self.failed,
@@ -310,7 +364,7 @@ def _python(python: Path) -> Path:
 def _make_video(baseline: Baseline, repo: Path, python: Path, pair: Pair, video: Path) -> str | None:
     """Make one video; the reason if it failed."""
     log = video.with_suffix(".log")
-    with tempfile.TemporaryDirectory(prefix=".work-", dir=video.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=WORK, dir=video.parent) as folder:
         work = Path(folder).resolve()
         image, audio = f"asymtalker_image{pair.image.suffix}", f"asymtalker_audio{pair.audio.suffix}"
         (work / image).symlink_to(pair.image)
@@ -331,6 +385,8 @@ def _make_video(baseline: Baseline, repo: Path, python: Path, pair: Pair, video:
                 else:
                     shutil.move(results[-1], partial)
         except UserError as error:
+            if disk_is_full(error):
+                raise
             return str(error)
     return None
 

@@ -27,7 +27,7 @@ from asymtalker.media import AudioFile, open_media
 from asymtalker.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_square, find_faces
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.video import VideoWriter, frames_in_step, probe_video
-from asymtalker.whole import FULL_DISK, write_whole
+from asymtalker.whole import disk_is_full, write_whole
 
 LEAST_SECONDS = 1.0
 FACE_SEARCH_SECONDS = 30
@@ -149,8 +149,7 @@ def _cut_all(found: dict[ListedClip, Path], out: Path, size: int, skipped: dict[
             try:
                 converted += _cut(clip, video, out, size, show)
             except Exception as error:  # what decoders raise on damaged files has no end of names
-                cause = error if isinstance(error, OSError) else error.__cause__
-                if isinstance(cause, OSError) and cause.errno in FULL_DISK:
+                if disk_is_full(error):
                     raise
                 skipped[clip.name] = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             show(1.0)

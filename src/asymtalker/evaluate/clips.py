@@ -96,28 +96,33 @@ class FileClip:
         return np.concatenate([silence, read_audio(self.path)])
 
     def stamp(self) -> list[Any]:
-        state = self.path.stat()
-        return [str(self.path.resolve()), state.st_size, state.st_mtime_ns, self.framed, self.crop]
+        return [*_state(self.path), self.framed, self.crop]
 
     def notes(self) -> list[str]:
         rate = self._info.fps
-        return [] if abs(rate - FPS) < 0.01 else [f"{rate:.5g} frames a second, read at {FPS}"]
+        notes = [] if abs(rate - FPS) < 0.01 else [f"{rate:.5g} frames a second, read at {FPS}"]
+        return notes if self._info.audio_rate else [*notes, "no sound"]
 
 
 @dataclass(frozen=True)
 class CorpusClip:
-    """A clip of a corpus."""
+    """A held-out clip of the corpus in ``folder``; its shard is opened when something of it is read."""
 
-    clip: corpus.Clip
+    folder: Path
+    row: corpus.ManifestRow
     framed: bool = True
+
+    @cached_property
+    def clip(self) -> corpus.Clip:
+        return corpus.open_clip(self.folder, self.name)
 
     @property
     def name(self) -> str:
-        return self.clip.row.key
+        return self.row.key
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.clip.row.height, self.clip.row.width
+        return self.row.height, self.row.width
 
     def frames(self) -> Iterator[np.ndarray]:
         for start in range(0, self.clip.num_frames, BLOCK):
@@ -127,8 +132,7 @@ class CorpusClip:
         return self.clip.audio()
 
     def stamp(self) -> list[Any]:
-        state = self.clip.shard.stat()
-        return [str(self.clip.shard.resolve()), self.name, state.st_size, state.st_mtime_ns]
+        return [self.name, *_state(self.clip.shard)]
 
     def notes(self) -> list[str]:
         return []
@@ -182,9 +186,17 @@ class Reference:
     def stamp(self, name: str) -> list[Any]:
         """What changes when the portrait or the real clip of a name does."""
         if name in self.portraits:
-            state = self.portraits[name].stat()
-            return [str(self.portraits[name].resolve()), state.st_size, state.st_mtime_ns]
+            return _state(self.portraits[name])
         return self.clips[name].stamp() if name in self.clips else []
+
+
+def _state(file: Path) -> list[Any]:
+    """What changes when a file does; of one that is not there, its path alone."""
+    try:
+        state = file.stat()
+    except OSError:
+        return [str(file)]
+    return [str(file.resolve()), state.st_size, state.st_mtime_ns]
 
 
 def open_reference(path: Path) -> Reference:
@@ -199,7 +211,7 @@ def open_reference(path: Path) -> Reference:
         rows = [row for row in corpus.read_manifest(path) if row.split == "test" and not row.rejected_by]
         if not rows:
             raise UserError(f"The corpus {path} has no held-out clips (split test): make a larger one.")
-        clips: dict[str, Clip] = {row.key: CorpusClip(corpus.open_clip(path, row.key)) for row in rows}
+        clips: dict[str, Clip] = {row.key: CorpusClip(path, row) for row in rows}
         return Reference(clips, {}, _usual_size(clips))
     folder = path / "videos" if (path / "videos").is_dir() else path
     clips = _videos(folder, framed=_record(folder).get("framed", False))
@@ -252,12 +264,16 @@ def _checked(about: dict[str, Any]) -> dict[str, Any]:
     for part in ("seconds_per_video", "loaded_seconds_per_video", "first_chunk_seconds"):
         if not all(seconds > 0 for seconds in about.get(part, {}).values()):
             raise ValueError(f"{part} has a time that is none")
+    for part in ("peak_rss_mib", "peak_gpu_mib"):
+        if (peak := about.get(part)) and not peak > 0:
+            raise ValueError(f"{part} is {peak}")
     return about
 
 
 def _videos(folder: Path, framed: bool, crop: Any = None) -> dict[str, Clip]:
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: give a folder of videos.")
+        there = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
+        raise UserError(f"{there}: give a folder of videos.")
     files = sorted(
         file for file in folder.iterdir() if file.suffix.lower() in VIDEO_SUFFIXES and not file.name.startswith(".")
     )

@@ -140,16 +140,17 @@ def portrait_box(box: np.ndarray) -> FaceBox:
     return FaceBox(x - side / 2, y - side / 2, side, side, 0.0)
 
 
-def track_faces(frames: Iterable[np.ndarray], detector: Detector) -> FaceTrack:
+def track_faces(frames: Iterable[np.ndarray], detector: Detector, max_gap: int = MAX_GAP) -> FaceTrack:
     """Follow one face through a clip: the largest at first, then in each frame the one that overlaps most with it.
 
-    Frames are read once and not kept. A face that is lost is waited for during ``MAX_GAP`` frames, while others are
+    Frames are read once and not kept. A face that is lost is waited for during ``max_gap`` frames, while others are
     ignored; then the largest is followed. Where the face was not found its box and points are interpolated, before
     the first and after the last find they are held.
 
     Args:
         frames: of the clip, each ``H W 3`` uint8.
         detector: finds the faces of one frame.
+        max_gap: 0 takes the largest face of each frame, for frames too far apart to follow one.
 
     Raises:
         NoFace: if no frame shows a face, so also if there is no frame.
@@ -158,7 +159,7 @@ def track_faces(frames: Iterable[np.ndarray], detector: Detector) -> FaceTrack:
     count, last = 0, None
     for frame in frames:
         faces = detector(frame)
-        if last is not None and count - last <= MAX_GAP:
+        if last is not None and count - last <= max_gap:
             before = finds[last].box
             faces = [face for face in faces if _overlap(before, face.box) >= SAME_FACE]
             face = max(faces, key=lambda face: _overlap(before, face.box), default=None)

@@ -31,6 +31,8 @@ WINDOW = 16
 """Frames of a window of FVD; windows do not overlap."""
 PAIRED_WINDOWS = 500
 """Windows of SyncNet that are kept to be paired with another clip's: 20 s."""
+CROP_SIDE = 256
+"""Pixels of the square that is cut around a face for the readout."""
 BLOCK = 48
 MIN_FRAMES = 2
 
@@ -75,7 +77,7 @@ class Measured:
 
 def measure_clip(
     clip: Clip,
-    portrait: np.ndarray | None,
+    portrait: np.ndarray | UserError | None,
     size: tuple[int, int],
     networks: Networks,
     readout: FaceReadout,
@@ -85,8 +87,9 @@ def measure_clip(
 
     Args:
         clip: the video.
-        portrait: the picture whose face it is to keep, ``(H, W, 3)`` uint8; the clip's own first frame by default.
-        size: height and width to measure it at.
+        portrait: the picture whose face it is to keep, ``(H, W, 3)`` uint8, or why it can't be read; ``None`` takes
+            the clip's own first frame.
+        size: height and width at which pictures are compared; faces are looked at as they are.
         networks: those at hand; what needs another one is left out.
         readout: reads lips, head and eyes.
         real_sound: ``(n,)`` at 16 kHz, of the real clip that says the same, if there is one.
@@ -96,22 +99,24 @@ def measure_clip(
     """
     notes = clip.notes()
     if clip.size != size:
-        notes.append(f"{clip.size[1]}x{clip.size[0]}, measured at {size[1]}x{size[0]}")
-    track = _track(clip, size, networks)
-    extractors = _picture_extractors(networks)
+        notes.append(f"{clip.size[1]}x{clip.size[0]}, pictures compared at {size[1]}x{size[0]}")
+    track = _track(clip, networks)
+    pictures, faces = _picture_extractors(networks), _identity_extractors(networks, track)
     if track.found.any():
-        extractors += _face_extractors(clip, size, track, networks, readout, notes)
+        faces += _face_extractors(clip, track, networks, readout, notes)
     else:
         notes.append("no face found: nothing that needs one is measured")
-    first, count = _pass(clip, size, extractors)
+    first, count = _pass(clip, size, pictures, faces)
     arrays = {"frames": np.array(count), "found": track.found}
-    if real_sound is not None:
+    if real_sound is not None and not real_sound.any():
+        notes.append("the real clip is silent: not held against its ground truth")
+    elif real_sound is not None:
         delay = sound_delay(clip.sound(), real_sound)
         if delay is None:
             notes.append("its sound is not that of the real clip: not held against the clip's ground truth")
         else:
             arrays["delay"] = np.array(delay)
-    for extractor in extractors:
+    for extractor in (*pictures, *faces):
         arrays |= extractor.finish()
     if "identity" in arrays or "face" in arrays:
         if portrait is None:
@@ -120,13 +125,18 @@ def measure_clip(
     return Measured(arrays, notes)
 
 
-def _pass(clip: Clip, size: tuple[int, int], extractors: list[Extractor]) -> tuple[np.ndarray, int]:
-    """Show all frames to all extractors; returns the first frame and their number."""
+def _pass(
+    clip: Clip, size: tuple[int, int], pictures: list[Extractor], faces: list[Extractor]
+) -> tuple[np.ndarray, int]:
+    """Show all frames to all extractors, to the first at ``size``; returns the first frame and their number."""
     first, count = None, 0
-    for frames in _blocks(_resized(clip, size)):
+    for frames in _blocks(clip.frames()):
         first = frames[0] if first is None else first
         count += len(frames)
-        for extractor in extractors:
+        sized = np.stack([_resized(frame, size) for frame in frames])
+        for extractor in pictures:
+            extractor.add(sized)
+        for extractor in faces:
             extractor.add(frames)
     if first is None or count < MIN_FRAMES:
         raise UserError(f"{clip.name} has too few frames to measure ({count}).")
@@ -143,16 +153,23 @@ def _picture_extractors(networks: Networks) -> list[Extractor]:
     return extractors
 
 
-def _face_extractors(
-    clip: Clip, size: tuple[int, int], track: FaceTrack, networks: Networks, readout: FaceReadout, notes: list[str]
-) -> list[Extractor]:
-    """What looks at faces."""
-    face = portrait_box(track.boxes[np.argmax(track.found)])  # where it was first found
-    extractors: list[Extractor] = [ReadoutFeatures(readout, None if clip.framed else face)]
-    if networks.arcface is not None and track.points is not None:
+def _identity_extractors(networks: Networks, track: FaceTrack) -> list[Extractor]:
+    """What tells people apart; a clip in which no face is found has nothing of it."""
+    extractors: list[Extractor] = []
+    if networks.arcface is not None and networks.yunet is not None:
         extractors.append(IdentityFeatures(networks, track))
     if networks.has_dlib:
         extractors.append(FaceFeatures(networks, track, 1 if _everywhere(networks) else FPS))
+    return extractors
+
+
+def _face_extractors(
+    clip: Clip, track: FaceTrack, networks: Networks, readout: FaceReadout, notes: list[str]
+) -> list[Extractor]:
+    """What else looks at a face."""
+    square = clip.framed and clip.size[0] == clip.size[1]
+    face = portrait_box(track.boxes[np.argmax(track.found)])  # where it was first found
+    extractors: list[Extractor] = [ReadoutFeatures(readout, None if square else face)]
     if networks.syncnet is not None:
         try:
             extractors.append(_Sync(SyncFeatures(track, clip.sound(), networks.syncnet)))
@@ -164,12 +181,14 @@ def _face_extractors(
     return extractors
 
 
-def _track(clip: Clip, size: tuple[int, int], networks: Networks) -> FaceTrack:
-    """The face in every frame where a network needs it there; else in one frame a second."""
-    everywhere = _everywhere(networks)
-    frames = (frame for index, frame in enumerate(_resized(clip, size)) if everywhere or index % FPS == 0)
+def _track(clip: Clip, networks: Networks) -> FaceTrack:
+    """The face in every frame where a network needs it there; else in one frame a second, too few to follow it."""
+    detector = networks.yunet or hog_faces
     try:
-        return track_faces(frames, networks.yunet or hog_faces)
+        if _everywhere(networks):
+            return track_faces(clip.frames(), detector)
+        seconds = (frame for index, frame in enumerate(clip.frames()) if index % FPS == 0)
+        return track_faces(seconds, detector, max_gap=0)
     except NoFace:
         nothing = np.zeros(1, bool)
         return FaceTrack(np.zeros((1, 4), np.float32), None, nothing.astype(np.float32), nothing)
@@ -180,17 +199,16 @@ def _everywhere(networks: Networks) -> bool:
     return networks.syncnet is not None or (networks.arcface is not None and networks.yunet is not None)
 
 
-def _resized(clip: Clip, size: tuple[int, int]) -> Iterator[np.ndarray]:
-    """Frames at ``size``: the middle part of the same shape, scaled."""
+def _resized(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle part of the same shape, scaled to ``size``."""
+    if frame.shape[:2] == size:
+        return frame
     height, width = size
-    for frame in clip.frames():
-        if frame.shape[:2] != size:
-            scale = max(height / frame.shape[0], width / frame.shape[1])
-            rows, columns = round(height / scale), round(width / scale)
-            top, left = (frame.shape[0] - rows) // 2, (frame.shape[1] - columns) // 2
-            way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-            frame = cv2.resize(frame[top : top + rows, left : left + columns], (width, height), interpolation=way)
-        yield frame
+    scale = max(height / frame.shape[0], width / frame.shape[1])
+    rows, columns = round(height / scale), round(width / scale)
+    top, left = (frame.shape[0] - rows) // 2, (frame.shape[1] - columns) // 2
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return cv2.resize(frame[top : top + rows, left : left + columns], (width, height), interpolation=way)
 
 
 def _blocks(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -296,8 +314,7 @@ class ReadoutFeatures:
     @torch.inference_mode()
     def add(self, frames: np.ndarray) -> None:
         if self._face is not None:
-            side = frames.shape[1]
-            frames = np.stack([crop_square(frame, self._face, side).picture for frame in frames])
+            frames = np.stack([crop_square(frame, self._face, CROP_SIDE).picture for frame in frames])
         pixels = to_pixels(frames)[0].transpose(0, 1).to(self._readout.device)  # (n, 3, H, W)
         features = self._readout.features(pixels)
         self._readings.append(self._readout.read(features).cpu().numpy())
@@ -331,7 +348,8 @@ class IdentityFeatures:
         self._frames: list[int] = []
 
     def add(self, frames: np.ndarray) -> None:
-        assert self._track.points is not None
+        if self._track.points is None:
+            return
         chosen, numbers = self._strided.pick(frames)
         faces = []
         for frame, number in zip(chosen, numbers, strict=True):
@@ -342,9 +360,8 @@ class IdentityFeatures:
             self._parts.append(embed_faces(self._networks.arcface, np.stack(faces)))
 
     def finish(self) -> dict[str, np.ndarray]:
-        if not self._parts:
-            return {}
-        return {"identity": np.concatenate(self._parts), "identity_frames": np.array(self._frames)}
+        vectors = np.concatenate(self._parts) if self._parts else np.zeros((0, 512))
+        return {"identity": vectors, "identity_frames": np.array(self._frames, int)}
 
 
 def embed_faces(session: Any, faces: np.ndarray) -> np.ndarray:
@@ -365,17 +382,19 @@ class FaceFeatures:
 
     def __init__(self, networks: Networks, track: FaceTrack, step: int):
         self._networks, self._track, self._step, self._strided = networks, track, step, _Strided(FPS)
-        self._parts: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
         self._frames: list[int] = []
 
     def add(self, frames: np.ndarray) -> None:
+        if not self._track.found.any():
+            return
         for frame, number in zip(*self._strided.pick(frames), strict=True):
             if self._track.found[number // self._step]:
-                self._parts.append(dlib_embedding(self._networks, frame, self._track.boxes[number // self._step]))
+                self._rows.append(dlib_embedding(self._networks, frame, self._track.boxes[number // self._step]))
                 self._frames.append(int(number))
 
     def finish(self) -> dict[str, np.ndarray]:
-        return {"face": np.stack(self._parts), "face_frames": np.array(self._frames)} if self._parts else {}
+        return {"face": np.array(self._rows).reshape(-1, 128), "face_frames": np.array(self._frames, int)}
 
 
 def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -391,11 +410,12 @@ def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> 
     return np.array(networks.dlib_face.compute_face_descriptor(picture, points))
 
 
-def _portrait_identity(picture: np.ndarray, networks: Networks, notes: list[str]) -> dict[str, np.ndarray]:
+def _portrait_identity(picture: np.ndarray | UserError, networks: Networks, notes: list[str]) -> dict[str, np.ndarray]:
     """The embeddings of the picture's largest face, of the recognition networks at hand."""
-    faces = (networks.yunet or hog_faces)(picture)
-    if not faces:
-        notes.append("identity is not measured: no face found in the portrait")
+    faces = [] if isinstance(picture, UserError) else (networks.yunet or hog_faces)(picture)
+    if isinstance(picture, UserError) or not faces:
+        why = str(picture) if isinstance(picture, UserError) else "no face found in the portrait"
+        notes.append(f"identity is not measured: {why}")
         return {}
     largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
     arrays = {}

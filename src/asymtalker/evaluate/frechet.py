@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 20
+BLOCK = 4096
+"""Feature vectors that are widened to float64 at once: those of a large set would not fit in memory twice."""
 NORMAL_95 = 1.96
 
 
@@ -47,11 +49,20 @@ def statistics(features: np.ndarray) -> Statistics:
     Raises:
         ValueError: if there are fewer.
     """
+    mean, covariance = _moments(features)
+    return Statistics(mean, covariance, square_root(covariance), len(features))
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``(D,)`` and unbiased covariance ``(D, D)``, float64."""
     if len(features) < 2:
         raise ValueError(f"a covariance needs two samples, got {len(features)}")
-    features = features.astype(np.float64)
-    covariance = np.cov(features, rowvar=False)
-    return Statistics(features.mean(0), covariance, square_root(covariance), len(features))
+    mean = features.mean(0, dtype=np.float64)
+    covariance = np.zeros((len(mean), len(mean)))
+    for start in range(0, len(features), BLOCK):
+        centred = features[start : start + BLOCK] - mean
+        covariance += centred.T @ centred
+    return mean, covariance / (len(features) - 1)
 
 
 def square_root(covariance: np.ndarray) -> np.ndarray:
@@ -63,27 +74,24 @@ def square_root(covariance: np.ndarray) -> np.ndarray:
 def frechet_distance(features: np.ndarray, reference: Statistics) -> float:
     """``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` of ``(N, D)`` features and a reference (Heusel et al. 2017).
 
-    ``tr (S1 S2)^(1/2)`` is the sum of the singular values of ``A S2^(1/2)`` where ``S1 = A^T A``: no root of a matrix
-    that is not symmetric, no imaginary parts to drop, and cheap where there are fewer samples than dimensions.
+    ``tr (S1 S2)^(1/2)`` is the sum of the roots of the eigenvalues of ``S2^(1/2) S1 S2^(1/2)``: no root of a matrix
+    that is not symmetric, and no imaginary parts to drop. Where there are fewer samples than dimensions, those of the
+    smaller ``A S2 A^T`` are the same, with ``S1 = A^T A``.
 
     Args:
         features: the measured side, two samples or more.
         reference: the other.
     """
-    if len(features) < 2:
-        raise ValueError(f"a covariance needs two samples, got {len(features)}")
-    features = features.astype(np.float64)
-    mean = features.mean(0)
-    scaled = (features - mean) / np.sqrt(len(features) - 1)
-    total = (scaled**2).sum() + np.trace(reference.covariance)
-    return float(((mean - reference.mean) ** 2).sum() + total - 2 * _nuclear_norm(scaled @ reference.root))
-
-
-def _nuclear_norm(matrix: np.ndarray) -> float:
-    """Sum of singular values, from the smaller Gram matrix."""
-    rows, columns = matrix.shape
-    gram = matrix @ matrix.T if rows < columns else matrix.T @ matrix
-    return float(np.sqrt(np.linalg.eigvalsh(gram).clip(0)).sum())
+    if 2 <= len(features) < features.shape[1]:
+        mean = features.mean(0, dtype=np.float64)
+        scaled = (features - mean) / np.sqrt(len(features) - 1)
+        trace, projected = (scaled**2).sum(), scaled @ reference.root
+        product = projected @ projected.T
+    else:
+        mean, covariance = _moments(features)
+        trace, product = np.trace(covariance), reference.root @ covariance @ reference.root
+    common = np.sqrt(np.linalg.eigvalsh(product).clip(0)).sum()
+    return float(((mean - reference.mean) ** 2).sum() + trace + np.trace(reference.covariance) - 2 * common)
 
 
 def bootstrap(clips: Sequence[np.ndarray], reference: Statistics, seed: int = 0) -> Distance:

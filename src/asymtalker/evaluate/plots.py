@@ -91,6 +91,7 @@ def curve_figure(
     looks: Mapping[str, Style],
     log_time: bool,
     threshold: tuple[float, str] | None = None,
+    span: tuple[float, float] = (0.0, 0.0),
 ) -> str:
     """One SVG with the curves of all methods, and a strip with the numbers of clips below if these vary.
 
@@ -101,6 +102,7 @@ def curve_figure(
         looks: by method.
         log_time: whether time is log-spaced.
         threshold: where to draw a level line, and its name.
+        span: what the vertical axis shows at least, or small changes would look large.
     """
     counted = any(len(set(curve["clips"])) > 1 for curve in curves.values())
     with matplotlib.rc_context(_SETTINGS):
@@ -131,7 +133,8 @@ def curve_figure(
             )  # fmt: skip
         upper.set_ylabel(label)
         upper.margins(x=0.02)
-        upper.set_ylim(min(0, upper.get_ylim()[0]), None)  # from 0, or small changes would look large
+        low, high = upper.get_ylim()
+        upper.set_ylim(min(low, span[0]), max(high, span[1]))
         lower.set_xlabel("seconds, log-spaced" if log_time else "seconds")
         if log_time:
             upper.set_xscale("log")

@@ -15,7 +15,7 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate import pictures, plots
 from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.plots import REFERENCE
-from asymtalker.evaluate.signals import SAME_FACE, SAME_PERSON
+from asymtalker.evaluate.signals import SAME_BY_DLIB, SAME_PERSON
 from asymtalker.whole import write_whole
 
 COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high", "samples", "of")
@@ -36,8 +36,10 @@ CURVES = {
 """Title, label of the axis, and what the points are."""
 THRESHOLDS = {
     "identity": (SAME_PERSON, f"same person from {SAME_PERSON}"),
-    "face_distance": (SAME_FACE, f"same person up to {SAME_FACE}"),
+    "face_distance": (SAME_BY_DLIB, f"same person up to {SAME_BY_DLIB}"),
 }
+SPANS = {"contrast": (0.9, 1.1)}
+"""What an axis shows at least, of curves that do not begin at 0."""
 HISTOGRAMS = {"sync_c": "sync_c_shuffled", "sync_offset": None, "lip_correlation": "lip_correlation_shuffled"}
 """Metrics whose values of single clips are drawn, and what the same is with another clip's sound or truth."""
 WHOLE_NUMBERS = ("sync_offset",)
@@ -57,9 +59,11 @@ def write_report(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip
             - ``reference``: ``path``, ``clips``, ``seconds``, ``size`` (height and width in pixels).
             - ``networks``: by name ``file``, ``sha256``, ``origin``, ``licence``; ``missing``, a reason or ``None``.
             - ``timestamps``: seconds at which curves are followed.
-            - ``metrics``: by metric ``title``, ``unit``, ``better``, as :data:`asymtalker.evaluate.summary.METRICS`.
+            - ``metrics``: by metric ``title``, ``unit``, ``better``, ``about``, as in
+              :data:`asymtalker.evaluate.metrics.METRICS`.
             - ``methods``: by name, the reference first, the ``values``, ``clips``, ``curves`` and ``warnings`` of a
-              :class:`asymtalker.evaluate.summary.Summary`, ``failed``: reasons by clip, and ``about``.
+              :class:`asymtalker.evaluate.summary.Summary` (a warning is ``text``, ``metric`` and ``curve`` of its
+              :class:`asymtalker.evaluate.summary.Caveat`), ``failed``: reasons by clip, and ``about``.
             - ``not_measured``: reasons by metric.
         methods: the clips of each method, by name.
         out: the folder; it is made, files of these names are replaced.
@@ -126,12 +130,13 @@ def _head(report: dict[str, Any]) -> str:
     real, cost = report["reference"], report["cost"]
     others = [name for name in report["methods"] if name != REFERENCE]
     height, width = real["size"]
-    clips = sum(len(report["methods"][name]["clips"]) for name in others)
+    clips = ", ".join(f"{name} ({len(report['methods'][name]['clips'])} clips)" for name in others)
+    took = f"{_duration(cost['measured_seconds'])} for {_decimal(cost['video_minutes'], 1)} minutes of video"
     facts = {
         "Reference": f"{escape(real['path'])}<br>{real['clips']} clips, {_minutes(real['seconds'])}, "
-        f"measured at {width}×{height} pixels",
-        "Methods": escape(", ".join(others)) + f"<br>{clips} clips measured",
-        "Took": f"{_duration(cost['measured_seconds'])} for {_decimal(cost['video_minutes'], 1)} minutes of video",
+        f"pictures compared at {width}×{height} pixels",
+        "Methods": escape(clips),
+        "Took": took if cost["video_minutes"] else "all was measured before",
         "Machine": "<br>".join(f"{escape(key)}: {escape(str(text))}" for key, text in report["machine"].items()),
         "Version": f"AsymTalker {escape(report['asymtalker'])}",
         "Date": escape(report["date"]),
@@ -140,7 +145,7 @@ def _head(report: dict[str, Any]) -> str:
     listed = "".join(f"<dt>{key}</dt><dd>{value}</dd>" for key, value in facts.items() if value)
     methods = "1 method" if len(others) == 1 else f"{len(others)} methods"
     return (
-        f"<header><h1>Evaluation of {methods} against {real['clips']} real clips</h1>"
+        f"<header><h1>Evaluation of {methods} against {real['clips']} reference clips</h1>"
         f'<dl class="facts">{listed}</dl>{_not_measured(report)}</header>'
     )
 
@@ -170,7 +175,7 @@ def _results(report: dict[str, Any]) -> str:
         values = {name: method["values"].get(metric) for name, method in methods.items()}
         if not any(values.values()) and metric in report["not_measured"]:
             continue
-        best, decimals = _best(values, about["better"]), _decimals(_shown(values.values()))
+        best, decimals = best_methods(methods, metric, about["better"]), _decimals(_shown(values.values()))
         cells = "".join(
             f"<td{_reference_class(name)}>{_cell(value, decimals, name in best, notes.signs(name, metric))}</td>"
             for name, value in values.items()
@@ -185,11 +190,24 @@ def _results(report: dict[str, Any]) -> str:
         f" in the {REFERENCE}, the real clips: no method is best there."
     )
     if len([name for name in methods if name != REFERENCE]) > 1:
-        key += " ★ and bold: best method; where intervals overlap, another choice of clips may order them differently."
+        key += (
+            " ★ and bold: best method, where the same clips of all were measured; where intervals overlap, another"
+            " choice of clips may order them differently."
+        )
     return (
         f'<p class="small muted">{key}</p><div class="scroll"><table class="results numbers sticky">'
         f'<thead><tr><th scope="col">Metric</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        f"{notes.listed()}"
+        f"{notes.listed()}{_meanings(report)}"
+    )
+
+
+def _meanings(report: dict[str, Any]) -> str:
+    listed = "".join(
+        f"<dt>{escape(about['title'])}</dt><dd>{escape(about['about'])}</dd>" for about in report["metrics"].values()
+    )
+    return (
+        f'<details><summary>What the numbers are</summary><dl class="facts">{listed}</dl>'
+        '<p class="small muted">More in docs/evaluation.md of AsymTalker\'s code.</p></details>'
     )
 
 
@@ -204,14 +222,19 @@ def _column(name: str, method: dict[str, Any]) -> str:
     return f'{escape(name)}<br><span class="small muted">{size}</span>'
 
 
-def _best(values: Mapping[str, Any], better: str) -> set[str]:
-    """Methods, without the reference, that have the best value; none if only one has a value."""
+def best_methods(methods: Mapping[str, Any], metric: str, better: str) -> set[str]:
+    """Methods of a report, without the reference, that have the best value; none if only one has a value.
+
+    Nor is there a best one among methods of which other clips were measured, or whose value rests on too little.
+    """
     own = {
-        name: value["value"]
-        for name, value in values.items()
-        if name != REFERENCE and value and value["value"] is not None
+        name: method["values"][metric]["value"]
+        for name, method in methods.items()
+        if name != REFERENCE and method["values"].get(metric, {}).get("value") is not None
     }
-    if better == "near" or len(own) < 2:
+    measured = {frozenset(methods[name]["clips"]) for name in own}
+    doubtful = any(warning["metric"] == metric for name in own for warning in methods[name]["warnings"])
+    if better == "near" or len(own) < 2 or len(measured) > 1 or doubtful:
         return set()
     best = (min if better == "low" else max)(own.values())
     return {name for name, value in own.items() if value == best}
@@ -236,17 +259,16 @@ def _cell(value: Any, decimals: int, best: bool, signs: str) -> str:
 
 
 class _Notes:
-    """Warnings, numbered as footnotes of the cells they concern: a warning begins with the metric's title."""
+    """Warnings, numbered as footnotes of the cells they concern; those of curves are shown with the curves."""
 
     def __init__(self, report: dict[str, Any]):
         self._lines: list[str] = []
         self._numbers: dict[tuple[str, str | None], list[int]] = {}
-        titles = sorted(((about["title"], key) for key, about in report["metrics"].items()), key=lambda x: -len(x[0]))
         for name, method in report["methods"].items():
             for warning in method["warnings"]:
-                metric = next((key for title, key in titles if warning.startswith(f"{title} ")), None)
-                self._lines.append(f"{name}: {warning}")
-                self._numbers.setdefault((name, metric), []).append(len(self._lines))
+                if warning["curve"] is None:
+                    self._lines.append(f"{name}: {warning['text']}")
+                    self._numbers.setdefault((name, warning["metric"]), []).append(len(self._lines))
 
     def signs(self, name: str, metric: str) -> str:
         numbers = self._numbers.get((name, metric), [])
@@ -267,13 +289,19 @@ def _curves(report: dict[str, Any], looks: Mapping[str, plots.Style]) -> str:
         curves = {name: method["curves"][key] for name, method in report["methods"].items() if key in method["curves"]}
         if not curves:
             continue
-        drawing = plots.curve_figure(key, label, curves, looks, log_time, THRESHOLDS.get(key))
+        drawing = plots.curve_figure(key, label, curves, looks, log_time, THRESHOLDS.get(key), SPANS.get(key, (0, 0)))
         legend = "".join(
             f"<li>{_sign(looks[name])}{escape(name)}{_count(curve)}</li>" for name, curve in curves.items()
         )
+        caveats = "".join(
+            f"<br>{escape(name)}: {escape(warning['text'])}"
+            for name in curves
+            for warning in report["methods"][name]["warnings"]
+            if warning["curve"] == key
+        )
         figures.append(
             f"<figure><h3>{title}</h3>{drawing}"
-            f'<figcaption><ul class="legend">{legend}</ul>{points}</figcaption></figure>'
+            f'<figcaption><ul class="legend">{legend}</ul>{points}{caveats}</figcaption></figure>'
         )
     if not figures:
         return "<p>No curve could be measured.</p>"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -28,11 +29,13 @@ from asymtalker.evaluate import features
 from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method, open_reference
 from asymtalker.evaluate.features import Measured, measure_clip
 from asymtalker.evaluate.generated import generate_videos
+from asymtalker.evaluate.metrics import METRICS
 from asymtalker.evaluate.networks import Networks, describe, load_networks
 from asymtalker.evaluate.report import write_report
 from asymtalker.evaluate.summary import (
-    METRICS,
     REFERENCE,
+    SHORTFALL,
+    Caveat,
     ReferenceStatistics,
     Summary,
     Truth,
@@ -44,8 +47,12 @@ from asymtalker.generate.bench import describe_machine
 from asymtalker.generate.pipeline import load_pipeline
 from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.readout import FaceReadout, readings_of
+from asymtalker.registry import REGISTRY
 from asymtalker.timeline import FPS
-from asymtalker.whole import check_place, whole
+from asymtalker.whole import check_place, clear_parts, disk_is_full, whole
+
+SHAPE_TOLERANCE = 0.02
+"""How far the ratio of a video's sides may be from the reference's without a remark."""
 
 
 def evaluate(settings: EvaluateConfig) -> None:
@@ -78,10 +85,13 @@ def evaluate(settings: EvaluateConfig) -> None:
     start = time.perf_counter()
     measured = {method.name: work.measure(method) for method in sets}
     cost = {"measured_seconds": time.perf_counter() - start, "video_minutes": work.measured_minutes}
-    report = _report(settings, sets, measured, work.failed, reference, readout, networks, timestamps)
+    statistics = work.reference_statistics(measured[REFERENCE])
+    report = _report(settings, sets, measured, work.failed, statistics, reference, readout, networks, timestamps)
     report |= {"machine": describe_machine(device), "cost": cost}
     write_report(report, {method.name: method.clips for method in sets}, settings.out)
     print(settings.out / "index.html")
+    if nothing := [method.name for method in sets if not measured[method.name]]:
+        raise UserError(f"No clip of {', '.join(nothing)} could be measured: the report says why.")
 
 
 def bundled_readout() -> Path:
@@ -158,18 +168,26 @@ class _Work:
         self._folder, self._reference, self._networks, self._readout = folder, reference, networks, readout
         self._console = console
         weights = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in readout.state_dict().values()))
-        self._key = [features.VERSION, reference.size, weights.hexdigest()]
+        weights.update(json.dumps(dict(readout.config), sort_keys=True, default=str).encode())
+        at_hand = {name: REGISTRY[name].files()[0].sha256 for name in networks.present()}
+        self._keys: dict[str, dict[str, str]] = {}
+        self._key = [features.VERSION, reference.size, weights.hexdigest(), at_hand]
 
     def measure(self, method: Method) -> dict[str, Measured]:
         """What was measured of each clip of a method; those that failed are in ``failed``."""
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        failed, measured = self.failed.setdefault(method.name, {}), {}
+        unmade = {name: why for name, why in method.about.get("failed", {}).items() if name in self._reference.clips}
+        failed, measured = self.failed.setdefault(method.name, unmade), {}
+        clear_parts(self._folder / method.name)
         with Progress(*columns, *times, console=self._console) as bars:
             for name in bars.track(method.clips, description=f"measuring {method.name}"):
                 try:
                     measured[name] = self._clip(method.name, method.clips[name])
-                except UserError as error:
+                    failed.pop(name, None)
+                except (UserError, OSError) as error:
+                    if disk_is_full(error):
+                        raise
                     failed[name] = str(error)
                     bars.console.print(f"{method.name}, {name}: {error}", markup=False)
         return measured
@@ -177,27 +195,37 @@ class _Work:
     def _clip(self, method: str, clip: Clip) -> Measured:
         real = self._reference.clips.get(clip.name)
         key = json.dumps([*self._key, clip.stamp(), self._reference.stamp(clip.name), real and real.stamp()])
+        self._keys.setdefault(method, {})[clip.name] = key
         path = self._folder / method / f"{clip.name}.npz"
-        if kept := _kept(path, key, self._networks):
+        if kept := _kept(path, key):
             return kept
-        portrait = self._reference.portrait(clip.name)
+        try:
+            portrait = self._reference.portrait(clip.name)
+        except UserError as error:
+            portrait = error
         sound = real.sound() if isinstance(real, CorpusClip) else None
         made = measure_clip(clip, portrait, self._reference.size, self._networks, self._readout, sound)
-        about = {"key": key, "notes": json.dumps(made.notes), "networks": json.dumps(self._networks.present())}
+        about = {"key": key, "notes": json.dumps(made.notes)}
         with whole(path) as partial, partial.open("wb") as file:
             arrays: dict[str, Any] = made.arrays | {name: np.array(text) for name, text in about.items()}
             np.savez(file, **arrays)
         self.measured_minutes += float(made.arrays["frames"]) / FPS / 60
         return made
 
+    def reference_statistics(self, measured: Mapping[str, Measured]) -> ReferenceStatistics:
+        """Of the real clips, kept like their features."""
+        keys = json.dumps([self._keys[REFERENCE][name] for name in measured])
+        key = hashlib.sha256(keys.encode()).hexdigest()
+        return ReferenceStatistics(measured, self._folder / "statistics.npz", key)
 
-def _kept(path: Path, key: str, networks: Networks) -> Measured | None:
-    """What was measured before of the same, with at least these networks."""
+
+def _kept(path: Path, key: str) -> Measured | None:
+    """What was measured before of the same."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            if str(kept["key"]) != key or not set(networks.present()) <= set(json.loads(str(kept["networks"]))):
+            if str(kept["key"]) != key:
                 return None
-            arrays = {name: kept[name] for name in kept.files if name not in ("key", "notes", "networks")}
+            arrays = {name: kept[name] for name in kept.files if name not in ("key", "notes")}
             return Measured(arrays, json.loads(str(kept["notes"])))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged
         return None
@@ -208,13 +236,13 @@ def _report(
     sets: list[Method],
     measured: Mapping[str, Mapping[str, Measured]],
     failed: Mapping[str, Mapping[str, str]],
+    statistics: ReferenceStatistics,
     reference: Reference,
     readout: FaceReadout,
     networks: Networks,
     timestamps: list[float],
 ) -> dict[str, Any]:
     real = measured[REFERENCE]
-    statistics = ReferenceStatistics(real)
     truths = _truths(reference.clips)
     outputs = tuple(readout.config.outputs)
     summaries: dict[str, Summary] = {}
@@ -222,7 +250,7 @@ def _report(
         against = None if method.name == REFERENCE else statistics
         summary = summarize(measured[method.name], against, truths, outputs, timestamps, method.chunk)
         values = summary.values | _speed(method, measured[method.name])
-        warnings = [*summary.warnings, *_absent(method, reference)]
+        warnings = [*summary.warnings, *_absent(method, reference, measured[method.name], real, timestamps)]
         summaries[method.name] = replace(summary, values=values, warnings=warnings)
     others = [summary for name, summary in summaries.items() if name != REFERENCE]
     seconds = sum(float(clip.arrays["frames"]) for clip in real.values()) / FPS
@@ -240,7 +268,7 @@ def _report(
             "networks": describe(networks),
             "timestamps": timestamps,
             "metrics": {
-                name: {"title": about.title, "unit": about.unit, "better": about.better}
+                name: {"title": about.title, "unit": about.unit, "better": about.better, "about": about.about}
                 for name, about in METRICS.items()
             },
             "methods": {
@@ -248,7 +276,7 @@ def _report(
                     "values": {key: asdict(value) for key, value in _ordered(summaries[method.name].values)},
                     "clips": summaries[method.name].clips,
                     "curves": summaries[method.name].curves,
-                    "warnings": summaries[method.name].warnings,
+                    "warnings": [asdict(caveat) for caveat in summaries[method.name].warnings],
                     "failed": failed[method.name],
                     "about": method.about,
                 }
@@ -268,22 +296,45 @@ def _command(settings: EvaluateConfig) -> str:
     for key, value in asdict(settings).items():
         if value is True:
             words.append(f"--{key}")
-        elif value not in (None, False, ()):
-            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            words.append(f"--{key} {shown}")
+        elif value is not None and value is not False and value != ():
+            shown = value if isinstance(value, tuple) else (value,)
+            words += [f"--{key}", *(shlex.quote(str(part)) for part in shown)]
     return " ".join(words)
 
 
-def _absent(method: Method, reference: Reference) -> list[str]:
-    """Sentences on real clips without a video, and videos without a real clip."""
+def _absent(
+    method: Method,
+    reference: Reference,
+    measured: Mapping[str, Measured],
+    real: Mapping[str, Measured],
+    timestamps: list[float],
+) -> list[Caveat]:
+    """Caveats on real clips without a video, videos without a real clip, short ones, and moments that none reaches."""
     without = [name for name in reference.clips if name not in method.clips]
     alone = [name for name in method.clips if name not in reference.clips and name not in reference.portraits]
+    lengths = {name: float(clip.arrays["frames"]) / FPS for name, clip in measured.items()}
+    full = {name: float(clip.arrays["frames"]) / FPS for name, clip in real.items()}
+    short = [name for name, seconds in lengths.items() if seconds + SHORTFALL < full.get(name, 0)]
+    shape = reference.size[1] / reference.size[0]
+    shapes = {name: method.clips[name].size for name in measured}
+    other = [name for name, (height, width) in shapes.items() if abs(width / height / shape - 1) > SHAPE_TOLERANCE]
+    beyond = [f"{moment:g}" for moment in timestamps if moment - SHORTFALL > max(lengths.values(), default=0)]
     sentences = []
     if without:
         sentences.append(f"{len(without)} of {len(reference.clips)} real clips have no video here: {_some(without)}.")
     if alone:
         sentences.append(f"{len(alone)} videos are named after no real clip, so have no portrait: {_some(alone)}.")
-    return sentences
+    if short:
+        sentences.append(f"{len(short)} videos end before the real clip does: {_some(short)}.")
+    if other:
+        sentences.append(
+            f"{len(other)} videos have another shape than the reference ({_some(other)}): the middle part of their"
+            " pictures is compared, and FID, FVD and colour speak of framing too. asymtalker benchmark cuts real"
+            " videos as generation frames its own."
+        )
+    if beyond:
+        sentences.append(f"No clip lasts {', '.join(beyond)} seconds: distances over time end before.")
+    return [Caveat(sentence) for sentence in sentences]
 
 
 def _some(names: list[str]) -> str:

@@ -14,12 +14,15 @@ from asymtalker.timeline import FPS
 
 SAME_PERSON = 0.4
 """ArcFace cosine similarity under which two pictures are commonly taken for two people."""
-SAME_FACE = 0.6
+SAME_BY_DLIB = 0.6
 """Distance of dlib's embeddings from which on its makers take two pictures for two people."""
 BLINK_RISE = 0.25
 """How far (weights run from 0, open, to 1, shut) lids must close above their usual place to count as a blink."""
 LONGEST_BLINK = 0.6
 """Seconds; what stays closed longer is a look down or closed eyes."""
+
+LEAST_CHANGE = 0.01
+"""Grey levels of 255, or Delta E, under which a step from one frame to the next is none."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,15 @@ def colour_drift(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Seam:
-    """Change at chunk boundaries over change elsewhere, medians; 1 is no seam at all.
+    """Change at chunk boundaries over change elsewhere, medians; 1 is no seam at all, ``None`` where nothing changes.
 
     Attributes:
         motion: of the mean absolute difference of consecutive frames.
         colour: of the distance of their mean colours in Lab.
     """
 
-    motion: float
-    colour: float
+    motion: float | None
+    colour: float | None
 
 
 def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Seam | None:
@@ -101,7 +104,7 @@ def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Sea
         boundaries: numbers of the frames that begin a chunk.
 
     Returns:
-        ``None`` for a clip without a boundary, or one that does not move at all.
+        ``None`` for a clip without a boundary, or one that stands still.
     """
     inside = np.ones(len(change), bool)
     inside[0] = False
@@ -110,10 +113,13 @@ def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Sea
     colour = np.concatenate([[0.0], np.linalg.norm(np.diff(lab[:, :3], axis=0), axis=1)])
     if not at or not inside.any():
         return None
-    usual = np.median(change[inside]), np.median(colour[inside])
-    if min(usual) <= 0:
-        return None
-    return Seam(float(np.median(change[at]) / usual[0]), float(np.median(colour[at]) / usual[1]))
+    motion, step = (_ratio(float(np.median(steps[at])), float(np.median(steps[inside]))) for steps in (change, colour))
+    return None if motion is None and step is None else Seam(motion, step)
+
+
+def _ratio(at: float, elsewhere: float) -> float | None:
+    """A picture that freezes between its seams has a large ratio, not an endless one."""
+    return at / max(elsewhere, LEAST_CHANGE) if max(at, elsewhere) > 0 else None
 
 
 def chunk_boundaries(num_frames: int, first: float, step: float) -> list[int]:

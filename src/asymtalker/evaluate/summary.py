@@ -1,17 +1,22 @@
 """From the arrays of clips to the metrics of a method: numbers with intervals, curves over time, what is missing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from asymtalker.evaluate import frechet, signals
 from asymtalker.evaluate.features import STRIDE, Measured
+from asymtalker.evaluate.metrics import METRICS
 from asymtalker.evaluate.sync import sync_score
 from asymtalker.evaluate.truth import truth_score
 from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
+from asymtalker.whole import whole
 
 REFERENCE = "reference"
 """What the real clips are called among the methods."""
@@ -22,67 +27,6 @@ SHORTFALL = 0.5
 """Seconds that a clip may be shorter than a moment it is followed to."""
 WINDOW_SECONDS = 5.0
 """Length of the windows in which FID is followed over time: all of one length, since FID depends on sample numbers."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a number means.
-
-    Attributes:
-        title: for tables.
-        unit: of the value.
-        better: ``"low"``, ``"high"``, or ``"near"`` where it should be that of real video.
-        needs: published networks it is not measured without.
-    """
-
-    title: str
-    unit: str
-    better: str
-    needs: tuple[str, ...] = ()
-
-
-DLIB = ("dlib_points", "dlib_face")
-METRICS = {
-    "fid": Metric("FID", "", "low", ("inception",)),
-    "fvd": Metric("FVD", "", "low", ("i3d",)),
-    "fd_readout": Metric("Fréchet distance, readout features", "", "low"),
-    "sync_c": Metric("Sync-C", "", "high", ("syncnet",)),
-    "sync_d": Metric("Sync-D", "", "low", ("syncnet",)),
-    "sync_offset": Metric("Offset of the picture", "frames", "near", ("syncnet",)),
-    "sync_c_shuffled": Metric("Sync-C with another clip's sound", "", "near", ("syncnet",)),
-    "sync_d_shuffled": Metric("Sync-D with another clip's sound", "", "near", ("syncnet",)),
-    "face_found": Metric("Frames in which a face is found", "share", "near"),
-    "identity": Metric("Identity (ArcFace similarity)", "cosine", "high", ("arcface", "yunet")),
-    "identity_drift": Metric("Identity drift", "cosine a minute", "high", ("arcface", "yunet")),
-    "identity_lost": Metric(
-        f"Clips that fall under {signals.SAME_PERSON}, or lose the face, for a second",
-        "share",
-        "low",
-        ("arcface", "yunet"),
-    ),
-    "face_distance": Metric("Identity (distance of dlib's embeddings)", "", "low", DLIB),
-    "face_distance_drift": Metric("Drift of that distance", "a minute", "near", DLIB),
-    "face_distance_lost": Metric(f"Clips whose distance comes to {signals.SAME_FACE}", "share", "low", DLIB),
-    "colour_drift": Metric("Colour, last second against first", "Delta E", "near"),
-    "contrast_drift": Metric("Contrast, last second over first", "ratio", "near"),
-    "seam_motion": Metric("Change at seams over elsewhere", "ratio", "near"),
-    "seam_colour": Metric("Colour step at seams over elsewhere", "ratio", "near"),
-    "head_motion": Metric("Head motion", "degrees", "near"),
-    "head_diversity": Metric("Diversity of head motion", "degrees", "near"),
-    "blinks": Metric("Blinks", "a minute", "near"),
-    "lip_correlation": Metric("Lip aperture against truth", "correlation", "high"),
-    "lip_lag": Metric("Lag of the lips", "frames", "near"),
-    "lip_correlation_shuffled": Metric("Lip aperture against another clip's truth", "correlation", "near"),
-    "blendshape_error": Metric("Blendshape error", "weight", "low"),
-    "pose_error": Metric("Head pose error", "degrees", "low"),
-    "fps": Metric("Frames a second", "FPS", "high"),
-    "fps_loaded": Metric("Frames a second, loading included", "FPS", "high"),
-    "real_time_factor": Metric("Seconds of computing per second of video", "ratio", "low"),
-    "first_chunk": Metric("First chunk after", "s", "low"),
-    "peak_memory": Metric("Peak memory of the process", "MiB", "low"),
-    "peak_gpu_memory": Metric("Peak memory of the GPU", "MiB", "low"),
-}
-"""In the order of the tables."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +42,21 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Caveat:
+    """A sentence on what something of a method is worth.
+
+    Attributes:
+        text: the sentence.
+        metric: whose value it is about.
+        curve: whose points it is about; without metric and curve it is about the method as a whole.
+    """
+
+    text: str
+    metric: str | None = None
+    curve: str | None = None
+
+
+@dataclass(frozen=True)
 class Summary:
     """All of one method.
 
@@ -105,13 +64,13 @@ class Summary:
         values: by metric; those that could not be measured are absent.
         clips: by clip, its own scalars by metric and its ``notes``.
         curves: by name, ``{"x": seconds, "y": values, "clips": numbers}``.
-        warnings: sentences on what the values are worth.
+        warnings: what the values and curves are worth.
     """
 
     values: dict[str, Value]
     clips: dict[str, dict[str, Any]]
     curves: dict[str, dict[str, list[float]]]
-    warnings: list[str]
+    warnings: list[Caveat]
 
 
 DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_readout": ("readout", "frames")}
@@ -119,15 +78,45 @@ DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_read
 
 
 class ReferenceStatistics:
-    """Of the real clips' features, computed once for all methods."""
+    """Of the real clips' features, computed once for all methods.
 
-    def __init__(self, clips: Mapping[str, Measured]):
-        self.statistics: dict[str, frechet.Statistics] = {}
+    Args:
+        clips: what was measured of them.
+        kept: a file in which to keep the statistics for the next time.
+        key: what changes when the clips' features do.
+    """
+
+    def __init__(self, clips: Mapping[str, Measured], kept: Path | None = None, key: str = ""):
+        self.statistics: dict[str, frechet.Statistics] = _kept_statistics(kept, key) if kept else {}
+        if self.statistics:
+            return
         for metric, (features, _) in DISTANCES.items():
             parts = [clip.arrays[features] for clip in clips.values() if features in clip.arrays]
             together = np.concatenate(parts) if parts else np.zeros((0, 1))
             if len(together) > 1:
                 self.statistics[metric] = frechet.statistics(together)
+        if kept:
+            fields: dict[str, Any] = {f"{metric} {name}": np.array(value) for metric, name, value in self._fields()}
+            with whole(kept) as partial, partial.open("wb") as file:
+                np.savez(file, key=np.array(key), **fields)
+
+    def _fields(self) -> Iterator[tuple[str, str, Any]]:
+        for metric, found in self.statistics.items():
+            yield from ((metric, name, value) for name, value in vars(found).items())
+
+
+def _kept_statistics(path: Path, key: str) -> dict[str, frechet.Statistics]:
+    """Those of an earlier run over the same features; none if there was no such run."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            for field in kept.files if str(kept["key"]) == key else ():
+                metric, _, name = field.partition(" ")
+                if name:
+                    found.setdefault(metric, {})[name] = int(kept[field]) if name == "count" else kept[field]
+        return {metric: frechet.Statistics(**fields) for metric, fields in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):  # not there, or damaged
+        return {}
 
 
 def summarize(
@@ -158,7 +147,7 @@ def summarize(
         row |= {"seconds": float(clips[name].arrays["frames"]) / FPS, "notes": [*clips[name].notes, *notes]}
         rows[name] = row
     values: dict[str, Value] = {}
-    warnings: list[str] = []
+    warnings: list[Caveat] = []
     for metric in METRICS:
         measured = np.array([row[metric] for row in rows.values() if row.get(metric) is not None], float)
         if len(measured):
@@ -182,10 +171,10 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float]
             row |= {"sync_c_shuffled": shuffled.confidence, "sync_d_shuffled": shuffled.distance}
     row["face_found"] = float(arrays["found"].mean())
     if "portrait" in arrays:
-        drift = signals.drift(*_similarity(clip), signals.SAME_PERSON)
-        row |= _drift_row("identity", drift, _first_faceless(arrays["found"]))
+        faceless = _first_faceless(arrays["found"])
+        row |= _drift_row("identity", *_similarity(clip), signals.SAME_PERSON, above=False, faceless=faceless)
     if "portrait_face" in arrays:
-        row |= _drift_row("face_distance", signals.drift(*_face_distance(clip), signals.SAME_FACE, above=True))
+        row |= _drift_row("face_distance", *_face_distance(clip), signals.SAME_BY_DLIB, above=True)
     _, distance, contrast = signals.colour_drift(arrays["lab"])
     if len(distance):
         row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
@@ -196,8 +185,13 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float]
     return row
 
 
-def _drift_row(metric: str, drift: signals.Drift, faceless: float = float("nan")) -> dict[str, Any]:
-    """A clip's numbers of an identity curve; a face that is not found from ``faceless`` on is lost too."""
+def _drift_row(
+    metric: str, times: np.ndarray, values: np.ndarray, threshold: float, above: bool, faceless: float = float("nan")
+) -> dict[str, Any]:
+    """A clip's numbers of an identity curve; a face that is never found, or not from ``faceless`` on, is lost too."""
+    if not len(times):
+        return {f"{metric}_lost": 1.0, f"{metric}_first_lost": 0.0}
+    drift = signals.drift(times, values, threshold, above)
     lost = [second for second in (drift.first_lost, faceless) if not np.isnan(second)]
     return {
         metric: drift.mean,
@@ -223,17 +217,17 @@ def _truth_row(
     readings, delay = clip.arrays["readings"], float(clip.arrays["delay"])
     try:
         score = truth_score(tuple(outputs), readings, *truth, delay)
-        row = {
-            "lip_correlation": score.lips.correlation,
-            "lip_lag": float(score.lips.lag),
-            "blendshape_error": score.blendshape_error,
-            "pose_error": score.pose_error,
-        }
-        if other is not None:
-            shuffled = truth_score(tuple(outputs), readings, *other, delay)
-            row["lip_correlation_shuffled"] = shuffled.lips.correlation
     except ValueError as error:
         return {}, [f"not held against its ground truth: {error}"]
+    row = {
+        "lip_correlation": score.lips.correlation,
+        "lip_lag": float(score.lips.lag),
+        "blendshape_error": score.blendshape_error,
+        "pose_error": score.pose_error,
+    }
+    if other is not None:
+        with suppress(ValueError):  # of a clip that is too short
+            row["lip_correlation_shuffled"] = truth_score(tuple(outputs), readings, *other, delay).lips.correlation
     return row, []
 
 
@@ -272,7 +266,7 @@ def _mean(measured: np.ndarray) -> Value:
 
 
 def _distances(
-    clips: Mapping[str, Measured], reference: ReferenceStatistics, values: dict[str, Value], warnings: list[str]
+    clips: Mapping[str, Measured], reference: ReferenceStatistics, values: dict[str, Value], warnings: list[Caveat]
 ) -> None:
     for metric, (features, unit) in DISTANCES.items():
         parts = [clip.arrays[features] for clip in clips.values() if len(clip.arrays.get(features, ()))]
@@ -283,17 +277,18 @@ def _distances(
         values[metric] = Value(distance.value, distance.low, distance.high, count, unit)
         dimensions = parts[0].shape[1]
         if (fewest := min(count, distance.reference_samples)) < dimensions:
-            warnings.append(
+            text = (
                 f"{METRICS[metric].title} rests on {fewest} {unit}, fewer than its {dimensions} features: it comes out"
                 " too large, and can be compared only with one of as many samples."
             )
+            warnings.append(Caveat(text, metric=metric))
 
 
 def _curves(
     clips: Mapping[str, Measured],
     reference: ReferenceStatistics | None,
     timestamps: Sequence[float],
-    warnings: list[str],
+    warnings: list[Caveat],
 ) -> dict[str, dict[str, list[float]]]:
     curves = {
         "identity": _curve(
@@ -310,10 +305,11 @@ def _curves(
             curve = curves[metric] = _windows(clips, features, reference.statistics[metric], timestamps)
             dimensions, fewest = len(reference.statistics[metric].mean), min(curve["samples"], default=np.inf)
             if fewest < dimensions:
-                warnings.append(
+                text = (
                     f"{METRICS[metric].title} over time rests on {fewest:g} frames or more a point, fewer than its"
                     f" {dimensions} features: every point comes out too large; compare points, not values."
                 )
+                warnings.append(Caveat(text, curve=metric))
     return {name: curve for name, curve in curves.items() if curve["x"]}
 
 

@@ -44,7 +44,7 @@ class TruthScore:
     """
 
     lips: LipScore
-    blendshape_error: float
+    blendshape_error: float | None
     pose_error: float
 
 
@@ -76,9 +76,10 @@ def truth_score(
         raise ValueError(f"{missing[0]} is not read")
     shapes = [name for name in true if name in read and name not in (APERTURE, *ANGLES) and np.ptp(true[name]) > 0]
     angles = [(read[name] - true[name]) ** 2 for name in ANGLES]
+    errors = [np.abs(read[name] - true[name]).mean() for name in shapes]
     return TruthScore(
         lips=lip_score(true[APERTURE], read[APERTURE]),
-        blendshape_error=float(np.mean([np.abs(read[name] - true[name]).mean() for name in shapes])),
+        blendshape_error=float(np.mean(errors)) if errors else None,
         pose_error=float(np.sqrt(np.sum(angles, axis=0).mean())),
     )
 

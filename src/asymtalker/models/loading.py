@@ -46,5 +46,7 @@ def choose_device(name: str) -> str:
         torch.zeros(1, device=name)
         return name
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"The device {name} cannot be used ({reason}): leave --device out.") from error
+        known = "cuda" if torch.cuda.is_available() else "no GPU"
+        raise UserError(
+            f"The device {name} cannot be used (PyTorch has cpu and {known} here): leave --device out."
+        ) from error

@@ -19,7 +19,8 @@ from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, opt
 from asymtalker.whole import save_whole
 
 FRAMES_PER_CLIP = 8
-STRIDE = 4  # neighbouring frames teach the same; a quarter of them fits in memory
+STRIDE = 4  # neighbouring frames teach the same
+MOST_FRAMES, CACHED_CLIPS = 24, 1024  # of each clip, and clips, kept in memory: 5 GB at most
 STATISTICS_CLIPS = 200
 WEIGHTS = {APERTURE: 8.0, "eyeBlinkLeft": 4.0, "eyeBlinkRight": 4.0}
 """Of 56 readings, those that lips and lids are judged by; of the others 1."""
@@ -116,11 +117,12 @@ def _reframe(clip: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(clip, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=CACHED_CLIPS)
 def _clip(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Every ``STRIDE``-th frame at the readout's size, ``(n, SIDE, SIDE, 3)`` uint8, and what is known of it."""
+    """Every ``STRIDE``-th frame, or fewer of a long clip, ``(n, SIDE, SIDE, 3)`` uint8, and what is known of them."""
     clip = corpus.open_clip(folder, key)
     _, truth = readings_of(clip.info["ground_truth"])
-    frames = torch.from_numpy(clip.frames(0, len(truth))[::STRIDE].copy()).permute(0, 3, 1, 2)
+    stride = max(STRIDE, -(-len(truth) // MOST_FRAMES))
+    frames = torch.from_numpy(clip.frames(0, len(truth))[::stride].copy()).permute(0, 3, 1, 2)
     small = F.interpolate(frames.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
-    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy(), truth[::STRIDE].copy()
+    return small.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy(), truth[::stride].copy()
