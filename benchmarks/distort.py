@@ -80,7 +80,8 @@ def main(corpus: Path, out: Path, count: int) -> None:
     held_out = sorted(open_reference(corpus).clips.items())[:count]
     clips = [clip for _, clip in held_out if isinstance(clip, CorpusClip)]
     if not clips:
-        sys.exit(f"{corpus} is no corpus: give one that asymtalker synth made.")
+        print(f"{corpus} is no corpus: give one that asymtalker synth made.", file=sys.stderr)
+        sys.exit(2)
     for index, clip in enumerate(track(clips, "distorting")):
         for distort in DISTORTIONS:
             target = out / distort.__name__ / f"{clip.name}.mp4"

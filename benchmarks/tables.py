@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asymtalker.evaluate.metrics import METRICS
-from asymtalker.evaluate.report import best_methods
+from asymtalker.evaluate.results import best_methods
 from asymtalker.evaluate.signals import SAME_BY_DLIB
 from asymtalker.evaluate.summary import REFERENCE
 from asymtalker.whole import write_whole

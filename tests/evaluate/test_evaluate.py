@@ -146,7 +146,7 @@ def test_a_method_of_which_nothing_could_be_measured_is_an_error_after_the_repor
 def test_another_shape_than_the_references_is_said(measure, drawn_videos, tmp_path):
     wide = distorted(drawn_videos, tmp_path / "wide", lambda frames, samples: (frames[:, 20:110], samples))
     warnings = [warning["text"] for warning in measure(generated=wide)["methods"]["wide"]["warnings"]]
-    assert any("3 videos have another shape than the reference" in text for text in warnings)
+    assert any("of another shape than the reference (3)" in text for text in warnings)
 
 
 def test_clips_are_generated_timed_and_kept(measure, tiny_pipeline_folder, tmp_path, monkeypatch):
@@ -348,9 +348,9 @@ def test_what_is_missing_or_short_is_said(measure, drawn_videos, tmp_path):
     write_video(tmp_path / "some" / "drawn0.mp4", frames[:40], samples[: 40 * 640])
     warnings = measure(generated=tmp_path / "some", seconds="2,5,10")["methods"]["some"]["warnings"]
     assert [warning["text"] for warning in warnings if not warning["metric"] and not warning["curve"]] == [
-        "1 of 3 real clips have no video here: drawn1.",
-        "1 videos are named after no real clip, so have no portrait: stranger.",
-        "1 videos end before the real clip does: drawn0.",
+        "Real clips without a video here (1 of 3): drawn1.",
+        "Videos named after no real clip, so without a portrait (1): stranger.",
+        "Videos that end before the real clip does (1): drawn0.",
         "No clip lasts 5, 10 seconds: distances over time end before.",
     ]
 

@@ -3,24 +3,23 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asymtalker.errors import UserError
 from asymtalker.evaluate import pictures, plots
 from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.plots import REFERENCE
+from asymtalker.evaluate.results import results_table
 from asymtalker.evaluate.signals import SAME_BY_DLIB, SAME_PERSON
+from asymtalker.evaluate.wording import NO_VALUE, decimal, duration, minutes, places_for, seconds_text
 from asymtalker.whole import write_whole
 
 COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high", "samples", "of")
 """Of report.csv."""
-BETTER = {"low": "↓", "high": "↑", "near": "≈"}
 CURVES = {
     "identity": ("Identity", "cosine similarity to the portrait", "Mean of each second."),
     "face_distance": ("Identity by dlib's network", "distance from the portrait", "Mean of each second."),
@@ -43,7 +42,6 @@ SPANS = {"contrast": (0.9, 1.1)}
 HISTOGRAMS = {"sync_c": "sync_c_shuffled", "sync_offset": None, "lip_correlation": "lip_correlation_shuffled"}
 """Metrics whose values of single clips are drawn, and what the same is with another clip's sound or truth."""
 WHOLE_NUMBERS = ("sync_offset",)
-NO_VALUE = '<span class="muted">–</span>'
 
 
 def write_report(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip]], out: Path) -> None:
@@ -96,7 +94,7 @@ def _csv(report: dict[str, Any]) -> str:
 def _page(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip]]) -> str:
     looks = plots.styles(list(report["methods"]))
     sections = {
-        "results": ("Results", _results(report)),
+        "results": ("Results", results_table(report)),
         "time": ("Over time", _curves(report, looks)),
         "lips": ("Lips and sound, clip by clip", _histograms(report, looks)),
         "pictures": ("Pictures", _pictures(report, methods)),
@@ -131,9 +129,9 @@ def _head(report: dict[str, Any]) -> str:
     others = [name for name in report["methods"] if name != REFERENCE]
     height, width = real["size"]
     clips = ", ".join(f"{name} ({len(report['methods'][name]['clips'])} clips)" for name in others)
-    took = f"{_duration(cost['measured_seconds'])} for {_decimal(cost['video_minutes'], 1)} minutes of video"
+    took = f"{duration(cost['measured_seconds'])} for {decimal(cost['video_minutes'], 1)} minutes of video"
     facts = {
-        "Reference": f"{escape(real['path'])}<br>{real['clips']} clips, {_minutes(real['seconds'])}, "
+        "Reference": f"{escape(real['path'])}<br>{real['clips']} clips, {minutes(real['seconds'])}, "
         f"pictures compared at {width}×{height} pixels",
         "Methods": escape(clips),
         "Took": took if cost["video_minutes"] else "all was measured before",
@@ -165,120 +163,6 @@ def _not_measured(report: dict[str, Any]) -> str:
 def _title(report: dict[str, Any], metric: str) -> str:
     about = report["metrics"].get(metric)
     return about["title"] if about else metric.replace("_", " ")
-
-
-def _results(report: dict[str, Any]) -> str:
-    """The main table, a metric a row: methods are columns, since there are fewer of them."""
-    methods, notes = report["methods"], _Notes(report)
-    rows = []
-    for metric, about in report["metrics"].items():
-        values = {name: method["values"].get(metric) for name, method in methods.items()}
-        if not any(values.values()) and metric in report["not_measured"]:
-            continue
-        best, decimals = best_methods(methods, metric, about["better"]), _decimals(_shown(values.values()))
-        cells = "".join(
-            f"<td{_reference_class(name)}>{_cell(value, decimals, name in best, notes.signs(name, metric))}</td>"
-            for name, value in values.items()
-        )
-        unit = f'<br><span class="small muted">{escape(about["unit"])}</span>' if about["unit"] else ""
-        rows.append(
-            f'<tr><th scope="row">{escape(about["title"])}&nbsp;{BETTER[about["better"]]}{unit}</th>{cells}</tr>'
-        )
-    heads = "".join(f'<th scope="col"{_reference_class(name)}>{_column(name, methods[name])}</th>' for name in methods)
-    key = (
-        "Values with their 95% intervals and the number of samples. ↓ less is better, ↑ more is better, ≈ should be as"
-        f" in the {REFERENCE}, the real clips: no method is best there."
-    )
-    if len([name for name in methods if name != REFERENCE]) > 1:
-        key += (
-            " ★ and bold: best method, where the same clips of all were measured; where intervals overlap, another"
-            " choice of clips may order them differently."
-        )
-    return (
-        f'<p class="small muted">{key}</p><div class="scroll"><table class="results numbers sticky">'
-        f'<thead><tr><th scope="col">Metric</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-        f"{notes.listed()}{_meanings(report)}"
-    )
-
-
-def _meanings(report: dict[str, Any]) -> str:
-    listed = "".join(
-        f"<dt>{escape(about['title'])}</dt><dd>{escape(about['about'])}</dd>" for about in report["metrics"].values()
-    )
-    return (
-        f'<details><summary>What the numbers are</summary><dl class="facts">{listed}</dl>'
-        '<p class="small muted">More in docs/evaluation.md of AsymTalker\'s code.</p></details>'
-    )
-
-
-def _reference_class(name: str) -> str:
-    return ' class="reference"' if name == REFERENCE else ""
-
-
-def _column(name: str, method: dict[str, Any]) -> str:
-    seconds = sum(clip["seconds"] for clip in method["clips"].values())
-    failed = f"<br>{len(method['failed'])} failed" if method["failed"] else ""
-    size = f"{len(method['clips'])} clips<br>{_minutes(seconds)}{failed}"
-    return f'{escape(name)}<br><span class="small muted">{size}</span>'
-
-
-def best_methods(methods: Mapping[str, Any], metric: str, better: str) -> set[str]:
-    """Methods of a report, without the reference, that have the best value; none if only one has a value.
-
-    Nor is there a best one among methods of which other clips were measured, or whose value rests on too little.
-    """
-    own = {
-        name: method["values"][metric]["value"]
-        for name, method in methods.items()
-        if name != REFERENCE and method["values"].get(metric, {}).get("value") is not None
-    }
-    measured = {frozenset(methods[name]["clips"]) for name in own}
-    doubtful = any(warning["metric"] == metric for name in own for warning in methods[name]["warnings"])
-    if better == "near" or len(own) < 2 or len(measured) > 1 or doubtful:
-        return set()
-    best = (min if better == "low" else max)(own.values())
-    return {name for name, value in own.items() if value == best}
-
-
-def _shown(values: Iterable[Any]) -> list[float]:
-    return [value[key] for value in values if value for key in ("value", "low", "high") if value[key] is not None]
-
-
-def _cell(value: Any, decimals: int, best: bool, signs: str) -> str:
-    if not value or value["value"] is None:
-        return NO_VALUE + signs
-    text = _decimal(value["value"], decimals)
-    if best:
-        text = f'<span class="star" title="best">★</span><b>{text}</b>'
-    interval = ""
-    if value["low"] is not None and value["high"] is not None:
-        low, high = (_decimal(value[key], decimals) for key in ("low", "high"))
-        interval = f'<span class="span small">{low} to {high}</span>'
-    samples = f'<span class="span small muted">{value["samples"]:,} {escape(value["of"])}</span>'
-    return f"{text}{signs}{interval}{samples}"
-
-
-class _Notes:
-    """Warnings, numbered as footnotes of the cells they concern; those of curves are shown with the curves."""
-
-    def __init__(self, report: dict[str, Any]):
-        self._lines: list[str] = []
-        self._numbers: dict[tuple[str, str | None], list[int]] = {}
-        for name, method in report["methods"].items():
-            for warning in method["warnings"]:
-                if warning["curve"] is None:
-                    self._lines.append(f"{name}: {warning['text']}")
-                    self._numbers.setdefault((name, warning["metric"]), []).append(len(self._lines))
-
-    def signs(self, name: str, metric: str) -> str:
-        numbers = self._numbers.get((name, metric), [])
-        return "".join(f'<sup><a href="#note-{number}">{number}</a></sup>' for number in numbers)
-
-    def listed(self) -> str:
-        if not self._lines:
-            return ""
-        items = "".join(f'<li id="note-{i}">{escape(line)}</li>' for i, line in enumerate(self._lines, 1))
-        return f'<div class="remark"><h3>Warnings</h3><ol class="notes">{items}</ol></div>'
 
 
 def _curves(report: dict[str, Any], looks: Mapping[str, plots.Style]) -> str:
@@ -392,8 +276,8 @@ def _pictures(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip]])
 def _strip(name: str, shown: pictures.Shown) -> str:
     height, width = shown.size
     frames = "".join(
-        f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{escape(name)} at {_seconds(at)}">'
-        f"<figcaption>{_seconds(at)}</figcaption></figure>"
+        f'<figure><img src="{uri}" width="{width}" height="{height}" alt="{escape(name)} at {seconds_text(at)}">'
+        f"<figcaption>{seconds_text(at)}</figcaption></figure>"
         for at, uri in shown.frames
     )
     most = (width + 3) * pictures.FRAMES
@@ -404,7 +288,7 @@ def _video(name: str, shown: pictures.Shown) -> str:
     silent = ", no sound" if shown.silent else ""
     return (
         f'<figure><video controls playsinline preload="metadata" src="{shown.sample}"></video>'
-        f"<figcaption>{escape(name)}<br>first {_seconds(shown.sample_seconds)}{silent}</figcaption></figure>"
+        f"<figcaption>{escape(name)}<br>first {seconds_text(shown.sample_seconds)}{silent}</figcaption></figure>"
     )
 
 
@@ -430,12 +314,12 @@ def _clips(report: dict[str, Any]) -> str:
 def _clip_table(report: dict[str, Any], clips: Mapping[str, Mapping[str, Any]]) -> str:
     keys = {key for clip in clips.values() for key in clip} - {"seconds", "notes"}
     order = ["seconds", *(key for key in report["metrics"] if key in keys), *sorted(keys - set(report["metrics"]))]
-    decimals = {key: _decimals([clip[key] for clip in clips.values() if clip.get(key) is not None]) for key in order}
+    decimals = {key: places_for([clip[key] for clip in clips.values() if clip.get(key) is not None]) for key in order}
     heads = "".join(f'<th scope="col">{escape(_title(report, key))}</th>' for key in order)
     rows = []
     for name, clip in clips.items():
         cells = "".join(
-            f"<td>{NO_VALUE if clip.get(key) is None else _decimal(clip[key], decimals[key])}</td>" for key in order
+            f"<td>{NO_VALUE if clip.get(key) is None else decimal(clip[key], decimals[key])}</td>" for key in order
         )
         notes = "<br>".join(escape(note) for note in clip["notes"])
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{cells}<td class="text">{notes}</td></tr>')
@@ -478,30 +362,3 @@ def _about(report: dict[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return NO_VALUE if value in (None, "") else escape(str(value))
-
-
-def _decimals(values: Sequence[float]) -> int:
-    """Digits behind the point: the middle one of the values gets three that count; whole numbers get none."""
-    if all(float(value).is_integer() for value in values):
-        return 0
-    middle = float(np.median(np.abs([value for value in values if value])))
-    return int(np.clip(2 - np.floor(np.log10(middle)), 0, 5))
-
-
-def _decimal(value: float, decimals: int) -> str:
-    text = f"{value:,.{decimals}f}"
-    return text.removeprefix("-") if not text.strip("-0.,") else text.replace("-", "−")
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 100 or float(seconds).is_integer() else f"{seconds:.1f} s"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} min"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

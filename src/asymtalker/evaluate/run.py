@@ -250,7 +250,7 @@ def _report(
         against = None if method.name == REFERENCE else statistics
         summary = summarize(measured[method.name], against, truths, outputs, timestamps, method.chunk)
         values = summary.values | _speed(method, measured[method.name])
-        warnings = [*summary.warnings, *_absent(method, reference, measured[method.name], real, timestamps)]
+        warnings = [*summary.warnings, *_caveats(method, reference, measured[method.name], real, timestamps)]
         summaries[method.name] = replace(summary, values=values, warnings=warnings)
     others = [summary for name, summary in summaries.items() if name != REFERENCE]
     seconds = sum(float(clip.arrays["frames"]) for clip in real.values()) / FPS
@@ -302,7 +302,7 @@ def _command(settings: EvaluateConfig) -> str:
     return " ".join(words)
 
 
-def _absent(
+def _caveats(
     method: Method,
     reference: Reference,
     measured: Mapping[str, Measured],
@@ -319,22 +319,16 @@ def _absent(
     shapes = {name: method.clips[name].size for name in measured}
     other = [name for name, (height, width) in shapes.items() if abs(width / height / shape - 1) > SHAPE_TOLERANCE]
     beyond = [f"{moment:g}" for moment in timestamps if moment - SHORTFALL > max(lengths.values(), default=0)]
-    sentences = []
-    if without:
-        sentences.append(f"{len(without)} of {len(reference.clips)} real clips have no video here: {_some(without)}.")
-    if alone:
-        sentences.append(f"{len(alone)} videos are named after no real clip, so have no portrait: {_some(alone)}.")
-    if short:
-        sentences.append(f"{len(short)} videos end before the real clip does: {_some(short)}.")
-    if other:
-        sentences.append(
-            f"{len(other)} videos have another shape than the reference ({_some(other)}): the middle part of their"
-            " pictures is compared, and FID, FVD and colour speak of framing too. asymtalker benchmark cuts real"
-            " videos as generation frames its own."
-        )
-    if beyond:
-        sentences.append(f"No clip lasts {', '.join(beyond)} seconds: distances over time end before.")
-    return [Caveat(sentence) for sentence in sentences]
+    said = {
+        f"Real clips without a video here ({len(without)} of {len(reference.clips)}): {_some(without)}.": without,
+        f"Videos named after no real clip, so without a portrait ({len(alone)}): {_some(alone)}.": alone,
+        f"Videos that end before the real clip does ({len(short)}): {_some(short)}.": short,
+        f"Videos of another shape than the reference ({len(other)}): {_some(other)}. The middle part of their pictures"
+        " is compared, and FID, FVD and colour speak of framing too; asymtalker benchmark cuts real videos as"
+        " generation frames its own.": other,
+        f"No clip lasts {', '.join(beyond)} seconds: distances over time end before.": beyond,
+    }
+    return [Caveat(sentence) for sentence, found in said.items() if found]
 
 
 def _some(names: list[str]) -> str:
