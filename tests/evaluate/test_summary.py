@@ -151,7 +151,7 @@ def test_distance_from_the_portrait_is_lost_upwards():
     assert found.clips["swapped"]["face_distance_first_lost"] == 6
     assert found.clips["kept"]["face_distance_drift"] == 0
     assert found.clips["swapped"]["face_distance_drift"] == pytest.approx(
-        60 * np.polyfit(range(10), [0] * 6 + [0.8] * 4, 1)[0]
+        60 * np.polyfit(range(1, 10), [0] * 5 + [0.8] * 4, 1)[0]
     )
     assert found.curves["face_distance"]["y"] == pytest.approx([0] * 6 + [0.4] * 4)
 

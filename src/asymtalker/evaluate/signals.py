@@ -31,7 +31,8 @@ class Drift:
 
     Attributes:
         mean: of all samples.
-        per_minute: slope of the least-squares line, per minute; NaN for a clip under two seconds.
+        per_minute: slope of the least-squares line from the second second on, per minute, as a real clip begins with
+            its portrait; NaN for a clip under three seconds.
         first_lost: start of the first second whose mean is beyond the threshold; NaN if there is none.
     """
 
@@ -47,9 +48,10 @@ def drift(times: np.ndarray, values: np.ndarray, threshold: float, above: bool =
     """
     seconds, means = per_second(times, values)
     slope = float("nan")
-    if len(seconds) > 1:
-        centred = times - times.mean()
-        slope = 60 * float((centred * (values - values.mean())).sum() / (centred**2).sum())
+    if len(seconds) > 2:
+        late = times >= 1
+        centred = times[late] - times[late].mean()
+        slope = 60 * float((centred * (values[late] - values[late].mean())).sum() / (centred**2).sum())
     lost = np.flatnonzero(means > threshold if above else means < threshold)
     return Drift(float(values.mean()), slope, float(seconds[lost[0]]) if len(lost) else float("nan"))
 
