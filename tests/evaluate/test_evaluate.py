@@ -290,6 +290,8 @@ def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
     assert "face_distance" in report["not_measured"]  # and not a value of what is said to be missing
     about = json.loads((tmp_path / "readout" / "config.json").read_text())
     shutil.copytree(tmp_path / "readout", tmp_path / "other")
+    measure(generated=drawn_videos, readout=tmp_path / "other")
+    assert len(seen) == 13  # the same network in another place
     twice = about | {"spread": [2 * spread for spread in about["spread"]]}
     (tmp_path / "other" / "config.json").write_text(json.dumps(twice))
     measure(generated=drawn_videos, readout=tmp_path / "other")

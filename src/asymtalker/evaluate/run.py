@@ -168,7 +168,8 @@ class _Work:
         self._folder, self._reference, self._networks, self._readout = folder, reference, networks, readout
         self._console = console
         weights = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in readout.state_dict().values()))
-        weights.update(json.dumps(dict(readout.config), sort_keys=True, default=str).encode())
+        about = {key: value for key, value in readout.config.items() if key[0] != "_"}  # those say where it was read
+        weights.update(json.dumps(about, sort_keys=True).encode())
         at_hand = {name: REGISTRY[name].files()[0].sha256 for name in networks.present()}
         self._keys: dict[str, dict[str, str]] = {}
         self._key = [features.VERSION, reference.size, weights.hexdigest(), at_hand]
