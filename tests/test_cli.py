@@ -135,7 +135,8 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys):
 @pytest.mark.usefixtures("_test_verb")
 def test_a_missing_extra_says_what_to_install(capsys):
     said = refusal(capsys, "work", "--how", "foreign package")
-    assert "(vtk is missing): in the folder of the code, pip install -c constraints.txt '.[synth,train,evaluate]'" in said
+    assert "(vtk is missing)" in said
+    assert "pip install -c constraints.txt '.[synth,train,evaluate]'" in said
 
 
 @pytest.mark.usefixtures("_test_verb")
