@@ -62,7 +62,7 @@ def tiny() -> Recipe:
         ),
         readout=ReadoutTrainConfig(
             width=24,
-            loop=LoopConfig(steps=3_000, batch=64, log_every=20),
+            loop=LoopConfig(steps=4_500, batch=64, log_every=20),
             optimizer=OptimizerConfig(lr=2e-3, final_scale=0.02, ema_decay=0.99),
         ),
         teacher=TeacherConfig(
