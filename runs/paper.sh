@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# The paper's two trainings at Wan2.1-1.3B: paper.sh CORPUS MODEL [OUT]
-# CORPUS is a corpus folder of real video; MODEL a checkpoint folder with Wan2.1's vae/ and a published wav2vec2 in
-# audio_encoder/ and feature_extractor/. Needs a GPU.
+# The paper's two trainings at Wan2.1-1.3B, from its published weights: paper.sh CORPUS [OUT]
+# CORPUS is a corpus folder of real video. WAN and WAV2VEC, folders or hub ids, are what to start from. Needs a GPU.
 set -euo pipefail
 corpus=${1:?give a corpus folder}
-model=${2:?give a checkpoint folder}
-out=${3:-runs/out/paper}
+out=${2:-runs/out/paper}
+wan=${WAN:-Wan-AI/Wan2.1-T2V-1.3B-Diffusers}
+wav2vec=${WAV2VEC:-facebook/wav2vec2-base-960h}
+model=$out/init
 
-asymtalker train --recipe wan_1_3b --part teacher --corpus "$corpus" --model "$model" --run "$out/teacher"
+if [ ! -e "$model" ]; then
+    asymtalker convert --recipe wan_1_3b --wan "$wan" --wav2vec "$wav2vec" --dtype float32 --out "$model"
+fi
+asymtalker train --recipe wan_1_3b --part teacher --corpus "$corpus" --model "$model" --config.init "$model" \
+    --run "$out/teacher"
 asymtalker assemble --recipe wan_1_3b --vae "$model/vae" --audio "$model" --transformer "$out/teacher/transformer" \
     --name asymtalker-1.3b-teacher --size 512 --dtype float32 --out "$out/teacher-model"
 asymtalker distill --recipe wan_1_3b --corpus "$corpus" --model "$out/teacher-model" --run "$out/student"

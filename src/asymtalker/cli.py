@@ -49,6 +49,11 @@ VERBS = {
         "asymtalker.stages:train",
     ),
     "distill": Verb("distil the student", "asymtalker.stages:distill_settings", "asymtalker.stages:distill"),
+    "convert": Verb(
+        "make a checkpoint to train from, of Wan2.1's weights",
+        "asymtalker.stages:Convert",
+        "asymtalker.stages:convert",
+    ),
     "assemble": Verb(
         "put trained parts together into a checkpoint", "asymtalker.stages:Assemble", "asymtalker.stages:assemble"
     ),

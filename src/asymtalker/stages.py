@@ -122,6 +122,32 @@ class Assemble:
     """Precision the weights are stored in."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Make a checkpoint to train from, of Wan2.1's weights and a wav2vec2 encoder."""
+
+    wan: str
+    """Folder or hub id of a Wan2.1 checkpoint of diffusers, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."""
+    wav2vec: str
+    """Folder or hub id of a wav2vec2 encoder, such as facebook/wav2vec2-base-960h."""
+    out: Path
+    """Checkpoint folder to write, for --model and --config.init of asymtalker train."""
+    recipe: str = "wan_1_3b"
+    """Recipe it is to be trained by; gives the chunk, the sampling and the identity strategy."""
+    identity: IdentityStrategy | None = None
+    """How the portrait enters the transformer; the recipe's by default."""
+    image_encoder: Path | None = None
+    """For clip and vtp: folder of the image encoder."""
+    size: int = 512
+    """Width and height of the video."""
+    name: str = "asymtalker-init"
+    """Name of the checkpoint."""
+    seed: int = 0
+    """Of the weights that are new."""
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Precision the weights are stored in."""
+
+
 TRAINED: dict[str, type] = {
     "codec": TrainCodec,
     "audio": TrainAudio,
@@ -262,4 +288,12 @@ def assemble(settings: Assemble) -> None:
 
     recipe = recipe_named(settings.recipe)
     assemble_checkpoint(settings, recipe)
+    print(settings.out)
+
+
+def convert(settings: Convert) -> None:
+    """The ``convert`` verb."""
+    from asymtalker.generate.convert import convert_checkpoint
+
+    convert_checkpoint(settings, recipe_named(settings.recipe))
     print(settings.out)

@@ -6,7 +6,6 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 
 import itertools
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -33,7 +32,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import choose_device, load_part
+from asymtalker.models.loading import choose_device, find_folder, load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import (
     Placement,
@@ -432,23 +431,7 @@ def _checkpoint_folder(name: str | Path | None) -> Path:
         if not bundled.is_dir():
             raise UserError("This installation has no bundled checkpoint: give one with --model.")
         return bundled
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise UserError(f"The checkpoint {name} is a file: give the folder that holds model_index.json.")
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
-        raise UserError(f"The checkpoint folder {name} does not exist: check the path.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
-
-    try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
-    except (HTTPError, ValueError, OSError) as error:  # of the connection, of the name, of the disk
-        raise UserError(
-            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now"
-            f" ({type(error).__name__})."
-        ) from error
+    return find_folder(name)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

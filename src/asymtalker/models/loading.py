@@ -1,5 +1,7 @@
 """Load one trained network from its folder, and choose where it runs."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,35 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as {kind.__name__} ({reason}): make or fetch it anew.") from error
+
+
+def find_folder(name: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
+    """The local folder of a published or saved model, fetched from the Hugging Face hub if need be.
+
+    Args:
+        name: a folder, or ``owner/name`` on the hub.
+        patterns: what to fetch of it.
+
+    Raises:
+        UserError: if it is neither.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise UserError(f"The checkpoint {name} is a file: give the folder that it is in.")
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        raise UserError(f"The checkpoint folder {name} does not exist: check the path.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
+    except (HTTPError, ValueError, OSError) as error:  # of the connection, of the name, of the disk
+        raise UserError(
+            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now"
+            f" ({type(error).__name__})."
+        ) from error
 
 
 def choose_device(name: str) -> str:
