@@ -169,7 +169,9 @@ REGISTRY = {
 
 
 def fetch_file(name: str, offline: bool = False) -> Path:
-    """The one file of an entry, its contents checked: it may have been put there by hand.
+    """The one file of an entry, of the package that ships it or of the cache, where it may have been put by hand.
+
+    Its contents are checked.
 
     Args:
         name: a key of ``REGISTRY`` with a single file.

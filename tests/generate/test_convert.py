@@ -95,6 +95,14 @@ def test_image_to_video_keeps_its_picture_branch_for_the_clip_strategy(tmp_path)
     assert conversion.dropped
 
 
+def test_norms_time_and_modulation_keep_their_precision(text_to_video):
+    weights = convert_transformer(text_to_video, TRE, torch.bfloat16)[0].state_dict()
+    time = "condition_embedder.time_embedder.linear_1.weight"
+    for name in ("scale_shift_table", "blocks.1.scale_shift_table", time):
+        assert torch.equal(weights[name], wan().state_dict()[name]), name
+    assert weights["proj_out.weight"].dtype == torch.bfloat16
+
+
 def test_new_weights_follow_the_seed(text_to_video):
     name = "condition_embedder.text_embedder.linear_1.weight"
     one, same, other = (

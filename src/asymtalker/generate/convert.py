@@ -109,7 +109,7 @@ def convert_transformer(
     Args:
         folder: of a ``WanTransformer3DModel``, one file or several with an index.
         arguments: of ours that Wan has not.
-        dtype: of the weights.
+        dtype: of the weights, save for those that are always float32.
         seed: of those that are new.
 
     Raises:
@@ -121,16 +121,22 @@ def convert_transformer(
         if name not in target:
             conversion.dropped.append(name)
         elif name != TEXT:
-            found[name] = _fitted(folder, name, weight, target[name].shape).to(dtype)
+            found[name] = _fitted(folder, name, weight, target[name].shape).to(_precision(name, dtype))
             (conversion.kept if weight.shape == target[name].shape else conversion.widened).append(name)
     generator = torch.Generator().manual_seed(seed)
     for name in (name for name in target if name not in found):
         if not _may_be_new(name):
             raise UserError(f"{folder}: the weight {name} is missing; fetch the checkpoint anew.")
         conversion.new.append(name)
-        found[name] = _new(name, target[name].shape, generator).to(dtype)
+        found[name] = _new(name, target[name].shape, generator).to(_precision(name, dtype))
     transformer.load_state_dict(found, assign=True)
     return transformer.eval(), conversion
+
+
+def _precision(name: str, dtype: torch.dtype) -> torch.dtype:
+    """That of a weight: norms, time and modulation stay in float32, as loading them keeps them."""
+    kept = AsymTalkerTransformer3DModel._keep_in_fp32_modules
+    return torch.float32 if set(kept) & set(name.split(".")) else dtype
 
 
 def _may_be_new(name: str) -> bool:
