@@ -1,20 +1,26 @@
 #!/usr/bin/env bash
 # The paper's two trainings at Wan2.1-1.3B, from its published weights: paper.sh CORPUS [OUT]
-# CORPUS is a corpus folder of real video. WAN and WAV2VEC, folders or hub ids, are what to start from. Needs a GPU.
+# CORPUS is a corpus folder of real video. WAN and WAV2VEC, folders or hub ids, are what to start from; GPUS is how many
+# GPUs of this machine share each step, which then has a multiple of 4 chunks they divide.
 set -euo pipefail
 corpus=${1:?give a corpus folder}
 out=${2:-runs/out/paper}
 wan=${WAN:-Wan-AI/Wan2.1-T2V-1.3B-Diffusers}
 wav2vec=${WAV2VEC:-facebook/wav2vec2-base-960h}
 model=$out/init
+gpus=${GPUS:-1}
+many=(torchrun --nproc-per-node "$gpus" -m asymtalker)
+chunks=$gpus
+while ((chunks % 4)); do ((chunks += gpus)); done
 
 if [ ! -e "$model" ]; then
     asymtalker convert --recipe wan_1_3b --wan "$wan" --wav2vec "$wav2vec" --dtype float32 --out "$model"
 fi
-asymtalker train --recipe wan_1_3b --part teacher --corpus "$corpus" --model "$model" --config.init "$model" \
-    --run "$out/teacher"
+"${many[@]}" train --recipe wan_1_3b --part teacher --corpus "$corpus" --model "$model" --config.init "$model" \
+    --config.loop.micro-batches "$chunks" --run "$out/teacher"
 asymtalker assemble --recipe wan_1_3b --vae "$model/vae" --audio "$model" --transformer "$out/teacher/transformer" \
     --name asymtalker-1.3b-teacher --size 512 --dtype float32 --out "$out/teacher-model"
-asymtalker distill --recipe wan_1_3b --corpus "$corpus" --model "$out/teacher-model" --run "$out/student"
+"${many[@]}" distill --recipe wan_1_3b --corpus "$corpus" --model "$out/teacher-model" \
+    --config.loop.micro-batches "$chunks" --run "$out/student"
 asymtalker assemble --recipe wan_1_3b --vae "$model/vae" --audio "$model" --transformer "$out/student/transformer" \
     --name asymtalker-1.3b --size 512 --out "$out/student-model"

@@ -65,7 +65,7 @@ def test_flags_become_settings():
         (["generate", "--image", "a.png"], "Missing: --audio, --output."),
         (["generate", *REQUIRED, "--seed", "many"], "--seed"),
         (["generate", *REQUIRED, "stray"], "stray"),
-        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate?"),
+        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate or bench train?"),
         (["evaluate", "--out", "report"], "Give what to compare with: --reference"),
         (["evaluate", "--corpora", "10"], "did you mean --corpus?"),
         (["bench", "generate", "--out", "a.json", "--corpus", "c"], "no option --corpus"),

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from asymtalker.errors import UserError
 from asymtalker.media import read_picture
@@ -7,9 +8,10 @@ from asymtalker.portrait import (
     FaceBox,
     Placement,
     choose_face,
-    crop_square,
+    crop_frame,
     even_picture,
     find_faces,
+    parse_size,
     paste_back,
     turned_by,
 )
@@ -61,9 +63,9 @@ def test_no_face_is_an_error_and_a_turned_one_is_noticed():
 def test_crop_has_the_face_in_its_place(size):
     picture = np.zeros((500, 600, 3), np.uint8)
     picture[180:300, 240:360] = 255  # the face box
-    portrait = crop_square(picture, FaceBox(240, 180, 120, 120, 1.0), size)
+    portrait = crop_frame(picture, FaceBox(240, 180, 120, 120, 1.0), (size, size))
     assert portrait.picture.shape == (size, size, 3)
-    assert portrait.placement == Placement(180, 108, 240)
+    assert portrait.placement == Placement(180, 108, 240, 240)
     rows, columns = np.nonzero(portrait.picture[..., 0] > 127)
     assert np.ptp(columns) + 1 == pytest.approx(size / 2, abs=2)
     assert columns.mean() / size == pytest.approx(0.5, abs=0.02)
@@ -72,28 +74,29 @@ def test_crop_has_the_face_in_its_place(size):
 
 def test_crop_over_the_edge_continues_the_picture():
     picture = background(300, 300)
-    portrait = crop_square(picture, FaceBox(180, 0, 120, 120, 1.0), 256)
-    assert portrait.placement.left + portrait.placement.side > 300
+    portrait = crop_frame(picture, FaceBox(180, 0, 120, 120, 1.0), (256, 256))
+    assert portrait.placement.left + portrait.placement.width > 300
     assert portrait.placement.top < 0
-    inside = crop_square(
-        np.pad(picture, ((300, 300), (300, 300), (0, 0)), mode="edge"), FaceBox(480, 300, 120, 120, 1), 256
-    )
+    padded = np.pad(picture, ((300, 300), (300, 300), (0, 0)), mode="edge")
+    inside = crop_frame(padded, FaceBox(480, 300, 120, 120, 1), (256, 256))
     assert np.abs(portrait.picture.astype(int) - inside.picture).max() < 12
 
 
 def test_shrinking_does_not_alias():
     stripes = np.zeros((2000, 2000, 3), np.uint8)
     stripes[:, ::2] = 255
-    portrait = crop_square(stripes, FaceBox(750, 750, 500, 500, 1.0), 64)
+    portrait = crop_frame(stripes, FaceBox(750, 750, 500, 500, 1.0), (64, 64))
     assert np.abs(portrait.picture.astype(int) - 127).max() < 6
 
 
 @pytest.mark.parametrize(
     "box", [FaceBox(240, 180, 120, 120, 1), FaceBox(10, 20, 200, 200, 1), FaceBox(450, 350, 90, 90, 1)]
 )
-def test_pasting_the_crop_back_changes_nothing_much(box):
+@pytest.mark.parametrize("size", [(256, 256), (320, 208), (208, 320)], ids=["square", "portrait", "landscape"])
+def test_pasting_the_crop_back_changes_nothing_much(box, size):
     picture = draw_face(background(500, 600), (300, 240), 150)
-    portrait = crop_square(picture, box, 256)
+    portrait = crop_frame(picture, box, size)
+    assert portrait.picture.shape == (*size, 3)
     pasted = paste_back(picture, portrait.picture, portrait.placement)
     assert pasted.shape == picture.shape
     assert np.abs(pasted.astype(int) - picture).mean() < 1
@@ -102,13 +105,50 @@ def test_pasting_the_crop_back_changes_nothing_much(box):
 
 def test_pasted_frame_fades_out_at_its_border():
     picture, frame = np.zeros((400, 400, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
-    pasted = paste_back(picture, frame, Placement(100, 120, 200))[..., 0].astype(int)
+    pasted = paste_back(picture, frame, Placement(100, 120, 200, 200))[..., 0].astype(int)
     assert pasted[220, 200] == 200
     assert not pasted[:119].any()
     assert not pasted[:, 301:].any()
     assert np.abs(np.diff(pasted, axis=0)).max() < 20
     assert np.abs(np.diff(pasted, axis=1)).max() < 20
     assert not picture.any()
+
+
+def test_a_square_is_its_part_of_the_picture_scaled():
+    picture = draw_face(background(500, 600), (300, 240), 150)
+    crop = crop_frame(picture, FaceBox(240, 180, 120, 110, 1.0), (64, 64))
+    part = Image.fromarray(picture[103:343, 180:420]).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(crop.picture, np.asarray(part))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((64, 96), (108, 120, 240, 360)), ((96, 64), (42, 180, 360, 240))])
+def test_other_shapes_show_more_around_the_face(size, expected):
+    picture = np.zeros((500, 600, 3), np.uint8)
+    picture[180:300, 240:360] = 255  # the face box, half as wide as the shorter side
+    crop = crop_frame(picture, FaceBox(240, 180, 120, 120, 1.0), size)
+    top, left, height, width = expected
+    assert crop.placement == Placement(left=left, top=top, height=height, width=width)
+    rows, columns = np.nonzero(crop.picture[..., 0] > 127)
+    for seen, share, side in ((rows, 0.55, size[0]), (columns, 0.5, size[1])):
+        assert np.ptp(seen) + 1 == pytest.approx(32, abs=2)
+        assert seen.mean() / side == pytest.approx(share, abs=0.02)
+
+
+def test_a_pasted_landscape_fades_out_equally_far_on_all_sides():
+    picture, frame = np.zeros((400, 500, 3), np.uint8), np.full((64, 96, 3), 200, np.uint8)
+    pasted = paste_back(picture, frame, Placement(100, 120, 200, 300))[..., 0]
+    assert np.array_equal(pasted[120:220, 250], pasted[220, 100:200])
+    assert pasted[220, 250] == 200
+    assert not pasted[:, :99].any()
+    assert not pasted[321:].any()
+
+
+def test_sizes_are_read_height_first():
+    assert parse_size("640x416") == (640, 416)
+    assert parse_size("512") == (512, 512)
+    for text in ("640x", "0x64", "x", "64x64x64", "-64x64", "big"):
+        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+            parse_size(text)
 
 
 def test_pictures_for_video_are_even():
@@ -126,8 +166,8 @@ def test_every_real_portrait_is_framed():
         picture = read_picture(path)
         faces = find_faces(picture)
         assert len(faces) == 1, path
-        placement = crop_square(picture, faces[0], 256).placement
-        corners = (points[f"portraits/{path.name}"][[61, 291], :2] - [placement.left, placement.top]) / placement.side
+        placement = crop_frame(picture, faces[0], (256, 256)).placement
+        corners = (points[f"portraits/{path.name}"][[61, 291], :2] - [placement.left, placement.top]) / placement.width
         mouth = corners.mean(axis=0)
         assert 0.38 < mouth[0] < 0.62, path
         assert 0.58 < mouth[1] < 0.76, path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from asymtalker import timeline
 from asymtalker.config import (
@@ -138,8 +139,16 @@ def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
 
 
 def saved_state(run: Path) -> dict:
-    """The checkpoint of a run."""
-    return torch.load(run / "checkpoint.pt", weights_only=True)
+    """The checkpoint of a run of one process: the step, and the tensors of each part by name."""
+    (file,) = (run / "checkpoint").iterdir()
+    state: dict = {}
+    for name, value in load_file(file).items():
+        part, _, inside = name.partition(".")
+        if inside:
+            state.setdefault(part, {})[inside] = value
+        else:
+            state[part] = int(value)
+    return state
 
 
 def assert_same(first, second):

@@ -13,14 +13,15 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 import asymtalker
+from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
 from asymtalker.whole import FULL_DISK
 
@@ -48,6 +49,9 @@ VERBS = {
         "asymtalker.stages:train_settings",
         "asymtalker.stages:train",
     ),
+    "encode": Verb(
+        "encode a corpus for training beforehand", "asymtalker.stages:encode_settings", "asymtalker.stages:encode"
+    ),
     "distill": Verb("distil the student", "asymtalker.stages:distill_settings", "asymtalker.stages:distill"),
     "convert": Verb(
         "make a checkpoint to train from, of Wan2.1's weights",
@@ -59,6 +63,9 @@ VERBS = {
     ),
     "bench generate": Verb(
         "measure speed and memory of generation", "asymtalker.cli:BenchGenerate", "asymtalker.cli:bench_generate"
+    ),
+    "bench train": Verb(
+        "measure speed and memory of training steps", "asymtalker.cli:BenchTrain", "asymtalker.cli:bench_train"
     ),
     "evaluate": Verb(
         "measure videos against real ones, and write a report",
@@ -98,10 +105,13 @@ class Generate:
     """Audio guidance, 1 is none; by default what the checkpoint was made for."""
     face: int | None = None
     """Which face, counted from 1, the largest (default)."""
+    size: str | None = None
+    """HEIGHTxWIDTH of the video in pixels, such as 640x416; by default what the checkpoint was made for."""
     paste_back: bool = False
-    """Put the talking face back into the whole picture instead of writing the square around it."""
+    """Put the talking face back into the whole picture instead of writing what is around it alone."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
+    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +128,41 @@ class BenchGenerate:
     """A portrait; the bundled one by default."""
     audio: Path | None = None
     """Speech, repeated or cut to each length; the bundled one by default."""
+    recipe: str | None = None
+    """Measure networks of this recipe's size in place of a checkpoint; needs --random-weights."""
+    random_weights: bool = False
+    """With --recipe: a recipe has no weights, and speed does not depend on them."""
+    size: str | None = None
+    """HEIGHTxWIDTH of the video in pixels; by default what the checkpoint was made for, or of a recipe 512x512."""
+    steps: int | None = None
+    """Denoising steps per chunk; by default what the checkpoint or recipe was made for."""
+    gpus: int = 1
+    """Processes that share every chunk (context parallelism), one per GPU."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain:
+    """Measure training steps of a recipe's teacher on random chunks; writes JSON with the machine."""
+
+    recipe: str
+    """Whose size, batch and precision."""
+    random_weights: bool = False
+    """Always needed: there are no others."""
+    size: str = "512x512"
+    """HEIGHTxWIDTH of the frames in pixels."""
+    out: Path
+    """The JSON file to write, such as benchmarks/results/name.json."""
+    steps: int = 5
+    """Optimizer steps to take the median of, after two to warm up."""
+    batch: int | None = None
+    """Samples of a micro-batch; by default the recipe's."""
+    gradient_checkpointing: bool | None = None
+    """By default the recipe's."""
+    gpus: int = 1
+    """Processes that share the weights (FSDP2), one per GPU."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
 
@@ -128,18 +173,21 @@ def generate(settings: Generate) -> None:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     from asymtalker.media import check_file
+    from asymtalker.portrait import parse_size
     from asymtalker.video import check_output
 
+    size = parse_size(settings.size) if settings.size else None
     check_file(settings.image, "picture")  # before the seconds that loading takes
     check_file(settings.audio, "audio file")
     check_output(settings.output)
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) one speaks; see distributed.world
+    console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=not speaks)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task("loading", total=None)
         from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
 
-        pipeline = load_pipeline(settings.model, settings.device)
+        pipeline = load_pipeline(settings.model, settings.device, settings.inference)
         bars.update(bar, description="reading the sound")
         pipeline.generate_to_file(
             settings.image,
@@ -149,16 +197,19 @@ def generate(settings: Generate) -> None:
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             face=settings.face,
+            size=size,
             paste=settings.paste_back,
             progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
             say=lambda sentence: bars.console.print(sentence, markup=False),
         )
-    print(settings.output)
+    if speaks:
+        print(settings.output)
 
 
 def bench_generate(settings: BenchGenerate) -> None:
     """The ``bench generate`` verb."""
     from asymtalker.generate import bench
+    from asymtalker.portrait import parse_size
 
     try:
         seconds = [float(part) for part in settings.seconds.split(",")]
@@ -168,8 +219,52 @@ def bench_generate(settings: BenchGenerate) -> None:
         ) from None
     if not seconds or min(seconds) <= 0:
         raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
-    bench.bench_generate(seconds, settings.out, settings.model, settings.device, settings.image, settings.audio)
+    if bool(settings.recipe) != settings.random_weights:
+        raise UserError("--recipe and --random-weights go together: a recipe has no weights of its own.")
+    if settings.recipe and settings.model:
+        raise UserError("Give --model, to measure a checkpoint, or --recipe, not both.")
+    _check_positive(steps=settings.steps, gpus=settings.gpus)
+    bench.bench_generate(
+        seconds,
+        settings.out,
+        settings.model,
+        settings.device,
+        settings.image,
+        settings.audio,
+        recipe=settings.recipe,
+        size=parse_size(settings.size) if settings.size else None,
+        steps=settings.steps,
+        inference=settings.inference,
+        gpus=settings.gpus,
+    )
     print(settings.out)
+
+
+def bench_train(settings: BenchTrain) -> None:
+    """The ``bench train`` verb."""
+    from asymtalker.generate import bench
+    from asymtalker.portrait import parse_size
+
+    if not settings.random_weights:
+        raise UserError("bench train measures random weights only: give --random-weights.")
+    _check_positive(steps=settings.steps, batch=settings.batch, gpus=settings.gpus)
+    bench.bench_train(
+        settings.out,
+        settings.recipe,
+        parse_size(settings.size),
+        settings.device,
+        steps=settings.steps,
+        batch=settings.batch,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gpus=settings.gpus,
+    )
+    print(settings.out)
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} must be at least 1, not {number}.")
 
 
 def _named(path: str) -> Any:

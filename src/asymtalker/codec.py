@@ -40,8 +40,8 @@ def to_pixels(frames: np.ndarray) -> Tensor:
 
 def to_frames(pixels: Tensor) -> np.ndarray:
     """Pixels ``(1, 3, F, H, W)`` in [-1, 1] as ``uint8 (F, H, W, 3)`` frames."""
-    frames = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return frames.permute(1, 2, 3, 0).cpu().numpy()
+    frames = pixels[0].float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
+    return frames.permute(1, 2, 3, 0).contiguous().cpu().numpy()  # on the device: bytes in order are quick to fetch
 
 
 def latent_statistics(samples: Iterable[Tensor]) -> tuple[list[float], list[float]]:

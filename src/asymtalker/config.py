@@ -101,15 +101,25 @@ class LoopConfig:
     steps: int
     seed: int = 0
     batch: int
+    """Samples of a micro-batch: what goes through the network together."""
+    micro_batches: int = 1
+    """Micro-batches whose gradients make a step, over all processes: a number they divide. A step sees ``batch *
+    micro_batches`` samples, the same ones however many processes share them."""
     log_every: int = 10
     checkpoint_every: int = 200
     sample_every: int = 0
     """Steps between sample videos; 0 writes none."""
     device: str = "cpu"
     autocast: Literal["bfloat16", "float32"] = "bfloat16"
+    cache: bool = True
+    """Keep what the frozen networks make of the corpus beside it, encoded once; false encodes every chunk when it is
+    drawn, and writes nothing to the corpus."""
     gradient_checkpointing: bool = False
     """Compute the transformer's activations anew in the backward pass instead of keeping them: less memory, a third
     more time."""
+    cpu_offload: bool = False
+    """Keep weights, gradients and optimizer states of the sharded networks in the host's memory (needs ``torchrun``).
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +230,9 @@ class TeacherConfig:
 
     model: TransformerConfig
     chunk: ChunkConfig
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Sizes (height, width in pixels) that clips are scaled to and cut to, each to the one nearest to its own shape;
+    a batch holds clips of one. Empty for the clips' own size, which is then one."""
     tgc_weight: float = 0.1
     """Weight of the temporal gradient consistency loss; the paper's value is lost in the text."""
     ff_weight: float = 0.1
@@ -256,6 +269,9 @@ class TeacherConfig:
     optimizer: OptimizerConfig
     init: Path | None = None
     """Pipeline folder whose transformer to start from."""
+    lora_rank: int = 0
+    """Train low-rank changes of this rank to the linear layers of the blocks instead of all weights (LoRA), for one
+    card; 0 trains all. Needs ``init``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +279,8 @@ class DistillConfig:
     """Asymmetric knowledge distillation (eq. 6-15)."""
 
     chunk: ChunkConfig
+    buckets: tuple[tuple[int, int], ...] = ()
+    """As in the teacher's training."""
     teacher_continuity: Continuity = "ground_truth"
     student_continuity: Continuity = "generated"
     chunks: int = 2
@@ -280,6 +298,9 @@ class DistillConfig:
     """Weight of the Huber anchor; the paper's value is lost in the text."""
     anchor_scale: float = 0.1
     """``c`` of the pseudo-Huber anchor."""
+    lora_rank: int = 0
+    """Let student and critic be low-rank changes of this rank to the teacher's weights (LoRA), which all three then
+    share; 0 trains all weights of both."""
     loop: LoopConfig
     student: OptimizerConfig
     critic: OptimizerConfig
@@ -295,6 +316,29 @@ class SamplerConfig:
     """Audio guidance, standard form: 1 is none and costs no second pass."""
     renew_noise: bool = False
     """Draw fresh noise after every step, as a distilled student is trained to expect; otherwise Euler."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a model of any size is fitted to the machine that generates with it."""
+
+    offload: Literal["none", "model", "group"] = "none"
+    """Keep weights in the host's memory: "model" brings each network to the GPU when it runs, "group" each block of
+    the transformer and each layer of the codec, which needs the least and takes the longest."""
+    vae_tiling: bool = False
+    """Encode and decode frames above 256 pixels in overlapping tiles: less memory; seams are blended, and the result
+    is not exactly the same."""
+    compile: bool = False
+    """Compile the transformer's blocks and, without tiles, the codec's decoder, for one size of frames: minutes at the
+    start, faster from then on."""
+    attention: str | None = None
+    """Attention kernel by diffusers' name, such as flash, sage or _native_cudnn; PyTorch's choice by default."""
+    fp8: bool = False
+    """Hold the weights of the transformer's blocks in 8 bits (needs torchao): half the memory, slightly inexact, and
+    slower without ``compile``."""
+    preview: Path | None = None
+    """Weights of a tiny decoder for Wan2.1 latents (TAEHV's taew2_1, .safetensors or .pth) to show the video with:
+    quicker and coarser than the codec."""
 
 
 @dataclass(frozen=True, kw_only=True)

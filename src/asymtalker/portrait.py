@@ -1,4 +1,4 @@
-"""Frame a portrait: find the face, cut a square with margin, put generated frames back into the whole picture.
+"""Frame a portrait: find the face, cut it out with margin, put generated frames back into the whole picture.
 
 Works offline with dlib's HOG detector, which needs no weights file. Pictures are ``H W 3`` uint8 RGB.
 """
@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from asymtalker.errors import UserError
 
 FACE_SHARE = 0.5
-"""Side of the face box over the side of the crop: hair, chin and shoulders stay in the square."""
+"""Side of the face box over the shorter side of the crop: hair, chin and shoulders stay in it."""
 FACE_CENTRE = (0.5, 0.55)
 """Where the middle of the face box lands in the crop, from its left and top."""
 WORK_SIDE = 800
@@ -26,8 +26,8 @@ REFINEMENTS = (0.955, 0.91)
 SAME_FACE = 0.5
 MIN_FACE = 24
 """Pixels: below this a face box holds nothing that could be enlarged into a portrait."""
-BORDER_BLUR, BORDER_BLEND = 0.06, 0.03  # of the crop's side
-FEATHER = 0.12  # of the crop's side
+BORDER_BLUR, BORDER_BLEND = 0.06, 0.03  # of the crop's shorter side
+FEATHER = 0.12  # of the crop's shorter side
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,17 @@ class FaceBox:
 
 @dataclass(frozen=True)
 class Placement:
-    """The square of the full picture that a crop shows, in pixels; it may reach over the picture's edges."""
+    """The part of the full picture that a crop shows, in pixels; it may reach over the picture's edges."""
 
     left: int
     top: int
-    side: int
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """A square picture ``(size, size, 3)`` uint8 and where it came from."""
+    """A picture ``(H, W, 3)`` uint8 around a face and where it came from."""
 
     picture: np.ndarray
     placement: Placement
@@ -142,40 +143,56 @@ def turned_by(picture: np.ndarray) -> int | None:
     return None
 
 
-def crop_square(picture: np.ndarray, box: FaceBox, size: int) -> Portrait:
-    """Cut the square around a face and scale it to ``size`` pixels a side.
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width of ``"HEIGHTxWIDTH"``, such as ``"640x416"``, or of one number, for a square.
 
-    The face box is half as wide as the square and its middle lies at (0.5, 0.55) of it. Where the square leaves the
-    picture, the picture's edge is continued, blurred.
+    Raises:
+        UserError: if it is neither.
     """
-    side = max(1, round(max(box.width, box.height) / FACE_SHARE))
-    left = round(box.left + box.width / 2 - FACE_CENTRE[0] * side)
-    top = round(box.top + box.height / 2 - FACE_CENTRE[1] * side)
-    placement = Placement(left, top, side)
-    rows = np.clip(np.arange(top, top + side), 0, picture.shape[0] - 1)
-    columns = np.clip(np.arange(left, left + side), 0, picture.shape[1] - 1)
-    square = Image.fromarray(picture[rows[:, None], columns])
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise UserError(f"--size must be HEIGHTxWIDTH in pixels, such as 640x416, not {text}.")
+    return int(sides[0]), int(sides[-1])
+
+
+def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Portrait:
+    """Cut out a face with what is around it and scale that to ``size``, height and width in pixels.
+
+    The face box is half as wide as the crop's shorter side, and its middle lies at (0.5, 0.55) of the crop. Where the
+    crop leaves the picture, the picture's edge is continued, blurred.
+    """
+    shorter = max(1, round(max(box.width, box.height) / FACE_SHARE))
+    height, width = (max(1, round(shorter * side / min(size))) for side in size)
+    left = round(box.left + box.width / 2 - FACE_CENTRE[0] * width)
+    top = round(box.top + box.height / 2 - FACE_CENTRE[1] * height)
+    placement = Placement(left, top, height, width)
+    rows = np.clip(np.arange(top, top + height), 0, picture.shape[0] - 1)
+    columns = np.clip(np.arange(left, left + width), 0, picture.shape[1] - 1)
+    crop = Image.fromarray(picture[rows[:, None], columns])
     # Pillow widens the Lanczos kernel when it scales down, so that one filter serves both directions.
-    square = square.resize((size, size), Image.Resampling.LANCZOS)
+    crop = crop.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     outside = _outside(picture.shape[:2], placement, size)
     if outside is not None:
-        blurred = square.filter(ImageFilter.GaussianBlur(BORDER_BLUR * size))
-        square = Image.composite(blurred, square, outside)
-    return Portrait(np.array(square), placement)
+        blurred = crop.filter(ImageFilter.GaussianBlur(BORDER_BLUR * min(size)))
+        crop = Image.composite(blurred, crop, outside)
+    return Portrait(np.array(crop), placement)
 
 
-def _outside(shape: tuple[int, ...], placement: Placement, size: int) -> Image.Image | None:
+def _outside(shape: tuple[int, ...], placement: Placement, size: tuple[int, int]) -> Image.Image | None:
     """Mask of the part of a crop that lies outside a picture of ``shape``, softened inwards; ``None`` if none does."""
-    scale = size / placement.side
 
-    def beyond(start: int, length: int) -> np.ndarray:
-        centres = (np.arange(size) + 0.5) / scale + start
+    def beyond(start: int, covered: int, pixels: int, length: int) -> np.ndarray:
+        scale = pixels / covered
+        centres = (np.arange(pixels) + 0.5) / scale + start
         return np.maximum(-centres, centres - length) * scale  # pixels of the crop past the edge
 
-    past = np.maximum.outer(beyond(placement.top, shape[0]), beyond(placement.left, shape[1]))
+    past = np.maximum.outer(
+        beyond(placement.top, placement.height, size[0], shape[0]),
+        beyond(placement.left, placement.width, size[1], shape[1]),
+    )
     if past.max() <= 0:
         return None
-    softness = BORDER_BLEND * size
+    softness = BORDER_BLEND * min(size)
     return Image.fromarray((np.clip(past / softness + 0.5, 0, 1) * 255).astype(np.uint8))
 
 
@@ -190,23 +207,27 @@ def even_picture(picture: np.ndarray, longest: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _feather(side: int) -> np.ndarray:
-    """``(side, side, 1)`` weights: 0 at the border, 1 from ``FEATHER`` of the side inwards, a cosine between."""
-    distance = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5) / side
-    ramp = 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / FEATHER, 0, 1))
-    return np.multiply.outer(ramp, ramp).astype(np.float32)[..., None]
+def _feather(height: int, width: int) -> np.ndarray:
+    """``(height, width, 1)`` weights: 0 at the border, 1 from ``FEATHER`` of the shorter side inwards, a cosine
+    between."""
+
+    def ramp(side: int) -> np.ndarray:
+        distance = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5) / min(height, width)
+        return 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / FEATHER, 0, 1))
+
+    return np.multiply.outer(ramp(height), ramp(width)).astype(np.float32)[..., None]
 
 
 def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement) -> np.ndarray:
-    """The full picture with a generated frame ``(size, size, 3)`` in its place, faded out over ``FEATHER`` of it."""
-    side = placement.side
+    """The full picture with a generated frame ``(H, W, 3)`` in its place, faded out over ``FEATHER`` of it."""
+    height, width = placement.height, placement.width
     top, left = max(0, placement.top), max(0, placement.left)
-    bottom = min(picture.shape[0], placement.top + side)
-    right = min(picture.shape[1], placement.left + side)
+    bottom = min(picture.shape[0], placement.top + height)
+    right = min(picture.shape[1], placement.left + width)
     rows = slice(top - placement.top, bottom - placement.top)
     columns = slice(left - placement.left, right - placement.left)
-    scaled = np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS))[rows, columns]
-    weight = _feather(side)[rows, columns]
+    scaled = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))[rows, columns]
+    weight = _feather(height, width)[rows, columns]
     pasted = picture.copy()
     behind = pasted[top:bottom, left:right]
     pasted[top:bottom, left:right] = (behind + weight * (scaled.astype(np.float32) - behind) + 0.5).astype(np.uint8)

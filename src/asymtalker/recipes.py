@@ -22,6 +22,9 @@ from asymtalker.config import (
     TransformerConfig,
 )
 
+WAN_BUCKETS = ((512, 512), (640, 416), (416, 640))
+"""Square, portrait and landscape of about as many tokens: 1,024 and 1,040 a latent frame."""
+
 
 def tiny() -> Recipe:
     """The bundled model: 256x256, trained from nothing on a synthetic corpus; runs on a laptop's CPU."""
@@ -146,10 +149,12 @@ def _wan(model: TransformerConfig) -> Recipe:
         teacher=TeacherConfig(
             model=model,
             chunk=chunk,
+            buckets=WAN_BUCKETS,
             shift=5.0,
             loop=LoopConfig(
                 steps=15_000,
-                batch=4,
+                batch=1,
+                micro_batches=4,
                 checkpoint_every=500,
                 sample_every=1_000,
                 device="cuda",
@@ -159,10 +164,12 @@ def _wan(model: TransformerConfig) -> Recipe:
         ),
         distill=DistillConfig(
             chunk=chunk,
+            buckets=WAN_BUCKETS,
             shift=5.0,
             loop=LoopConfig(
                 steps=1_600,
-                batch=4,
+                batch=1,
+                micro_batches=4,
                 checkpoint_every=100,
                 sample_every=200,
                 device="cuda",

@@ -8,6 +8,7 @@ and is given the real frames there (:func:`asymtalker.distill.loop.generate`).
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain, pairwise
 from typing import Protocol
 
 import torch
@@ -17,10 +18,12 @@ from asymtalker import flow
 from asymtalker.codec import Codec
 from asymtalker.config import ChunkConfig, Continuity, SamplerConfig
 from asymtalker.models.identity import Identity
+from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.timeline import Span, latents_of_frames
 
 NUM_TIMESTEPS = 1000  # the transformer's time embedding is told sigma * 1000, as in Wan
+TAIL_CONTEXT = 3  # latent frames decoded before those whose frames are wanted, for the codec's memory of the past
 MIN_SIGMA = 0.05  # a clean prediction turns into a velocity by division; below this it would only amplify error
 
 
@@ -159,11 +162,14 @@ class Chunk:
     Attributes:
         span: where it stands in the video.
         latents: clean latents ``(B, C, T, h, w)``.
+        codec: decodes them.
+        preview: decodes them for the video instead, coarsely.
     """
 
     span: Span
     latents: Tensor
     codec: Codec
+    preview: PreviewDecoder | None = None
 
     @cached_property
     def pixels(self) -> Tensor:
@@ -174,7 +180,21 @@ class Chunk:
     @property
     def new_pixels(self) -> Tensor:
         """The frames this chunk adds to the video, without the repeated head and the padded end."""
-        return self.pixels[:, :, self.span.new.start - self.span.start : self.span.new.stop - self.span.start]
+        pixels = self.pixels if self.preview is None else self.preview.decode(self.latents.detach())
+        return pixels[:, :, self.span.new.start - self.span.start : self.span.new.stop - self.span.start]
+
+    def last_pixels(self, count: int) -> Tensor:
+        """The last ``count`` frames ``(B, 3, count, H, W)``, for the next chunk's continuity reference.
+
+        They are the codec's even where the video shows a preview's: a coarser decoder's faults would add up from chunk
+        to chunk. To be quick the codec then decodes the chunk's end alone, which is not quite the same, as the causal
+        codec remembers the past.
+        """
+        if self.preview is None:
+            return self.pixels[:, :, -count:]
+        tail = latents_of_frames(count) + TAIL_CONTEXT
+        with torch.no_grad():
+            return self.codec.decode(self.latents[:, :, -tail:].detach())[:, :, -count:]
 
 
 def rollout(
@@ -193,8 +213,11 @@ def rollout(
     ground_truth: Callable[[Span], Tensor] | None = None,
     exit_chunk: int | None = None,
     exit_step: int | None = None,
+    preview: PreviewDecoder | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
+
+    While a GPU still works on a chunk, the audio features of the next one are computed.
 
     Args:
         transformer: the network.
@@ -212,6 +235,7 @@ def rollout(
         exit_chunk: index of the one chunk, if any, that is sampled only to ``exit_step`` and, where the caller has
             gradients enabled, with gradient. All others are sampled to the end and without.
         exit_step: see :func:`sample_chunk`.
+        preview: decoder of the frames to be shown, in place of the codec's.
 
     Yields:
         :class:`Chunk`, in order.
@@ -224,8 +248,14 @@ def rollout(
     context = transformer.config.audio_context
     num_latents = latents_of_frames(chunk.frames)
     shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
+
+    def features(of: Span) -> Tensor:
+        return audio.frames(of.start - context, of.stop + context)
+
     previous: Chunk | None = None
-    for span in spans:
+    ahead: Tensor | None = None
+    for span, following in pairwise(chain(spans, [None])):
+        assert span is not None, "only the last one has none that follows"
         exits = span.index == exit_chunk
         with torch.set_grad_enabled(torch.is_grad_enabled() and exits):
             head = None
@@ -234,11 +264,13 @@ def rollout(
                     frames = ground_truth(span)
                 else:
                     assert previous is not None, "generated continuity starts at the first chunk"
-                    frames = previous.pixels[:, :, -span.continuity :]
+                    frames = previous.last_pixels(span.continuity)
                 with torch.no_grad():
                     head = codec.encode(frames)
-            conditions = Conditions(audio.frames(span.start - context, span.stop + context), identity, head)
+            conditions = Conditions(features(span) if ahead is None else ahead, identity, head)
             generator = flow.numbered_generator(seed, span.index)
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
-        previous = Chunk(span, latents, codec)
+        # A GPU has only been told what to do by now; a CPU has done it, and the caller is waiting.
+        ahead = features(following) if following is not None and latents.device.type != "cpu" else None
+        previous = Chunk(span, latents, codec, preview)
         yield previous

@@ -1,14 +1,17 @@
 """A run folder explains itself and resumes by the same command.
 
-``config.json`` (resolved), ``version.json``, ``stats.jsonl``, TensorBoard events, ``samples/``, ``checkpoint.pt``.
+``config.json`` (resolved), ``version.json``, ``stats.jsonl``, TensorBoard events, ``samples/``, ``checkpoint/``.
+However many processes there are, the main one alone writes the log.
 """
 
+import contextlib
 import json
 import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,17 @@ import asymtalker
 from asymtalker import config as configs
 from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.config import LoopConfig, OptimizerConfig
+from asymtalker.distributed import barrier, from_all, whole_tensor, world
 from asymtalker.errors import UserError
 from asymtalker.whole import write_whole
 
 RUN_CONFIG = "config.json"
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
 # the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve.
-RESUMABLE = ("loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device")
+RESUMABLE = (
+    "loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device", "loop.cache",
+    "loop.gradient_checkpointing", "loop.cpu_offload",
+)  # fmt: skip
 
 
 def precision(loop: LoopConfig) -> torch.dtype | None:
@@ -61,7 +68,9 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
         saved = path / RUN_CONFIG
-        self.checkpoint = path / "checkpoint.pt"
+        self.checkpoint = path / "checkpoint"
+        if (path / "checkpoint.pt").exists():
+            raise UserError(f"{path}: holds a run of an older version that can't be resumed; use another folder")
         if self.checkpoint.exists() and saved.exists():
             changed = [
                 line
@@ -70,8 +79,10 @@ class RunFolder:
             ]
             if changed:
                 raise UserError(f"{path}: holds a run with other settings ({'; '.join(changed)}); use another folder")
-        write_whole(saved, json.dumps(resolved, indent=2))
-        write_whole(path / "version.json", json.dumps(_version(), indent=2))
+        barrier()  # all have looked
+        if world().main:
+            write_whole(saved, json.dumps(resolved, indent=2))
+            write_whole(path / "version.json", json.dumps(_version(), indent=2))
         self.stats = path / "stats.jsonl"
         self._done = 0
         self._board = None
@@ -79,12 +90,14 @@ class RunFolder:
     def restart_stats(self, step: int) -> None:
         """Drop what was logged after ``step`` by a run that was killed."""
         self._done = step
-        if self.stats.exists():
+        if self.stats.exists() and world().main:
             kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
             write_whole(self.stats, "".join(line + "\n" for line in kept))
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Append one line to ``stats.jsonl`` and to TensorBoard."""
+        """Append one line to ``stats.jsonl`` and to TensorBoard, on the main process."""
+        if not world().main:
+            return
         with self.stats.open("a") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 1)} | values) + "\n")
         for name, value in values.items():
@@ -100,6 +113,63 @@ class RunFolder:
         return self._board
 
 
+class StepRecord:
+    """What one step saw and what came of it, micro-batch by micro-batch, on this process."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, Tensor], **batch: Any) -> None:
+        """Note the losses of a micro-batch and what names its samples, such as their keys."""
+        for name, value in values.items():
+            self.values[name].append(value.detach())
+        self.batches.append(batch | {name: value.detach() for name, value in values.items()})
+
+    def logged(self) -> dict[str, Tensor]:
+        """Values ``(n,)`` by name."""
+        return {name: torch.stack(values) for name, values in self.values.items()}
+
+
+@contextlib.contextmanager
+def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]:
+    """Turn a :class:`FloatingPointError` of the block into a sentence, and write what the step had seen.
+
+    Raises:
+        UserError: with the name of the file, ``RUN/not-finite-RANK.json``.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        path = run.path / f"not-finite-{world().rank}.json"
+        seen = [
+            {name: float(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            for batch in record.batches
+        ]
+        write_whole(path, json.dumps({"step": step, "batches": seen}, indent=2))
+        raise UserError(
+            f"Step {step}: {error}. {path} names the samples it saw: look at them, or use a lower learning rate."
+        ) from error
+
+
+@contextlib.contextmanager
+def _lost_process(progress: Progress, step: int) -> Iterator[None]:
+    """Say that the same command goes on when a run is stopped or another process is lost."""
+    goes_on = "the same command goes on from the last checkpoint"
+    try:
+        yield
+    except KeyboardInterrupt:
+        if world().main:
+            progress.console.print(f"stopped after {step} steps; {goes_on}")
+        raise
+    except RuntimeError as error:
+        lost = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
+        if world().size == 1 or not any(sign in str(error) for sign in lost):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"Another process of this job was lost after {step} steps ({reason}): {goes_on}.") from error
+
+
 def run_steps(
     run: RunFolder,
     loop: LoopConfig,
@@ -111,8 +181,9 @@ def run_steps(
 ) -> None:
     """Call ``step(i)`` for every step not yet done, with progress, log, checkpoints and resume.
 
-    ``step`` returns the values to log. Progress and ETA go to stderr. What ``on_checkpoint`` and
-    ``on_sample`` write is there before the checkpoint: a run killed in between writes it again.
+    ``step`` returns the values to log, one or several of each. Progress and ETA go to stderr. What ``on_checkpoint``
+    and ``on_sample`` write is there before the checkpoint: a run killed in between writes it again. All processes call
+    both.
     """
     done = load_checkpoint(run.checkpoint, parts)
     run.restart_stats(done)
@@ -125,33 +196,36 @@ def run_steps(
     )
     logged: dict[str, list[float]] = {}
     since, started = 0, time.perf_counter()
-    with Progress(*columns, TextColumn("{task.fields[last]}"), console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.fields[last]}"), console=console, disable=not world().main) as progress:
         bar = progress.add_task("", total=loop.steps, completed=done, last="")
         for index in range(done, loop.steps):
-            try:
-                values = step(index)
-            except KeyboardInterrupt:
-                progress.console.print(
-                    f"stopped after {index} steps; the same command goes on from the last checkpoint"
-                )
-                raise
-            since += 1
-            for name, value in values.items():
-                logged.setdefault(name, []).append(float(value))
             count = index + 1
-            if count % loop.log_every == 0 or count == loop.steps:
-                means = {name: sum(values) / len(values) for name, values in logged.items()}
-                means["seconds_per_step"] = (time.perf_counter() - started) / since
-                run.log(count, means)
-                progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
-                logged, since, started = {}, 0, time.perf_counter()
-            progress.advance(bar)
-            if on_sample and loop.sample_every and count % loop.sample_every == 0:
-                on_sample(count)
-            if count % loop.checkpoint_every == 0 or count == loop.steps:
-                if on_checkpoint:
-                    on_checkpoint(count)
-                save_checkpoint(run.checkpoint, count, parts)
+            with _lost_process(progress, index):
+                values = step(index)
+                since += 1
+                for name, value in values.items():
+                    logged.setdefault(name, []).extend(value.flatten().tolist())
+                if count % loop.log_every == 0 or count == loop.steps:
+                    means = _means(from_all(logged))
+                    means["seconds_per_step"] = (time.perf_counter() - started) / since
+                    run.log(count, means)
+                    progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
+                    logged, since, started = {}, 0, time.perf_counter()
+                progress.advance(bar)
+                if on_sample and loop.sample_every and count % loop.sample_every == 0:
+                    on_sample(count)
+                if count % loop.checkpoint_every == 0 or count == loop.steps:
+                    if on_checkpoint:
+                        on_checkpoint(count)
+                    save_checkpoint(run.checkpoint, count, parts)
+
+
+def _means(logged: list[dict[str, list[float]]]) -> dict[str, float]:
+    """Mean of each value over all processes."""
+    names = dict.fromkeys(name for values in logged for name in values)
+    all_values = {name: [value for values in logged for value in values.get(name, ())] for name in names}
+    return {name: sum(values) / len(values) for name, values in all_values.items()}
 
 
 def build_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -181,9 +255,9 @@ def optimizer_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr
         FloatingPointError: before the update, if a gradient is not finite.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip)
+    norm = whole_tensor(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))  # of all shards
     if not torch.isfinite(norm):
-        raise FloatingPointError("the gradient is not finite; stopped before the optimizer step")
+        raise FloatingPointError("the loss or its gradient is not finite; stopped before the optimizer step")
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()

@@ -3,8 +3,9 @@
 Every default comes from a recipe, and every value of it can be given as a flag: ``--config.loop.steps 100``.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,7 +68,7 @@ class TrainReadout(_Run):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTeacher(_Run):
-    """Train the teacher (eq. 5); writes RUN/transformer."""
+    """Train the teacher (eq. 5); writes RUN/transformer. With --dry-run, say what it would need and train nothing."""
 
     config: TeacherConfig
     part: Literal["teacher"] = "teacher"
@@ -80,13 +81,66 @@ class TrainTeacher(_Run):
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(_Run):
-    """Distil the student by asymmetric knowledge distillation (eq. 6-15); writes RUN/transformer."""
+    """Distil the student by asymmetric knowledge distillation (eq. 6-15); writes RUN/transformer. With --dry-run, say
+    what it would need and distil nothing."""
 
     config: DistillConfig
     corpus: Path
     """Corpus folder; clips must be long enough for the chunks of one rollout."""
     model: Path
     """Checkpoint folder whose transformer is the teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    recipe: str = "tiny"
+    """Where the defaults come from: smoke, tiny, tiny_gt_gt, tiny_gen_gen, wan_1_3b or wan_14b."""
+    dry_run: bool = False
+    """Say what it would need and do nothing."""
+    gpus: int = 1
+    """How many GPUs share the work."""
+    gpu: str = "H100"
+    """Which: A100-40GB, A100, H100, H200, L40S, RTX4090 or RTX5090."""
+    size: str | None = None
+    """Height and width in pixels, such as 512x512; the first of --config.buckets by default, else 512x512."""
+    efficiency: float = 0.4
+    """Share of the GPU's peak that is reached: an assumption."""
+    run: Path | None = None
+    """Not needed here."""
+    corpus: Path | None = None
+    """Not needed here."""
+    model: Path | None = None
+    """Not needed here: the networks' sizes are the recipe's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanTeacher(_Plan):
+    """Say what training the teacher would need: memory by part, operations, hours. Nothing is trained or loaded."""
+
+    config: TeacherConfig
+    part: Literal["teacher"] = "teacher"
+    """Which network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanDistill(_Plan):
+    """Say what distillation would need: memory by part, operations, hours. Nothing is trained or loaded."""
+
+    config: DistillConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    """Encode a corpus for training beforehand: latents, identity references, audio features and mouth boxes, kept in
+    CORPUS/cache. The same command goes on where it was stopped; under torchrun each process encodes its share."""
+
+    config: TeacherConfig
+    recipe: str = "tiny"
+    """Where the defaults come from: smoke, tiny, tiny_gt_gt, tiny_gen_gen, wan_1_3b or wan_14b."""
+    corpus: Path
+    """Corpus folder; both its splits are encoded."""
+    model: Path
+    """Folder with vae/, audio_encoder/ and feature_extractor/, such as a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,15 +227,24 @@ def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     part = given(arguments, "--part") or "teacher"
     if part not in TRAINED:
         raise UserError(f"There is no part {part} to train: choose {', '.join(TRAINED)}.")
+    dry = "--dry-run" in arguments
+    if dry and part != "teacher":
+        raise UserError(f"There is nothing to plan for --part {part}: it trains on any machine; leave out --dry-run.")
     config = vars(recipe_named(given(arguments, "--recipe") or "tiny"))[part]
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
-    return TRAINED[part], config
+    return PlanTeacher if dry else TRAINED[part], config
 
 
 def distill_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker distill`` and their defaults."""
-    return Distill, recipe_named(given(arguments, "--recipe") or "tiny").distill
+    settings = PlanDistill if "--dry-run" in arguments else Distill
+    return settings, recipe_named(given(arguments, "--recipe") or "tiny").distill
+
+
+def encode_settings(arguments: Sequence[str]) -> tuple[type, Any]:
+    """The settings of ``asymtalker encode`` and their defaults."""
+    return Encode, recipe_named(given(arguments, "--recipe") or "tiny").teacher
 
 
 def given(arguments: Sequence[str], flag: str) -> str | None:
@@ -225,7 +288,7 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
 
 
 def _check_teacher(config: TeacherConfig) -> None:
-    from asymtalker.train.data import AUDIO_MARGIN
+    from asymtalker.train.cache import AUDIO_MARGIN
 
     if config.pixel_frames == 1:
         raise UserError("--config.pixel-frames must be at least 5: the consistency loss compares frames.")
@@ -244,14 +307,33 @@ def check_loop(loop: LoopConfig) -> None:
     Raises:
         UserError: naming the flag that makes no sense.
     """
-    for name in ("steps", "batch", "log_every", "checkpoint_every"):
+    for name in ("steps", "batch", "micro_batches", "log_every", "checkpoint_every"):
         if getattr(loop, name) < 1:
             raise UserError(f"--config.loop.{name.replace('_', '-')} must be at least 1.")
 
 
-def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> None:
+def check_alone(part: str, loop: LoopConfig) -> None:
+    """Check that nothing is asked of the training of a small network that only the transformer's can do.
+
+    Raises:
+        UserError: naming it.
+    """
+    from asymtalker.distributed import world
+
+    if world().size > 1 or loop.micro_batches > 1 or loop.cpu_offload:
+        raise UserError(
+            f"The {part} is trained by one process in whole batches: leave torchrun and micro-batches out."
+        )
+
+
+def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
     """The ``train`` verb."""
     check_loop(settings.config.loop)
+    if isinstance(settings, PlanTeacher):
+        plan(settings)
+        return
+    if not isinstance(settings, TrainTeacher):
+        check_alone(settings.part, settings.config.loop)
     if isinstance(settings, TrainCodec):
         from asymtalker.train.codec import train_codec
 
@@ -273,13 +355,63 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher) -> No
         train_teacher(settings.config, settings.run, settings.corpus, settings.model)
 
 
-def distill(settings: Distill) -> None:
+def distill(settings: Distill | PlanDistill) -> None:
     """The ``distill`` verb."""
+    check_loop(settings.config.loop)
+    if isinstance(settings, PlanDistill):
+        plan(settings)
+        return
     from asymtalker.distill.loop import distill as run
 
-    check_loop(settings.config.loop)
     check_lengths(settings.config)
     run(settings.config, settings.run, settings.corpus, settings.model)
+
+
+def plan(settings: PlanTeacher | PlanDistill) -> None:
+    """``--dry-run`` of ``train`` and ``distill``: tables on stdout.
+
+    Raises:
+        UserError: if a setting makes no sense, or the GPU is not known.
+    """
+    from asymtalker.plan import gpu_named, print_plan
+    from asymtalker.train.needs import frozen_of_recipe, plan_distill, plan_teacher
+
+    check_lengths(settings.config)
+    if not 0 < settings.efficiency <= 1:
+        raise UserError(f"--efficiency is a share above 0 and at most 1, not {settings.efficiency}.")
+    gpu, recipe = gpu_named(settings.gpu), recipe_named(settings.recipe)
+    size = plan_size(settings)
+    if isinstance(settings, PlanTeacher):
+        recipe = replace(recipe, teacher=settings.config)
+        made = plan_teacher(settings.config, frozen_of_recipe(recipe), size, settings.gpus)
+    else:
+        made = plan_distill(settings.config, recipe.teacher.model, frozen_of_recipe(recipe), size, settings.gpus)
+    print_plan(made, gpu, settings.efficiency)
+
+
+def plan_size(settings: PlanTeacher | PlanDistill) -> tuple[int, int]:
+    """Height and width that a dry run is of.
+
+    Raises:
+        UserError: if ``--size`` is not two numbers.
+    """
+    if settings.size is None:
+        return settings.config.buckets[0] if settings.config.buckets else (512, 512)
+    found = re.fullmatch(r"(\d+)x(\d+)", settings.size)
+    if not found:
+        raise UserError(f"--size must be height and width, such as 512x512, not {settings.size}.")
+    return int(found[1]), int(found[2])
+
+
+def encode(settings: Encode) -> None:
+    """The ``encode`` verb: what was done on stderr, the folder of the cache on stdout."""
+    from asymtalker.distributed import world
+    from asymtalker.train.cache import encode as run
+
+    check_lengths(settings.config)
+    folder = run(settings.config, settings.corpus, settings.model)
+    if world().main:
+        print(folder)
 
 
 def assemble(settings: Assemble) -> None:

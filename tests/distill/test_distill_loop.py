@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from asymtalker.distill import loop as distill_loop
 from asymtalker.distill.loop import (
+    Extent,
     Networks,
     critic_update_loss,
     distill,
@@ -24,6 +26,7 @@ from asymtalker.train.frozen import load_frozen
 from toy import assert_same, saved_state, toy_distill, toy_loop
 
 HEAD = 2  # latent frames of 5 continuity frames
+TWO_CHUNKS = Extent(chunks=2, exit_step=1)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def source(toy_corpus, frozen):
 
 @pytest.fixture
 def nets(tiny_pipeline_folder):
-    return Networks.of(AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer"))
+    return Networks.load(tiny_pipeline_folder / "transformer", toy_loop())
 
 
 def gradients(network) -> list:
@@ -59,7 +62,7 @@ def test_all_three_start_from_the_teacher(nets):
 def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_folder, autocast):
     frozen = load_frozen(tiny_pipeline_folder, "tre", toy_loop(autocast=autocast))
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+    generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
     (losses["dmd"] + losses["anchor"]).backward()
     assert all(gradient is not None for gradient in gradients(nets.student))
@@ -70,7 +73,7 @@ def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_
 
 def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+    generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     critic_update_loss(config, nets, frozen, generated, numbered_generator(0, 1)).backward()
     assert all(gradient is not None for gradient in gradients(nets.critic))
     assert all(gradient is None for net in (nets.teacher, nets.student) for gradient in gradients(net))
@@ -83,7 +86,7 @@ def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
 def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teacher, student):
     config = toy_distill(teacher_continuity=teacher, student_continuity=student)
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     real = generated.batch.latents[:, :, :HEAD]
     own = generated.latents[:, :, :HEAD]
     assert torch.equal(generated.student.continuity, own)
@@ -99,45 +102,38 @@ def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teache
 def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source, frozen):
     config = toy_distill(chunks=3)
     source = ChunkSource(source.folder, "train", frozen, config.chunk, config.chunks)
-    for step in range(20):
-        generator = numbered_generator(0, step)
-        batch = source.batch(1, generator)
-        torch.randint(config.steps_per_sample, (), generator=generator)
-        seed = int(torch.randint(2**31, (), generator=generator))
-        if int(torch.randint(config.chunks, (), generator=generator)) == 2:  # a rollout of three chunks
-            break
+    generator = numbered_generator(0, 0)
+    batch = source.batch(1, generator)
+    seed = int(torch.randint(2**31, (), generator=generator))
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, numbered_generator(0, step))
+        generated = generate(config, nets, frozen, source, Extent(3, 1), numbered_generator(0, 0))
         parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config, 2))
-        settings = {"chunk": config.chunk, "size": source.size, "sampler": student_sampler(config), "seed": seed}
+        settings = {"chunk": config.chunk, "size": batch.size, "sampler": student_sampler(config), "seed": seed}
         chunks = list(rollout(*parts, **settings))
     tail = frozen.codec.encode(chunks[-1].pixels[:, :, -5:])
     assert torch.equal(generated.student.continuity, tail)
 
 
-def test_first_chunks_are_trained_as_well_as_later_ones(nets, source, frozen):
-    config = toy_distill(chunks=2)
+def test_a_first_chunk_is_made_without_continuity(nets, source, frozen):
     with torch.no_grad():
-        made = [generate(config, nets, frozen, source, numbered_generator(0, step)) for step in range(8)]
-    first = [generated.student.continuity is None for generated in made]
-    assert True in first
-    assert False in first
-    assert all((generated.teacher.continuity is None) == alone for generated, alone in zip(made, first, strict=True))
+        alone = generate(toy_distill(), nets, frozen, source, Extent(1, 1), numbered_generator(0, 0))
+    assert alone.student.continuity is None
+    assert alone.teacher.continuity is None
 
 
-def test_the_exit_step_is_random_and_gradient_flows_from_it(nets, source, frozen, monkeypatch):
-    seen = set()
-    real = distill_loop.rollout
+def test_how_far_a_rollout_goes_is_random_and_the_same_for_all_micro_batches():
+    config = toy_distill(chunks=3, steps_per_sample=4)
+    drawn = [Extent.draw(config, number) for number in range(100)]
+    assert drawn == [Extent.draw(config, number) for number in range(100)]
+    assert {extent.chunks for extent in drawn} == {1, 2, 3}
+    assert {extent.exit_step for extent in drawn} == {0, 1, 2, 3}
 
-    def spy(*arguments, **options):
-        seen.add(options["exit_step"])
-        return real(*arguments, **options)
 
-    monkeypatch.setattr(distill_loop, "rollout", spy)
-    config = toy_distill(chunks=1)
-    for index in range(6):
-        assert generate(config, nets, frozen, source, numbered_generator(0, index)).latents.requires_grad
-    assert seen == {0, 1}
+def test_gradient_flows_from_every_exit_step(nets, source, frozen):
+    for exit_step in range(2):
+        extent = Extent(1, exit_step)
+        generated = generate(toy_distill(chunks=1), nets, frozen, source, extent, numbered_generator(0, 0))
+        assert generated.latents.requires_grad
 
 
 def test_noise_levels_of_the_scores_stay_inside():
@@ -152,7 +148,7 @@ def test_the_anchor_pulls_towards_the_real_chunk(nets, source, frozen):
     optimizer = torch.optim.AdamW(nets.student.parameters(), lr=3e-3)
     anchors = []
     for _ in range(6):
-        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
         losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
         optimizer.zero_grad()
         losses["anchor"].backward()
@@ -207,17 +203,18 @@ def test_a_run_trains_both_and_saves_the_averaged_student(tmp_path, toy_corpus, 
 
 
 def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    real = distill_loop.load_part
+    real = distill_loop.load_transformer
 
     def broken(*arguments):
-        teacher = real(*arguments)
-        torch.nn.init.constant_(teacher.proj_out.bias, float("nan"))
-        return teacher
+        network = real(*arguments)
+        torch.nn.init.constant_(network.proj_out.bias, float("nan"))
+        return network
 
-    monkeypatch.setattr(distill_loop, "load_part", broken)
-    with pytest.raises(FloatingPointError):
+    monkeypatch.setattr(distill_loop, "load_transformer", broken)
+    with pytest.raises(UserError, match=r"Step 0: .* not finite"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert json.loads((tmp_path / "run" / "not-finite-0.json").read_text())["batches"][0]["keys"]
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
@@ -225,15 +222,19 @@ def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, ti
         distill(toy_distill(chunks=5), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
 
 
-def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus):
-    with pytest.raises(UserError, match=r"There is no folder .*transformer"):
+def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
+    with pytest.raises(UserError, match=r"has no readable model_index"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path)
+    shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "transformer")
+    with pytest.raises(UserError, match=r"There is no .*transformer/config\.json"):
+        distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path / "model")
 
 
 def test_the_batch_is_rolled_out_together(nets, source, frozen):
     config = toy_distill(loop=toy_loop(batch=2), student_continuity="ground_truth")
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, numbered_generator(0, 0))
+        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     assert generated.latents.shape == generated.batch.latents.shape
     assert generated.latents.shape[0] == 2
 
@@ -251,9 +252,12 @@ def test_real_continuity_needs_no_chunks_before_the_last(nets, source, frozen, m
     monkeypatch.setattr(distill_loop, "rollout", counted)
     config = toy_distill(student_continuity="ground_truth", chunks=3)
     with torch.no_grad():
-        generated = [generate(config, nets, frozen, source, numbered_generator(0, index)) for index in range(8)]
-    assert len(made) == 8
-    assert set(made) == {0, 1, 2}
+        extents = [Extent(1 + index % 3, 1) for index in range(6)]
+        generated = [
+            generate(config, nets, frozen, source, extent, numbered_generator(0, index))
+            for index, extent in enumerate(extents)
+        ]
+    assert made == [0, 1, 2, 0, 1, 2]
     for one in generated:
         if one.head:
             assert torch.equal(one.teacher.continuity, one.batch.latents[:, :, :HEAD])

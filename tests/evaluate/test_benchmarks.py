@@ -20,7 +20,7 @@ from asymtalker.evaluate.benchmark_lists import (
 )
 from asymtalker.evaluate.benchmarks import Benchmark, given_box, prepare_benchmark
 from asymtalker.media import read_audio
-from asymtalker.portrait import Placement, crop_square
+from asymtalker.portrait import Placement, crop_frame
 from asymtalker.video import VideoWriter, probe_video, read_video
 from drawn_face import background, draw_face
 
@@ -262,8 +262,8 @@ def test_the_choice_is_uniform_and_repeatable():
 def test_a_list_of_another_size_of_the_video_is_scaled():
     clip = ListedClip(name="a", video="a.mp4", crop=(100, 20, 60, 80), lines=120)
     picture = np.zeros((240, 640, 3), np.uint8)
-    assert crop_square(picture, given_box(clip, 240), 64).placement == Placement(180, 40, 160)
-    assert crop_square(picture, given_box(clip, 120), 64).placement == Placement(90, 20, 80)
+    assert crop_frame(picture, given_box(clip, 240), (64, 64)).placement == Placement(180, 40, 160, 160)
+    assert crop_frame(picture, given_box(clip, 120), (64, 64)).placement == Placement(90, 20, 80, 80)
 
 
 def test_videos_are_found_with_another_suffix(tmp_path):

@@ -30,6 +30,15 @@ def test_command_writes_the_video_and_says_where(checkpoint, portrait, voice, so
     assert (len(frames), len(heard)) == (31, len(sound))
 
 
+def test_command_makes_the_size_that_is_asked_for(checkpoint, portrait, voice, tmp_path, capsys):
+    main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), "--size", "32x48"])
+    assert read_video(tmp_path / "a.mp4")[0].shape[1:3] == (32, 48)
+    with pytest.raises(SystemExit) as stop:
+        main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), "--size", "tall"])
+    assert stop.value.code == 2
+    assert "HEIGHTxWIDTH" in capsys.readouterr().err
+
+
 def test_command_refuses_in_one_sentence(checkpoint, portrait, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(command(checkpoint, portrait, portrait, tmp_path / "a.mp4"))

@@ -18,7 +18,7 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import wan_1_3b
 from asymtalker.stages import Convert
 from asymtalker.train.frozen import load_frozen
-from asymtalker.train.loop import start_transformer
+from asymtalker.train.network import start_transformer
 from toy import toy_loop
 
 SIZES = {
@@ -130,7 +130,7 @@ def test_a_converted_checkpoint_loads_saves_and_is_where_training_starts(
     for name, weight in pipeline.transformer.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     model = TransformerConfig(num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32)
-    teacher = replace(wan_1_3b().teacher, model=model, init=out)
+    teacher = replace(wan_1_3b().teacher, model=model, init=out, loop=toy_loop())
     started = start_transformer(teacher, load_frozen(out, "tre", toy_loop()))
     assert torch.equal(started.proj_out.weight, again.proj_out.weight)
 

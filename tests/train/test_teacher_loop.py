@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,15 +19,14 @@ from asymtalker.train import loop as teacher_loop
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
 from asymtalker.train.loop import (
-    build_transformer,
     decoded_frames,
     draw_conditions,
     pixel_losses,
     pixel_window,
-    start_transformer,
     teacher_losses,
     train_teacher,
 )
+from asymtalker.train.network import build_transformer, start_transformer
 from asymtalker.video import probe_video
 from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, assert_same, saved_state, toy_loop, toy_teacher
 
@@ -182,7 +182,7 @@ def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus,
 
     process = subprocess.Popen(command("killed", 10_000), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "checkpoint.pt").exists():
+    while not (tmp_path / "killed" / "checkpoint").exists():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -205,8 +205,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
         return real(*arguments) * (float("nan") if len(calls) == 5 else 1)
 
     monkeypatch.setattr(teacher_loop, "flow_matching_loss", broken)
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(UserError, match=r"Step 4: the loss .*not-finite-0\.json names the samples"):
         train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    seen = json.loads((tmp_path / "run" / "not-finite-0.json").read_text())
+    (batch,) = seen["batches"]
+    assert seen["step"] == 4
+    assert len(batch["keys"]) == len(batch["starts"]) == 2
+    assert math.isnan(batch["fm"])
     saved = saved_state(tmp_path / "run")
     assert saved["step"] == 3
     assert all(bool(value.isfinite().all()) for value in saved["transformer"].values())

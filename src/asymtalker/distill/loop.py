@@ -5,7 +5,6 @@ there; the teacher judges on the continuity of the real video. Which continuity 
 symmetric ablations of table 4 are other settings of the same loop.
 """
 
-import copy
 import json
 from collections import deque
 from dataclasses import dataclass
@@ -15,22 +14,30 @@ import torch
 from torch import Tensor
 
 from asymtalker import flow, timeline
-from asymtalker.checkpoint import EMA
-from asymtalker.config import DistillConfig, IdentityStrategy, SamplerConfig
+from asymtalker.checkpoint import EMA, OptimizerState, Weights
+from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
-from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps
+from asymtalker.run_folder import (
+    RunFolder,
+    StepRecord,
+    build_optimizer,
+    learning_rate,
+    names_batch,
+    optimizer_step,
+    run_steps,
+)
 from asymtalker.timeline import Span
 from asymtalker.train.data import Batch, ChunkSource
-from asymtalker.train.frozen import Frozen, freeze, load_frozen
+from asymtalker.train.frozen import Frozen, load_frozen
 from asymtalker.train.loop import open_held_out
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
+from asymtalker.train.network import adapt, load_transformer, read_settings, save_transformer, shared_copy
 from asymtalker.train.sample import write_sample
-from asymtalker.whole import save_whole
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,39 @@ class Networks:
     critic: AsymTalkerTransformer3DModel
 
     @classmethod
-    def of(cls, teacher: AsymTalkerTransformer3DModel) -> "Networks":
-        """Three networks from a teacher."""
-        student, critic = copy.deepcopy(teacher).train(), copy.deepcopy(teacher).train()
-        return cls(teacher.eval().requires_grad_(False), student.requires_grad_(True), critic.requires_grad_(True))
+    def load(cls, folder: Path, loop: LoopConfig, lora_rank: int = 0) -> "Networks":
+        """Three networks of the teacher's in ``folder``; by LoRA they share all weights that stay as they are.
+
+        Raises:
+            UserError: if the folder does not hold a whole transformer.
+        """
+        teacher = load_transformer(folder, loop).eval().requires_grad_(False)
+        if lora_rank:
+            student, critic = (adapt(shared_copy(teacher), lora_rank, loop) for _ in range(2))
+        else:
+            student, critic = (load_transformer(folder, loop) for _ in range(2))
+        return cls(teacher, student.train(), critic.train())
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a rollout goes: the same for all micro-batches of an update, as processes that share a network must go
+    through it equally often.
+
+    Attributes:
+        chunks: 1 to ``DistillConfig.chunks``; one is the start of a video, without continuity.
+        exit_step: of the last chunk, 0 to ``steps_per_sample - 1``; the only one that records gradients.
+    """
+
+    chunks: int
+    exit_step: int
+
+    @classmethod
+    def draw(cls, config: DistillConfig, number: int) -> "Extent":
+        """That of an update, counted from the start of the run."""
+        generator = numbered_generator(config.loop.seed + 1, number)
+        chunks = 1 + int(torch.randint(config.chunks, (), generator=generator))
+        return cls(chunks, int(torch.randint(config.steps_per_sample, (), generator=generator)))
 
 
 @dataclass(frozen=True)
@@ -86,69 +122,99 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
     loop = config.loop
-    teacher = load_part(AsymTalkerTransformer3DModel, model_path / "transformer")
+    start(loop.device)
+    check_world(loop)
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)
+    check_noise(config, model_path / "transformer")
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
-    source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks)
-    shown = open_held_out(corpus_path, frozen, config.chunk) or source
-    if teacher.config.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
-        raise UserError(
-            f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
-        )
-    nets = Networks.of(freeze(teacher, frozen.device))
+    kept = {"buckets": config.buckets, "cache": loop.cache}
+    source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks, **kept)
+    shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
+    nets = Networks.load(model_path / "transformer", loop, config.lora_rank)
+    average = load_transformer(model_path / "transformer", loop) if is_sharded() else None
+    ema = EMA(nets.student, config.student.ema_decay, average)
     if loop.gradient_checkpointing:
         nets.student.enable_gradient_checkpointing()
         nets.critic.enable_gradient_checkpointing()
-    ema = EMA(nets.student, config.student.ema_decay)
     student_optimizer = build_optimizer(nets.student, config.student)
     critic_optimizer = build_optimizer(nets.critic, config.critic)
+    updates = config.critic_updates + 1
+
+    def update_critic(number: int, lr: float) -> dict[str, Tensor]:
+        record, extent = StepRecord(), Extent.draw(config, number)
+        for generator in micro_batches(loop, number):
+            with torch.no_grad():
+                generated = generate(config, nets, frozen, source, extent, generator)
+            loss = critic_update_loss(config, nets, frozen, generated, generator)
+            (loss * gradient_share(loop)).backward()
+            record.add({"critic": loss}, keys=generated.batch.keys, starts=generated.batch.starts)
+        with names_batch(run, number // updates, record):
+            norm = optimizer_step(critic_optimizer, config.critic, lr)
+        return record.logged() | {"critic_norm": norm}
+
+    def update_student(number: int, lr: float) -> dict[str, Tensor]:
+        record, extent = StepRecord(), Extent.draw(config, number)
+        for generator in micro_batches(loop, number):
+            generated = generate(config, nets, frozen, source, extent, generator)
+            losses = student_losses(config, nets, frozen, generated, generator)
+            total = losses["dmd"] + config.anchor_weight * losses["anchor"]
+            (total * gradient_share(loop)).backward()
+            record.add(losses, keys=generated.batch.keys, starts=generated.batch.starts)
+        with names_batch(run, number // updates, record):
+            norm = optimizer_step(student_optimizer, config.student, lr)
+        ema.update(nets.student)
+        return record.logged() | {"student_norm": norm}
 
     def step(index: int) -> dict[str, Tensor]:
-        generator = numbered_generator(loop.seed, index)
         values: dict[str, Tensor] = {}
-        for _ in range(config.critic_updates):
-            with torch.no_grad():
-                generated = generate(config, nets, frozen, source, generator)
-            loss = critic_update_loss(config, nets, frozen, generated, generator)
-            loss.backward()
-            lr = learning_rate(config.critic, index, loop.steps)
-            values |= {"critic": loss.detach(), "critic_norm": optimizer_step(critic_optimizer, config.critic, lr)}
-        generated = generate(config, nets, frozen, source, generator)
-        losses = student_losses(config, nets, frozen, generated, generator)
-        (losses["dmd"] + config.anchor_weight * losses["anchor"]).backward()
-        lr = learning_rate(config.student, index, loop.steps)
-        values["student_norm"] = optimizer_step(student_optimizer, config.student, lr)
-        ema.update(nets.student)
-        return values | {name: value.detach() for name, value in losses.items()}
+        for turn in range(config.critic_updates):
+            values |= update_critic(index * updates + turn, learning_rate(config.critic, index, loop.steps))
+        last = index * updates + config.critic_updates
+        return values | update_student(last, learning_rate(config.student, index, loop.steps))
 
     def save(_: int) -> None:
-        save_whole(run.path / "transformer", ema.module.save_pretrained)
+        save_transformer(ema.module, run.path / "transformer")
 
     def sample(count: int) -> None:
         write_sample(run, count, ema.module, frozen, shown, config.chunk, student_sampler(config))
 
     parts = {
-        "student": nets.student,
-        "critic": nets.critic,
-        "student_optimizer": student_optimizer,
-        "critic_optimizer": critic_optimizer,
+        "student": Weights(nets.student),
+        "critic": Weights(nets.critic),
+        "student_optimizer": OptimizerState(nets.student, student_optimizer),
+        "critic_optimizer": OptimizerState(nets.critic, critic_optimizer),
         "ema": ema,
     }
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
 
 
-def generate(
-    config: DistillConfig, nets: Networks, frozen: Frozen, source: ChunkSource, generator: torch.Generator
-) -> Generated:
-    """Roll the student through 1 to ``config.chunks`` chunks of random clips, the last up to a random exit step.
+def check_noise(config: DistillConfig, teacher: Path) -> None:
+    """Check that the teacher in a folder can judge at the lowest noise level.
 
-    One chunk is the start of a video, without continuity. Only the exit step of the last chunk records gradients, if
-    they are enabled. Both numbers are the same for the whole batch.
+    Raises:
+        UserError: if it can't.
+    """
+    if read_settings(teacher).get("prediction_type") == "clean" and config.min_sigma < MIN_SIGMA:
+        raise UserError(
+            f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
+        )
+
+
+def generate(
+    config: DistillConfig,
+    nets: Networks,
+    frozen: Frozen,
+    source: ChunkSource,
+    extent: Extent,
+    generator: torch.Generator,
+) -> Generated:
+    """Roll the student through the chunks of ``extent`` of random clips, the last one up to its exit step.
+
+    Only the exit step of the last chunk records gradients, if they are enabled.
     """
     batch = source.batch(config.loop.batch, generator)
-    exit_step = int(torch.randint(config.steps_per_sample, (), generator=generator))
     seed = int(torch.randint(2**31, (), generator=generator))
-    spans = rollout_spans(config, 1 + int(torch.randint(config.chunks, (), generator=generator)))
+    spans = rollout_spans(config, extent.chunks)
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
     if config.student_continuity == "ground_truth":
         spans = spans[-1:]  # nothing of the chunks before it is used
@@ -166,14 +232,14 @@ def generate(
             batch.identity,
             spans,
             chunk=config.chunk,
-            size=source.size,
+            size=batch.size,
             sampler=student_sampler(config),
             seed=seed,
             batch=len(batch.keys),
             continuity=config.student_continuity,
             ground_truth=real_frames,
             exit_chunk=spans[-1].index,
-            exit_step=exit_step,
+            exit_step=extent.exit_step,
         )
         last = deque(chunks, maxlen=1).pop()  # the chunks before it live on only as its continuity
     context = nets.student.config.audio_context

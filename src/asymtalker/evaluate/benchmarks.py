@@ -24,7 +24,7 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines import PAIRS, Pair, write_pairs
 from asymtalker.evaluate.benchmark_lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
 from asymtalker.media import AudioFile, open_media
-from asymtalker.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_square, find_faces
+from asymtalker.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.video import VideoWriter, frames_in_step, probe_video
 from asymtalker.whole import disk_is_full, write_whole
@@ -203,7 +203,7 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
     ) as writer:
         writer.write_audio(np.zeros((round(max(0.0, -start) * track.rate), track.channels), np.float32))
         for frame in frames_in_step(timed_frames(video, clip.start), clip.start, count):
-            picture = crop_square(frame.to_ndarray(format="rgb24"), box, size).picture
+            picture = crop_frame(frame.to_ndarray(format="rgb24"), box, (size, size)).picture
             if not done:
                 Image.fromarray(picture).save(folder / "clip.png")
             writer.write(picture[None])
@@ -249,7 +249,7 @@ def timed_frames(video: Path, start: float, seek: bool = True) -> Iterator[tuple
 
 
 def given_box(clip: ListedClip, height: int) -> FaceBox:
-    """The face box whose square (:func:`asymtalker.portrait.crop_square`) is the clip's crop, made square around its
+    """The face box whose square (:func:`asymtalker.portrait.crop_frame`) is the clip's crop, made square around its
     middle, in a video of ``height`` pixels."""
     assert clip.crop is not None
     scale = height / (clip.lines or height)

@@ -133,7 +133,7 @@ def hog_faces(picture: np.ndarray) -> list[DetectedFace]:
 
 
 def portrait_box(box: np.ndarray) -> FaceBox:
-    """The box that :func:`asymtalker.portrait.crop_square` cuts around, of a box as :class:`DetectedFace` has it."""
+    """The box that :func:`asymtalker.portrait.crop_frame` cuts around, of a box as :class:`DetectedFace` has it."""
     left, top, right, bottom = box.astype(float).tolist()
     side = ((right - left) / HOG_WIDTH + (bottom - top) / HOG_HEIGHT) / 2
     x, y = (left + right) / 2, (top + bottom) / 2 + HOG_RISE * side

@@ -20,7 +20,7 @@ from asymtalker.evaluate.networks import Networks
 from asymtalker.evaluate.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.truth import sound_delay
 from asymtalker.models.readout import FaceReadout
-from asymtalker.portrait import FaceBox, crop_square
+from asymtalker.portrait import FaceBox, crop_frame
 from asymtalker.timeline import FPS
 
 VERSION = 3
@@ -314,7 +314,7 @@ class ReadoutFeatures:
     @torch.inference_mode()
     def add(self, frames: np.ndarray) -> None:
         if self._face is not None:
-            frames = np.stack([crop_square(frame, self._face, CROP_SIDE).picture for frame in frames])
+            frames = np.stack([crop_frame(frame, self._face, (CROP_SIDE, CROP_SIDE)).picture for frame in frames])
         pixels = to_pixels(frames)[0].transpose(0, 1).to(self._readout.device)  # (n, 3, H, W)
         features = self._readout.features(pixels)
         self._readings.append(self._readout.read(features).cpu().numpy())

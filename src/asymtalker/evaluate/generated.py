@@ -131,9 +131,14 @@ def _generate(
     if target.is_file() and record["inputs"].get(clip.name) == inputs and clip.name not in record["failed"]:
         return
     target.unlink(missing_ok=True)  # or it would pass for the new one if that is never finished
-    framed, side = isinstance(clip, CorpusClip), pipeline.settings.sample_size
-    if framed and portrait.shape[:2] != (side, side):
-        portrait = cv2.resize(portrait, (side, side), interpolation=cv2.INTER_AREA)
+    framed, (height, width) = isinstance(clip, CorpusClip), pipeline.settings.size
+    if framed and portrait.shape[:2] != (height, width):
+        if portrait.shape[0] * width != portrait.shape[1] * height:
+            raise UserError(
+                f"{clip.name} is {portrait.shape[0]}x{portrait.shape[1]} (height x width), but the model makes"
+                f" {height}x{width}: compare with clips of that shape."
+            )
+        portrait = cv2.resize(portrait, (width, height), interpolation=cv2.INTER_AREA)
     begin, ends = time.perf_counter(), []
     partial = target.with_name(f".{target.stem}.part.mp4")
     try:

@@ -1,31 +1,39 @@
-"""Speed and memory of generation, each length measured in a process of its own so that its peak memory is its own."""
+"""Speed and memory, each measurement in a process of its own so that its peak memory is its own.
+
+:mod:`asymtalker.generate.bench_measure` generates, :mod:`asymtalker.generate.bench_ceiling` says what the device can
+do at most and what a chunk asks of it, :mod:`asymtalker.generate.bench_train` takes training steps.
+"""
 
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import asymtalker
+from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.corpus import encode_wav
+from asymtalker.distributed import world
 from asymtalker.errors import UserError
 from asymtalker.media import AudioFile
+from asymtalker.stages import recipe_named
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.whole import check_place, write_whole
 
 SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
+TRAINING_STEPS = 5
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "av")
+DEFAULT_SIZE = (512, 512)
 
 
 def demo_inputs() -> tuple[Path, Path]:
@@ -44,8 +52,15 @@ def bench_generate(
     device: str = "auto",
     image: Path | None = None,
     audio: Path | None = None,
+    *,
+    recipe: str | None = None,
+    size: tuple[int, int] | None = None,
+    steps: int | None = None,
+    inference: InferenceConfig | None = None,
+    gpus: int = 1,
 ) -> dict[str, Any]:
-    """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths and write a JSON report.
+    """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths, the device's own limits, and
+    the same network through diffusers' stock Wan pipeline; write a JSON report and say its figures on stderr.
 
     Args:
         seconds: lengths of sound; the speech is repeated or cut to each.
@@ -54,38 +69,139 @@ def bench_generate(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         image: a portrait, by default the bundled one.
         audio: speech, by default the bundled one.
+        recipe: name of a recipe, of whose size random weights are measured instead of a checkpoint.
+        size: height and width of the frames in pixels, by default the checkpoint's, or of a recipe 512 x 512.
+        steps: denoising steps per chunk, by default the checkpoint's or recipe's.
+        inference: how the model is fitted to the machine.
+        gpus: processes that share each chunk (context parallelism), one per GPU.
 
     Returns:
-        The report: machine, and for each length medians of ``fps`` (frames over the time from the call to the finished
-        file), ``first_chunk_seconds`` (from the call to the first frames in the file), ``load_seconds``,
-        ``peak_rss_mib`` and ``part_seconds``.
+        The report; ``benchmarks/README.md`` says what each figure is.
 
     Raises:
         UserError: if an input cannot be used, which is the sentence of the process that found out, or ``out`` not be
             written.
     """
     check_place(out)
+    if recipe:
+        recipe_named(recipe)
+        size = size or DEFAULT_SIZE
     if image is None or audio is None:
         portrait, speech = demo_inputs()
         image, audio = image or portrait, audio or speech
-    job = {"model": model, "device": device, "image": str(image)}
-    results, machine = [], {}
+    settings = {
+        "model": model, "recipe": recipe, "size": size, "steps": steps, "device": device, "gpus": gpus,
+        "inference": to_dict(inference or InferenceConfig()),
+    }  # fmt: skip
+    job = settings | {"image": str(image)}
+    results, made = [], {}
     load = load_average()
     with tempfile.TemporaryDirectory() as folder:
         for length in seconds:
             sound = Path(folder) / f"{length:g}.wav"
             _write_sound(sound, AudioFile(audio), length)
-            runs = []
-            for _ in range(SHORT_RUNS if length <= SHORT_SECONDS else 1):
-                run = _measure_apart(job | {"audio": str(sound), "output": str(Path(folder) / "out.mp4")})
-                machine = run.pop("machine")
-                runs.append(run)
-            results.append({"seconds": length, "runs": len(runs)} | _medians(runs))
+            runs = SHORT_RUNS if length <= SHORT_SECONDS else 1
+            inputs = {"runs": runs, "audio": str(sound), "output": str(Path(folder) / "out.mp4")}
+            made = _measure_apart("pipeline", job | inputs, gpus)
+            machine, network = made.pop("machine"), made.pop("network")
+            results.append({"seconds": length, "runs": runs} | made)
             print(_line(results[-1]), file=sys.stderr)
             sound.unlink()
-    report = report_header("generate", machine | load) | {"results": results}
+    limits = _measure_apart("limits", {"network": network, "attention": settings["inference"]["attention"]})
+    stock = _measure_apart("stock", {"network": network, "runs": SHORT_RUNS})
+    for result in results:
+        result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
+    print(_table(results[-1], limits, stock), file=sys.stderr)
+    report = report_header("generate", machine | load) | {"versions": versions(), "settings": settings}
+    report |= {"network": network, "results": results, **limits, "stock": stock}
     write_whole(out, json.dumps(report, indent=2) + "\n")
     return report
+
+
+def bench_train(
+    out: Path,
+    recipe: str,
+    size: tuple[int, int] | None = None,
+    device: str = "auto",
+    *,
+    steps: int = TRAINING_STEPS,
+    batch: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    gpus: int = 1,
+) -> dict[str, Any]:
+    """Measure training steps of a recipe's teacher on random weights and chunks, and the device's limits; write a JSON
+    report and say its figures on stderr.
+
+    Args:
+        out: JSON file to write.
+        recipe: its name.
+        size: height and width of the frames in pixels.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        steps: optimizer steps to take the median of.
+        batch: samples of a micro-batch, by default the recipe's.
+        gradient_checkpointing: by default the recipe's.
+        gpus: processes that share the weights (FSDP2), one per GPU.
+
+    Returns:
+        The report; ``benchmarks/README.md`` says what each figure is.
+
+    Raises:
+        UserError: if an input cannot be used or ``out`` not be written.
+    """
+    check_place(out)
+    recipe_named(recipe)
+    settings = {
+        "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "steps": steps, "batch": batch,
+        "gradient_checkpointing": gradient_checkpointing, "gpus": gpus,
+    }  # fmt: skip
+    load = load_average()
+    result = _measure_apart("training", settings, gpus)
+    machine, network = result.pop("machine"), result.pop("network")
+    ceiling = _measure_apart("ceiling", {"network": network, "attention": None})
+    result["share_of_ceiling"] = round(result["tflops"] / ceiling["matmul_tflops"], 4)
+    most = f", of the GPU {result['peak_gpu_mib']:.0f} MiB" if "peak_gpu_mib" in result else ""
+    print(
+        f"{result['seconds_per_step']:.3f} s for a step of {result['samples_per_step']} samples, peak"
+        f" {result['peak_rss_mib']:.0f} MiB{most}: {result['tflops']:.3f} TFLOP/s,"
+        f" {result['share_of_ceiling']:.1%} of {ceiling['matmul_tflops']:.3f} in matrix products"
+        f" ({ceiling['dtype']}); with every sample decoded {result['decoded']['seconds_per_step']:.3f} s",
+        file=sys.stderr,
+    )
+    report = report_header("train", machine | load) | {"versions": versions(), "settings": settings}
+    report |= {"network": network, "results": result, "ceiling": ceiling}
+    write_whole(out, json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def judge(
+    result: dict[str, Any], ceiling: dict[str, Any], costs: dict[str, Any], stock: dict[str, Any], gpus: int = 1
+) -> dict[str, Any]:
+    """What a measured result reached of the device's limits, and beside the stock pipeline.
+
+    Args:
+        result: of :func:`asymtalker.generate.bench_measure.measure_pipeline`.
+        ceiling: of :func:`asymtalker.generate.bench_ceiling.measure_ceiling`.
+        costs: of :func:`asymtalker.generate.bench_ceiling.count_costs`.
+        stock: of :func:`asymtalker.generate.bench_measure.measure_stock`.
+        gpus: that shared the work.
+
+    Returns:
+        ``tflops`` and ``share_of_ceiling`` of the transformer and the decoder, ``floor_fps``, ``share_of_floor``,
+        ``seconds_per_chunk`` and ``times_stock``: stock's seconds per frame over ours.
+    """
+    most = ceiling["matmul_tflops"] * gpus
+    seconds, calls = result["part_seconds"], result["part_calls"]
+    tflops = {part: 1e-12 * costs[part] * calls[part] / seconds[part] for part in ("transformer", "decode")}
+    floor = costs["new_frames"] * 1e12 * most / costs["chunk"]
+    fps = result["steady_fps"] or result["fps"]
+    return {
+        "tflops": {part: round(value, 4) for part, value in tflops.items()},
+        "share_of_ceiling": {part: round(value / most, 4) for part, value in tflops.items()},
+        "floor_fps": round(floor, 3),
+        "share_of_floor": round(fps / floor, 4),
+        "seconds_per_chunk": round(costs["new_frames"] / fps, 4),
+        "times_stock": round(fps / stock["fps"], 3),
+    }
 
 
 def report_header(benchmark: str, machine: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +219,50 @@ def load_average() -> dict[str, float]:
     return {"load_average_before": round(os.getloadavg()[0], 2)}
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that speed depends on, as far as they are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
 def _line(result: dict[str, Any]) -> str:
-    parts = ", ".join(f"{name} {value:.2f} s" for name, value in result["part_seconds"].items())
+    steady = f" ({result['steady_fps']:.1f} after the first chunk)" if result["steady_fps"] else ""
+    memory = f"{result['peak_rss_mib']:.0f} MiB"
+    if "peak_gpu_mib" in result:
+        memory += f", of the GPU {result['peak_gpu_mib']:.0f} MiB"
     return (
-        f"{result['seconds']:g} s of sound: {result['fps']:.1f} FPS, first chunk after"
-        f" {result['first_chunk_seconds']:.2f} s, peak {result['peak_rss_mib']:.0f} MiB ({parts})"
+        f"{result['seconds']:g} s of sound: {result['fps']:.1f} FPS{steady}, first frame after"
+        f" {result['first_frame_seconds']:.2f} s, peak {memory}"
+    )
+
+
+def _table(result: dict[str, Any], limits: dict[str, Any], stock: dict[str, Any]) -> str:
+    """Parts, limits and yardstick of one length, for people."""
+    ceiling, total = limits["ceiling"], result["synchronized_seconds"]
+    lines = [f"{'part':<12} {'seconds':>9} {'share':>6} {'TFLOP/s':>9} {'of ceiling':>11}"]
+    for part, seconds in sorted(result["part_seconds"].items(), key=lambda item: -item[1]):
+        rate = ""
+        if part in result["tflops"]:
+            rate = f" {result['tflops'][part]:>9.3f} {result['share_of_ceiling'][part]:>11.1%}"
+        lines.append(f"{part:<12} {seconds:>9.3f} {seconds / total:>6.1%}{rate}")
+    return "\n".join(
+        [
+            *lines,
+            f"sum {sum(result['part_seconds'].values()):.3f} s, from start to end {total:.3f} s, and"
+            f" {result['total_seconds']:.3f} s without waiting between parts",
+            f"ceiling ({ceiling['dtype']}): {ceiling['matmul_tflops']:.3f} TFLOP/s in matrix products,"
+            f" {ceiling['attention_tflops']:.3f} in attention of {ceiling['attention_shape']}",
+            f"a chunk is {1e-12 * limits['costs']['chunk']:.4g} TFLOP: at that ceiling {result['floor_fps']:.1f} FPS,"
+            f" of which {result['share_of_floor']:.1%} are reached",
+            f"stock Wan pipeline: {stock['seconds_per_chunk']:.3f} s for {stock['frames_per_chunk']} frames,"
+            f" {stock['fps']:.1f} FPS; ours {result['seconds_per_chunk']:.3f} s for {limits['costs']['new_frames']},"
+            f" {result['times_stock']:.2f} times as many frames a second",
+        ]
     )
 
 
@@ -117,18 +272,10 @@ def _write_sound(path: Path, audio: AudioFile, seconds: float) -> None:
     path.write_bytes(encode_wav(np.resize(samples, round(seconds * SAMPLE_RATE))))
 
 
-def _medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Key by key; nested once."""
-    return {
-        key: _medians([run[key] for run in runs])
-        if isinstance(value, dict)
-        else round(statistics.median(run[key] for run in runs), 3)
-        for key, value in runs[0].items()
-    }
-
-
-def _measure_apart(job: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "asymtalker.generate.bench", json.dumps(job)]
+def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[str, Any]:
+    """What a measuring process, or the first of several, has found."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, "-m", "asymtalker.generate.bench", task, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         raise UserError(done.stderr.strip().splitlines()[-1])
@@ -137,78 +284,24 @@ def _measure_apart(job: dict[str, Any]) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-class _Timer:
-    """Adds up the time spent in methods."""
+def measure(task: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Do one measurement in this process."""
+    from asymtalker.generate import bench_ceiling, bench_measure, bench_train
 
-    def __init__(self, synchronize: Callable[[], None]):
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._synchronize = synchronize
-
-    def watch(self, owner: Any, method: str, part: Callable[[int], str]) -> None:
-        """Time ``owner.method``; ``part(n)`` names what its n-th call counts towards."""
-        original = getattr(owner, method)
-        calls = 0
-
-        def timed(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            self._synchronize()
-            start = time.perf_counter()
-            try:
-                return original(*arguments, **options)
-            finally:
-                self._synchronize()
-                self.seconds[part(calls)] += time.perf_counter() - start
-                calls += 1
-
-        setattr(owner, method, timed)
-
-
-def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Generate once in this process and report on it; ``job`` has model, device, image, audio and output."""
-    import torch
-
-    from asymtalker.generate.pipeline import load_pipeline
-    from asymtalker.video import VideoWriter
-
-    start = time.perf_counter()
-    pipeline = load_pipeline(job["model"], job["device"])
-    loaded = time.perf_counter()
-    on_gpu = pipeline.device.type == "cuda"
-    timer = _Timer(torch.cuda.synchronize if on_gpu else lambda: None)
-    timer.watch(pipeline.audio_encoder, "forward", lambda _: "audio")
-    timer.watch(pipeline.transformer, "forward", lambda _: "transformer")
-    timer.watch(pipeline.vae, "decode", lambda _: "decode")
-    timer.watch(pipeline.vae, "encode", lambda call: "re_encode" if call else "identity")
-    for method in ("write", "write_audio", "close"):
-        timer.watch(VideoWriter, method, lambda _: "file")
-
-    chunk_ends: list[float] = []
-    frames = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal frames
-        frames = total
-        if done:
-            chunk_ends.append(time.perf_counter())
-
-    begin = time.perf_counter()
-    pipeline.generate_to_file(job["image"], job["audio"], job["output"], progress=progress, say=_say)
-    total = time.perf_counter() - begin
-    timer.seconds["other"] = total - sum(timer.seconds.values())
-    return {
-        "frames": frames,
-        "fps": frames / total,
-        "total_seconds": total,
-        "first_chunk_seconds": chunk_ends[0] - begin,
-        "load_seconds": loaded - start,
-        "peak_rss_mib": peak_rss_mib(),
-        "part_seconds": {name: round(value, 3) for name, value in sorted(timer.seconds.items())},
-        "machine": describe_machine(pipeline.device.type) | describe_model(pipeline),
-    }
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    match task:
+        case "pipeline":
+            return bench_measure.measure_pipeline(job)
+        case "stock":
+            return bench_measure.measure_stock(job)
+        case "limits":
+            costs = bench_ceiling.count_costs(job["network"])
+            return {"ceiling": bench_ceiling.measure_ceiling(job), "costs": costs}
+        case "ceiling":
+            return bench_ceiling.measure_ceiling(job)
+        case "training":
+            return bench_train.measure_training(job)
+        case _:
+            raise ValueError(f"no task {task!r}")
 
 
 def peak_rss_mib() -> float:
@@ -258,12 +351,14 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The measuring process: one JSON argument in, one JSON line out."""
+    """The measuring process: a task and its JSON in, one JSON line out."""
     try:
-        print(json.dumps(measure(json.loads(sys.argv[1]))))
+        found = measure(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if world().main:
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

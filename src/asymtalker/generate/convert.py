@@ -19,12 +19,11 @@ from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
-from asymtalker.models.loading import find_folder, load_part
+from asymtalker.models.loading import find_folder, load_part, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.stages import Convert
 from asymtalker.whole import check_place, save_whole
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 PATCHES = "patch_embedding.weight"
 TEXT = "condition_embedder.text_embedder.linear_1.weight"
 """Takes text in Wan and sound here, of another size: of all that takes either, the only weight that can't be kept."""
@@ -201,16 +200,7 @@ def _empty(config: dict[str, Any], arguments: dict[str, Any]) -> AsymTalkerTrans
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Names and weights of a checkpoint's file or files."""
-    index = folder / f"{WEIGHTS}.index.json"
-    names = [WEIGHTS]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{index} is damaged: fetch the checkpoint anew.") from error
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise UserError(f"{folder} lacks {', '.join(missing)}: fetch the checkpoint anew.")
-    for name in names:
+    for name in weight_files(folder):
         try:
             with safe_open(folder / name, "pt") as file:
                 for key in list(file.keys()):

@@ -4,13 +4,10 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 ``feature_extractor/``, ``scheduler/`` and, for CLIP and VTP, ``image_encoder/``, weights as safetensors only.
 """
 
-import itertools
-import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +23,25 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging as transformers_logging
 
 from asymtalker.codec import Codec, to_frames, to_pixels
-from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
+from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
+from asymtalker.distributed import start, world
 from asymtalker.errors import UserError
+from asymtalker.generate.background import Background
+from asymtalker.generate.folder import checkpoint_folder, read_index
+from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
+from asymtalker.generate.placement import check_inference, check_split, memory_said, place
 from asymtalker.generate.provenance import provenance
-from asymtalker.media import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
+from asymtalker.media import AudioFile, AudioSamples, AudioSource
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import choose_device, find_folder, load_part
+from asymtalker.models.loading import choose_device, load_part
+from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import (
     Placement,
     Portrait,
     choose_face,
-    crop_square,
+    crop_frame,
     even_picture,
     find_faces,
     paste_back,
@@ -46,10 +49,8 @@ from asymtalker.portrait import (
 )
 from asymtalker.rollout import rollout
 from asymtalker.timeline import chunk_spans, frames_of_samples
-from asymtalker.video import VideoWriter, check_output, uninterrupted
+from asymtalker.video import VideoWriter, check_output
 
-Picture = str | Path | Image.Image | np.ndarray
-Sound = str | Path | tuple[np.ndarray, int]
 Progress = Callable[[int, int], None]
 
 PARTS: dict[str, Any] = {
@@ -83,11 +84,17 @@ class _Job:
 class PipelineSettings:
     """What ``model_index.json`` says beside the parts."""
 
-    sample_size: int
+    sample_size: int | tuple[int, int]
     chunk: ChunkConfig
     sampler: SamplerConfig
     identity: IdentityStrategy
     name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames in pixels."""
+        size = self.sample_size
+        return (size, size) if isinstance(size, int) else size
 
 
 class AsymTalkerPipeline(DiffusionPipeline):
@@ -100,7 +107,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         feature_extractor: normalises the waveform for it.
         scheduler: its ``shift`` is the noise-level shift.
         image_encoder: what the CLIP and VTP identity strategies need.
-        sample_size: width and height of the frames.
+        sample_size: height and width of the frames in pixels; one number for a square.
         chunk_frames: F of the paper.
         continuity_frames: K of the paper.
         num_inference_steps: default steps per chunk.
@@ -108,6 +115,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
         renew_noise: draw fresh noise after every step, as a distilled student expects.
         identity: how the portrait enters the network.
         name: what the checkpoint is called in the tags of the videos it makes.
+
+    :func:`asymtalker.generate.placement.place` moves it to where it runs and fits it to the machine; then ``preview``
+    is the decoder that shows the video, if not the codec, and ``processes`` how many make it together.
     """
 
     model_cpu_offload_seq = "audio_encoder->image_encoder->transformer->vae"
@@ -121,7 +131,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: ImageEncoder | None = None,
-        sample_size: int = 256,
+        sample_size: int | Sequence[int] = 256,
         chunk_frames: int = 81,
         continuity_frames: int = 5,
         num_inference_steps: int = 4,
@@ -150,7 +160,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             name=name,
         )
         self.settings = PipelineSettings(
-            sample_size=sample_size,
+            sample_size=sample_size if isinstance(sample_size, int) else (sample_size[0], sample_size[1]),
             chunk=ChunkConfig(frames=chunk_frames, continuity_frames=continuity_frames),
             sampler=SamplerConfig(
                 num_steps=num_inference_steps,
@@ -161,6 +171,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
             identity=identity,
             name=name,
         )
+        self.preview: PreviewDecoder | None = None
+        self.processes = 1
         for part in (transformer, vae, audio_encoder):
             part.eval().requires_grad_(False)
 
@@ -173,8 +185,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if there is no such folder or model, or it is not a whole AsymTalker checkpoint.
         """
-        folder = _checkpoint_folder(pretrained_model_name_or_path)
-        settings = _read_index(folder)
+        folder = checkpoint_folder(pretrained_model_name_or_path)
+        settings = read_index(folder, cls.__name__, PARTS)
         parts = {name: load_part(kind, folder / name, torch_dtype) for name, kind in PARTS.items()}
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
@@ -191,6 +203,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         face: int | None = None,
+        size: tuple[int, int] | None = None,
         output_type: str = "np",
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
@@ -204,6 +217,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             num_inference_steps: per chunk; by default what the checkpoint was made for.
             guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
             face: which face, counted from 1, the largest (default).
+            size: height and width of the frames in pixels; by default the checkpoint's.
             output_type: ``"np"`` or ``"pil"``.
             progress: called with frames done and frames in all.
             say: called with a sentence when there is something to know.
@@ -216,7 +230,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         if output_type not in ("np", "pil"):
             raise ValueError(f"output_type must be 'np' or 'pil', got {output_type!r}")
-        job = self._prepare(image, audio, face, say)
+        job = self._prepare(image, audio, face, say, size)
         sampler = self._sampler(num_inference_steps, guidance_scale)
         parts = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         frames = np.concatenate(list(parts))
@@ -233,11 +247,12 @@ class AsymTalkerPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         face: int | None = None,
+        size: tuple[int, int] | None = None,
         progress: Progress | None = None,
         say: Callable[[str], None] = print,
     ) -> Iterator[np.ndarray]:
         """The frames of each chunk ``(F, H, W, 3)`` uint8 as it is made. Arguments as in :meth:`__call__`."""
-        job = self._prepare(image, audio, face, say)
+        job = self._prepare(image, audio, face, say, size)
         sampler = self._sampler(num_inference_steps, guidance_scale)
         return self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
 
@@ -251,6 +266,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         face: int | None = None,
+        size: tuple[int, int] | None = None,
         paste: bool = False,
         framed: bool = False,
         progress: Progress | None = None,
@@ -258,7 +274,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
     ) -> Path:
         """Write an MP4 (H.264 and the original sound), chunk by chunk, in memory that does not grow with length.
 
-        When it is stopped (Ctrl-C, an error, a full disk) the part made so far is kept as a playable file and said.
+        A second thread encodes a chunk for the file while the next one is made; of several processes the main one
+        writes. When it is stopped (Ctrl-C, an error, a full disk) the part made so far is kept as a playable file and
+        said.
 
         Args:
             image: see :meth:`__call__`, as for all arguments not listed here.
@@ -268,8 +286,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
             num_inference_steps: see above.
             guidance_scale: see above.
             face: see above.
-            paste: put the generated square back into the full picture instead of writing it alone.
-            framed: the picture is the square around a face already, such as a frame of a corpus.
+            size: see above.
+            paste: put the generated crop back into the full picture instead of writing it alone.
+            framed: the picture is the crop around a face already, such as a frame of a corpus.
             progress: see above.
             say: see above.
 
@@ -280,9 +299,14 @@ class AsymTalkerPipeline(DiffusionPipeline):
             UserError: if an input cannot be used or the output not be written.
         """
         output = check_output(output)
-        _check_not_input(output, image, audio)
+        check_not_input(output, image, audio)
         sampler = self._sampler(num_inference_steps, guidance_scale)
-        job = self._prepare(image, audio, face, say, MAX_VIDEO_SIDE if paste else None, framed)
+        job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
+        made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
+        if self.processes > 1 and not world().main:
+            for _ in made:
+                pass
+            return output
         track = job.audio.track()
         writer = VideoWriter(
             output,
@@ -291,15 +315,20 @@ class AsymTalkerPipeline(DiffusionPipeline):
             audio_channels=track.channels,
             metadata=provenance(self.settings.name, seed, image, audio).tags(),
         )
+
+        def write(frames: np.ndarray) -> None:
+            # In a thread, which Ctrl-C does not reach: a stopped video keeps picture and sound equally long.
+            for frame in frames:
+                if paste:
+                    frame = paste_back(job.full_picture, frame, job.portrait.placement)
+                writer.write(frame[None])
+                writer.write_audio(track.take_until(writer.seconds))
+
         try:
-            with writer:
-                made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
-                for frame in itertools.chain.from_iterable(made):
-                    if paste:
-                        frame = paste_back(job.full_picture, frame, job.portrait.placement)
-                    with uninterrupted():  # a video that is stopped early keeps picture and sound equally long
-                        writer.write(frame[None])
-                        writer.write_audio(track.take_until(writer.seconds))
+            with memory_said(), writer:
+                with Background(write) as writing:
+                    for frames in made:
+                        writing.put(frames)
                 writer.write_audio(track.take_until(None))
         except BaseException:
             if writer.kept_seconds:
@@ -313,18 +342,19 @@ class AsymTalkerPipeline(DiffusionPipeline):
         audio: Sound,
         face: int | None,
         say: Callable[[str], None],
+        size: tuple[int, int] | None,
         longest: int | None = None,
         framed: bool = False,
     ) -> _Job:
         """Read and check the inputs; with ``longest`` the full picture is made fit for video."""
-        picture, name = _read_image(image)
+        picture, name = read_image(image)
         source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
-        side = self.settings.sample_size
+        size = self._checked_size(size)
         if framed:
-            if picture.shape[:2] != (side, side):
-                height, width = picture.shape[:2]
-                raise UserError(f"{name} is {width}x{height}, but the model makes {side}x{side}: scale it.")
-            return _Job(portrait=Portrait(picture, Placement(0, 0, side)), full_picture=picture, audio=source)
+            if picture.shape[:2] != size:
+                found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
+                raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
+            return _Job(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
         if longest is not None:
             picture = even_picture(picture, longest)
         faces = find_faces(picture)
@@ -332,7 +362,21 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if turn is not None:
             raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
         box = choose_face(faces, face, name, say)
-        return _Job(portrait=crop_square(picture, box, side), full_picture=picture, audio=source)
+        return _Job(portrait=crop_frame(picture, box, size), full_picture=picture, audio=source)
+
+    def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The height and width to make, by default the checkpoint's, after checking that tokens divide them."""
+        height, width = size or self.settings.size
+        _, *patch = self.transformer.config.patch_size
+        steps = [self.vae.config.scale_factor_spatial * side for side in patch]
+        if min(height, width) < 1 or height % steps[0] or width % steps[1]:
+            raise UserError(
+                f"The size {height}x{width} does not fit this model: its height must be a multiple of {steps[0]}"
+                f" pixels, its width of {steps[1]}."
+            )
+        scale = self.vae.config.scale_factor_spatial
+        check_split(self.transformer, (height // scale, width // scale), self.processes)
+        return height, width
 
     def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
         sampler = self.settings.sampler
@@ -350,7 +394,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         return torch.bfloat16 if self.transformer.dtype == torch.float32 else None
 
     def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None)
+        return torch.autocast(self._execution_device.type, self._autocast, enabled=self._autocast is not None)
 
     def animate(
         self,
@@ -364,7 +408,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """The frames of each chunk ``(F, H, W, 3)`` uint8 of a picture that is framed already.
 
         Args:
-            picture: ``(sample_size, sample_size, 3)`` uint8.
+            picture: ``(H, W, 3)`` uint8; the frames are as large.
             audio: the sound.
             seed: the same seed gives the same video on one machine.
             sampler: by default what the checkpoint was made for.
@@ -373,7 +417,6 @@ class AsymTalkerPipeline(DiffusionPipeline):
         chunk = self.settings.chunk
         codec = Codec(self.vae, self._autocast)
         features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
-        size = self.settings.sample_size
         num_frames = frames_of_samples(audio.num_samples)
         done = 0
         if progress:
@@ -381,7 +424,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         with torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
-                to_pixels(picture[None]).to(self.device),
+                to_pixels(picture[None]).to(self._execution_device),
                 chunk.frames,
                 codec=codec,
                 image_encoder=self.image_encoder,
@@ -393,9 +436,10 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 identity,
                 chunk_spans(num_frames, chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
-                size=(size, size),
+                size=picture.shape[:2],
                 sampler=sampler or self.settings.sampler,
                 seed=seed,
+                preview=self.preview,
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
@@ -410,62 +454,24 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 progress(done, num_frames)
 
 
-def load_pipeline(model: str | Path | None, device: str) -> AsymTalkerPipeline:
+def load_pipeline(
+    model: str | Path | None, device: str, inference: InferenceConfig | None = None
+) -> AsymTalkerPipeline:
     """The pipeline on a device (``"auto"``: a GPU if there is one), without the libraries' chatter, for commands.
 
+    On a GPU weights are bfloat16, save for norms and modulation. Under ``torchrun`` the processes work together.
+
     Raises:
-        UserError: if the checkpoint or the device cannot be used.
+        UserError: if the checkpoint, the device or an option cannot be used.
     """
-    folder = _checkpoint_folder(model)  # first, as what follows takes the bar off its download too
+    inference = inference or InferenceConfig()
+    check_inference(inference)
+    where = start(choose_device(device))
+    folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
     for chatter in (transformers_logging, diffusers_logging):
         chatter.disable_progress_bar()
         chatter.set_verbosity_error()
     warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    return AsymTalkerPipeline.from_pretrained(folder).to(choose_device(device))
-
-
-def _checkpoint_folder(name: str | Path | None) -> Path:
-    """The local folder of a checkpoint, fetched from the hub if need be."""
-    if name is None:
-        bundled = Path(str(resources.files("asymtalker"))) / "assets" / "tiny"
-        if not bundled.is_dir():
-            raise UserError("This installation has no bundled checkpoint: give one with --model.")
-        return bundled
-    return find_folder(name)
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    """The pipeline's settings in ``model_index.json``, after checking that the folder is whole."""
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json.")
-    try:
-        content = json.loads(index.read_text())
-        kind = content["_class_name"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{index} is damaged: fetch the checkpoint again.") from error
-    if kind != AsymTalkerPipeline.__name__:
-        raise UserError(f"{folder} is a checkpoint of {kind}, not of {AsymTalkerPipeline.__name__}.")
-    parts = [*PARTS, "image_encoder"]
-    missing = [part for part in PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")
-    return {key: value for key, value in content.items() if not key.startswith("_") and key not in parts}
-
-
-def _read_image(image: Picture) -> tuple[np.ndarray, str]:
-    """The picture as an array and what to call it in a sentence."""
-    if isinstance(image, str | Path):
-        return read_picture(image), str(image)
-    if isinstance(image, np.ndarray):
-        try:
-            image = Image.fromarray(image)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"A picture array must be H W 3 uint8, not {image.shape} {image.dtype}.") from error
-    return picture_array(image), "the picture"
-
-
-def _check_not_input(output: Path, *inputs: object) -> None:
-    for path in inputs:
-        if isinstance(path, str | Path) and output.exists() and Path(path).exists() and output.samefile(path):
-            raise UserError(f"The output {output} would overwrite an input: give it another name.")
+    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    with memory_said():
+        return place(AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype), where, inference)

@@ -1,5 +1,6 @@
 """Load one trained network from its folder, and choose where it runs."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,27 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as {kind.__name__} ({reason}): make or fetch it anew.") from error
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold the weights of a network of diffusers: one, or those its index tells of.
+
+    Raises:
+        UserError: if the index is damaged or a file is missing.
+    """
+    index = folder / f"{WEIGHTS}.index.json"
+    names = [WEIGHTS]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{index} is damaged: fetch the checkpoint anew.") from error
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise UserError(f"{folder} lacks {', '.join(missing)}: fetch the checkpoint anew.")
+    return names
 
 
 def find_folder(name: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:

@@ -7,11 +7,12 @@ latent frame, ``I`` image tokens.
 
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
@@ -36,11 +37,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Any = None, paral
 
     There two matrix products and a softmax take half the time of PyTorch's kernel forwards and backwards together
     (1,344 tokens, one core with AVX-512 BF16), and a tenth of it for a few keys, at the price of keeping the weights.
+    With ``parallel_config`` the tokens of the other processes are attended to as well.
     """
-    if backend is None and value.device.type == "cpu" and value.dtype == torch.bfloat16:
+    on_cpu = value.device.type == "cpu" and value.dtype == torch.bfloat16
+    if on_cpu and backend is None and parallel_config is None:
         query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         return (scores.softmax(-1) @ value).transpose(1, 2)
+    query, key = query.type_as(value), key.type_as(value)  # under autocast the norms before leave them in float32
     return dispatch_attention_fn(query, key, value, backend=backend, parallel_config=parallel_config)
 
 
@@ -116,6 +120,19 @@ class FrameAlignedAttnProcessor:
             mixed = mixed + seen.reshape(mixed.shape).type_as(mixed)
 
         return attn.to_out[1](attn.to_out[0](mixed))
+
+
+class FrameTokens(nn.Module):
+    """Lays out the tokens of a chunk by latent frame. A module without weights, because context parallelism splits
+    what modules take and give: here the tokens of every latent frame are dealt out to the processes."""
+
+    def forward(self, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches ``(B, D, T, H', W')`` and the rotary embedding of ``L`` tokens ``(1, L, 1, d)``, twice, to
+        ``(B T, H' W', D)`` and ``(T, H' W', 1, d)``, twice."""
+        frames = hidden_states.shape[2]
+        # Latent frames stand in the batch axis: each has its noise level there without a copy for every token.
+        tokens = hidden_states.flatten(3).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
+        return tokens, cos[0].unflatten(0, (frames, -1)), sin[0].unflatten(0, (frames, -1))
 
 
 class VisualTokenEmbedding(nn.Module):
@@ -217,8 +234,15 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("patch_embedding", "condition_embedder", "norm")
     _no_split_modules = ("WanTransformerBlock",)
-    _keep_in_fp32_modules = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
+    _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]  # not a tuple
     _repeated_blocks = ("WanTransformerBlock",)
+    _cp_plan: ClassVar = {
+        "frame_tokens": {
+            index: ContextParallelInput(split_dim=1, expected_dims=dims, split_output=True)
+            for index, dims in enumerate((3, 4, 4))
+        },
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
 
     @register_to_config
     def __init__(
@@ -255,6 +279,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         self.rope = WanRotaryPosEmbed(attention_head_dim, patch_size, rope_max_seq_len)
         self.patch_embedding = nn.Conv3d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+        self.frame_tokens = FrameTokens()
         # Its text_embedder is the MLP that projects wav2vec features, its image_embedder the one for image tokens.
         self.condition_embedder = WanTimeTextImageEmbedding(
             dim=width,
@@ -377,10 +402,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         given = hidden_states
         identity = given[:, self.config.latent_channels + MASK_CHANNELS :]
 
-        rotary_emb = self.rope(hidden_states)
-        hidden_states = self.patch_embedding(hidden_states).flatten(2).transpose(1, 2)  # (B, L, D)
-        # Latent frames stand in the batch axis: each has its noise level there without a copy for every token.
-        hidden_states = hidden_states.reshape(batch * num_latents, rows * columns, -1).contiguous()
+        cos, sin = self.rope(hidden_states)
+        hidden_states, cos, sin = self.frame_tokens(self.patch_embedding(hidden_states), cos, sin)
+        rotary_emb = (cos.flatten(0, 1)[None], sin.flatten(0, 1)[None])
 
         if self.visual_tokens is not None and encoder_hidden_states_image is not None:
             encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)

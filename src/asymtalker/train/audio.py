@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
-from asymtalker.checkpoint import EMA
+from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.config import AudioTrainConfig
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import build_audio_encoder
@@ -86,7 +86,8 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
         save_whole(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
         save_whole(run_path / "feature_extractor", feature_extractor().save_pretrained)
 
-    run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
+    parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
+    run_steps(run, loop, parts, step, on_checkpoint=save)
 
 
 def speech_batch(config: AudioTrainConfig, index: int, split: Split) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor
 
 from asymtalker import corpus, media
-from asymtalker.checkpoint import EMA
+from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import build_vae, latent_statistics, to_pixels
 from asymtalker.config import CodecTrainConfig, LoopConfig
 from asymtalker.errors import UserError
@@ -85,7 +85,8 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     def save(_: int) -> None:
         save_codec(ema.module, source, config.loop, run_path / "vae")
 
-    run_steps(run, loop, {"vae": vae, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
+    parts = {"vae": Weights(vae), "optimizer": OptimizerState(vae, optimizer), "ema": ema}
+    run_steps(run, loop, parts, step, on_checkpoint=save)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -17,11 +17,9 @@ from asymtalker.config import IdentityStrategy, LoopConfig, difference
 from asymtalker.errors import UserError
 from asymtalker.models.identity import Identity, ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import load_part
-from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.run_folder import precision
 
 M = TypeVar("M", bound=nn.Module)
-D = TypeVar("D", AutoencoderKLWan, AsymTalkerTransformer3DModel)
 
 MEASURED = ("latents_mean", "latents_std")  # settings of a codec that training measures
 
@@ -84,21 +82,26 @@ def digest(module: nn.Module, *settings: object) -> str:
     return sha.hexdigest()
 
 
-def load_like(expected: D, folder: Path) -> D:
-    """The network in ``folder``, which must be of the class and size of ``expected``.
+def load_like(expected: AutoencoderKLWan, folder: Path) -> AutoencoderKLWan:
+    """The codec in ``folder``, which must be of the size of ``expected``.
 
     Raises:
         UserError: naming what differs, and whatever :func:`load_part` raises.
     """
-    loaded = load_part(type(expected), folder)
-    before, after = (
-        {name: value for name, value in json.loads(part.to_json_string()).items() if name not in MEASURED}
-        for part in (loaded, expected)
-    )
-    changed = [line for line in difference(before, after) if not line.startswith("_")]
+    loaded = load_part(AutoencoderKLWan, folder)
+    check_settings(folder, *(json.loads(part.to_json_string()) for part in (loaded, expected)))
+    return loaded
+
+
+def check_settings(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Check that the network in ``folder`` has the settings of the one that is wanted.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    changed = [line for line in difference(saved, wanted) if not line.startswith(("_", *MEASURED))]
     if changed:
         raise UserError(f"{folder}: holds a network of other settings than this run's ({'; '.join(changed)})")
-    return loaded
 
 
 def load_frozen(model_path: Path, strategy: IdentityStrategy, loop: LoopConfig) -> Frozen:

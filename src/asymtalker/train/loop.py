@@ -1,30 +1,41 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from asymtalker import flow, timeline
-from asymtalker.checkpoint import EMA
+from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import Codec
-from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig, TransformerConfig
+from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
-from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
-from asymtalker.run_folder import RunFolder, build_optimizer, learning_rate, optimizer_step, run_steps
-from asymtalker.train.data import Batch, ChunkSource, usable_rows
-from asymtalker.train.frozen import Frozen, load_frozen, load_like
+from asymtalker.run_folder import (
+    RunFolder,
+    StepRecord,
+    build_optimizer,
+    learning_rate,
+    names_batch,
+    optimizer_step,
+    run_steps,
+)
+from asymtalker.train.buckets import Size
+from asymtalker.train.cache import usable_rows
+from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.frozen import Frozen, load_frozen
 from asymtalker.train.losses import (
     clean_prediction_weight,
     face_focus_loss,
     flow_matching_loss,
     temporal_consistency_loss,
 )
+from asymtalker.train.network import save_transformer, start_transformer
 from asymtalker.train.sample import write_sample
-from asymtalker.whole import save_whole
 
 LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
 HELD_OUT_CLIPS = 8
@@ -47,40 +58,48 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
     """
     loop = config.loop
+    start(loop.device)
+    check_world(loop)
     frozen = load_frozen(model_path, config.model.identity, loop)
-    inputs = {"corpus": str(corpus_path), "model": str(model_path)}
-    run = RunFolder(run_path, config, inputs)
-    source = ChunkSource(corpus_path, "train", frozen, config.chunk)
+    run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
+    kept = {"buckets": config.buckets, "cache": loop.cache}
+    source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
     check_fit(config, source)
-    held_out = open_held_out(corpus_path, frozen, config.chunk)
-    torch.manual_seed(loop.seed)
+    held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
     transformer = start_transformer(config, frozen).train()
+    ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
     if loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = build_optimizer(transformer, config.optimizer)
-    ema = EMA(transformer, config.optimizer.ema_decay)
 
     def step(index: int) -> dict[str, Tensor]:
-        generator = numbered_generator(loop.seed, index)
-        batch = draw_batch(config, source, generator)
         decode = index % config.pixel_every == 0
-        losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
-        total = losses["fm"] + config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
-        total.backward()
-        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
+        record = StepRecord()
+        for generator in micro_batches(loop, index):
+            batch = draw_batch(config, source, generator)
+            losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
+            pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
+            ((losses["fm"] + pixels) * gradient_share(loop)).backward()
+            record.add(losses, keys=batch.keys, starts=batch.starts)
+        with names_batch(run, index, record):
+            norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
         ema.update(transformer)
         if held_out and (index + 1) % (10 * loop.log_every) == 0:
             run.log(index + 1, held_out_losses(config, ema.module, frozen, held_out))
-        return {name: value.detach() for name, value in losses.items()} | {"grad_norm": norm}
+        return record.logged() | {"grad_norm": norm}
 
     def save(_: int) -> None:
-        save_whole(run.path / "transformer", ema.module.save_pretrained)
+        save_transformer(ema.module, run.path / "transformer")
 
     def sample(count: int) -> None:
         sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
         write_sample(run, count, ema.module, frozen, held_out or source, config.chunk, sampler)
 
-    parts = {"transformer": transformer, "optimizer": optimizer, "ema": ema}
+    parts = {
+        "transformer": Weights(transformer),
+        "optimizer": OptimizerState(transformer, optimizer),
+        "ema": ema,
+    }
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
 
 
@@ -140,8 +159,8 @@ def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Gene
     crop = config.crop if config.model.identity in ("tre", "etr") else 0
     if not crop or torch.rand((), generator=generator) >= config.whole_share:
         return source.batch(config.loop.batch, generator, crop, config.mouth_share, config.own_reference)
-    height, width = (side // source.spatial for side in source.size)
-    size = max(1, config.loop.batch * crop**2 // (height * width))
+    cells = max(height * width for height, width in source.sizes) // source.spatial**2
+    size = max(1, config.loop.batch * crop**2 // cells)
     return source.batch(size, generator, own_reference=config.own_reference)
 
 
@@ -235,57 +254,23 @@ def check_fit(config: TeacherConfig, source: ChunkSource) -> None:
     Raises:
         UserError: naming what does not.
     """
-    cells = tuple(side // source.spatial for side in source.size)
-    shown = " x ".join(map(str, cells))
-    if config.crop > min(cells):
-        raise UserError(f"--config.crop is {config.crop} latent cells, but the clips of {source.folder} have {shown}.")
     patch = config.model.patch_size[1:]
-    if any(side % step for side, step in zip(cells, patch, strict=True)):
-        raise UserError(
-            f"The clips of {source.folder} have {shown} latent cells, which patches of {patch[0]} x {patch[1]} do not"
-            " divide: use clips of another size."
-        )
+    for size in source.sizes:
+        cells = tuple(side // source.spatial for side in size)
+        shown = " x ".join(map(str, cells))
+        if config.crop > min(cells):
+            raise UserError(f"--config.crop is {config.crop} latent cells, but clips of {source.folder} have {shown}.")
+        if any(side % step for side, step in zip(cells, patch, strict=True)):
+            raise UserError(
+                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch[0]} x {patch[1]} do not"
+                " divide: use clips of another size, or other --config.buckets."
+            )
 
 
-def open_held_out(folder: Path, frozen: Frozen, chunk: ChunkConfig) -> ChunkSource | None:
+def open_held_out(
+    folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
+) -> ChunkSource | None:
     """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
     if not usable_rows(folder, chunk.frames, "test"):
         return None
-    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS)
-
-
-def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
-    """The transformer of ``config.init``, or a new one that fits the frozen networks.
-
-    Raises:
-        UserError: if ``config.init`` holds none, or one of another size than ``config.model``.
-    """
-    transformer = build_transformer(config.model, frozen)
-    if config.init:
-        transformer = load_like(transformer, config.init / "transformer")
-    else:
-        transformer.initialize()
-    nn.Module.to(transformer, frozen.device)
-    return transformer
-
-
-def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
-    """A transformer with random weights whose channels fit the frozen networks."""
-    return AsymTalkerTransformer3DModel(
-        patch_size=config.patch_size,
-        num_attention_heads=config.num_attention_heads,
-        attention_head_dim=config.attention_head_dim,
-        latent_channels=frozen.codec.channels,
-        audio_dim=frozen.audio_encoder.config.hidden_size,
-        audio_context=config.audio_context,
-        freq_dim=config.freq_dim,
-        ffn_dim=config.ffn_dim,
-        num_layers=config.num_layers,
-        prediction_type=config.prediction_type,
-        audio_modulation=config.audio_modulation,
-        refiner_layers=config.refiner_layers,
-        refiner_dim=config.refiner_dim,
-        **transformer_arguments(
-            config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
-        ),
-    )
+    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)

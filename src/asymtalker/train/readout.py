@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asymtalker import corpus
-from asymtalker.checkpoint import EMA
+from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import to_pixels
 from asymtalker.config import ReadoutTrainConfig
 from asymtalker.errors import UserError
@@ -67,7 +67,8 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     def save(_: int) -> None:
         save_whole(run_path / "readout", ema.module.save_pretrained)
 
-    run_steps(run, loop, {"model": model, "optimizer": optimizer, "ema": ema}, step, on_checkpoint=save)
+    parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
+    run_steps(run, loop, parts, step, on_checkpoint=save)
 
 
 def motion_loss(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

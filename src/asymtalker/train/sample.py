@@ -33,10 +33,10 @@ def write_sample(
     Writes ``samples/step-<step>.mp4`` (left the clip, right the sample, with sound), and to the log ``sample_l1``, the
     mean distance of the two in [0, 255], and ``sample_motion``, the mean change from frame to frame in [0, 255].
     """
-    clip = corpus.open_clip(source.folder, source.rows[0].key)
-    num_frames = min(clip.num_frames, chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames))
-    real = clip.frames(0, num_frames)
-    samples = clip.audio()[: num_frames * timeline.SAMPLES_PER_FRAME]
+    row = source.rows[0]
+    num_frames = min(row.frames, chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames))
+    real = source.frames(row, 0, num_frames)
+    samples = corpus.open_clip(source.folder, row.key).audio()[: num_frames * timeline.SAMPLES_PER_FRAME]
     audio = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(samples), frozen.autocast)
     identity = frozen.encode_identity(to_pixels(real[:1]).to(frozen.device), chunk.frames)
     with frozen.network():
@@ -47,7 +47,7 @@ def write_sample(
             identity,
             timeline.chunk_spans(num_frames, chunk.frames, chunk.continuity_frames),
             chunk=chunk,
-            size=source.size,
+            size=real.shape[1:3],
             sampler=sampler,
             seed=0,
         )

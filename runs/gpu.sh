@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Measures everything that needs a GPU, in about 25 minutes on one H200, and writes a table: gpu.sh [OUT]
+# Each measurement is a JSON file in OUT (benchmarks/results), named by device and date; benchmarks/README.md says what
+# its figures are. A measurement that fails stops nothing and is named at the end.
+#
+#   RECIPES  recipes to measure ("wan_1_3b wan_14b"); all variants are of the first, of the others plain generation
+#   SIZES    heights and widths ("512x512 256x256"); the others are measured at the first
+#   ATTENTION  kernels by diffusers' names to measure besides PyTorch's choice ("_native_cudnn"); flash, _flash_3 and
+#            sage need their packages
+#   SOUND    seconds of sound, separated by commas ("10")
+#   DEVICE   "cuda"; "cpu" tries the script out: RECIPES=smoke SIZES=64x64 SOUND=3 DEVICE=cpu runs/gpu.sh /tmp/tried
+#   GPUS     processes to share the work on a CPU (1)
+set -uo pipefail
+out=${1:-benchmarks/results}
+read -ra recipes <<<"${RECIPES:-wan_1_3b wan_14b}"
+read -ra sizes <<<"${SIZES:-512x512 256x256}"
+sound=${SOUND:-10}
+device=${DEVICE:-cuda}
+if [ "$device" = cuda ]; then attentions=_native_cudnn; else attentions=native; fi
+read -ra attentions <<<"${ATTENTION:-$attentions}"
+first=${recipes[0]}
+
+if [ "$device" = cuda ]; then
+    name=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -1) || { echo "gpu.sh: no GPU here" >&2; exit 2; }
+    gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
+else
+    name=$device
+    gpus=${GPUS:-1}
+fi
+label=$(tr -cs 'a-z0-9\n' - <<<"${name,,}")-$(date +%F)
+mkdir -p "$out"
+failed=()
+made=()
+
+# NAME VERB OPTIONS...: one measurement; one that takes too long has failed
+measure() {
+    local file="$out/$1-$label.json" kind=$2
+    shift 2
+    echo "== $(basename "$file" .json)" >&2
+    if timeout 900 asymtalker bench "$kind" --random-weights --device "$device" "$@" --out "$file" >&2; then
+        made+=("$file")
+    else
+        failed+=("$(basename "$file" .json)")
+    fi
+}
+
+for size in "${sizes[@]}"; do
+    plain=(generate --recipe "$first" --size "$size" --seconds "$sound")
+    measure "$first-$size" "${plain[@]}"
+    measure "$first-$size-compile" "${plain[@]}" --compile
+    measure "$first-$size-compile-fp8" "${plain[@]}" --compile --fp8
+    for attention in "${attentions[@]}"; do
+        measure "$first-$size-compile-$attention" "${plain[@]}" --compile --attention "$attention"
+    done
+done
+size=${sizes[0]}
+for recipe in "${recipes[@]:1}"; do
+    measure "$recipe-$size-compile" generate --recipe "$recipe" --size "$size" --seconds "$sound" --compile
+done
+if [ "$gpus" -gt 1 ]; then
+    for recipe in "${recipes[@]}"; do
+        measure "$recipe-$size-gpus$gpus" generate --recipe "$recipe" --size "$size" --seconds "$sound" \
+            --compile --gpus "$gpus"
+    done
+    measure "$first-train-$size-gpus$gpus" train --recipe "$first" --size "$size" --gpus "$gpus"
+fi
+measure "$first-train-$size" train --recipe "$first" --size "$size"
+measure "$first-train-$size-no-checkpointing" train --recipe "$first" --size "$size" --batch 1 \
+    --no-gradient-checkpointing
+
+[ ${#made[@]} -eq 0 ] || python benchmarks/speeds.py "${made[@]}"
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "gpu.sh: these failed, for the reasons above: ${failed[*]}" >&2
+    exit 1
+fi

@@ -1,0 +1,195 @@
+"""What a network costs: floating-point operations and memory, measured on the code itself.
+
+Networks are built on PyTorch's meta device, where a tensor has a shape and no memory, and run there. So a figure can't
+drift from the code as a formula would, and a network of any size is measured on any machine.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from asymtalker.codec import build_vae
+from asymtalker.config import Recipe
+from asymtalker.models.audio import build_audio_encoder
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+
+M = TypeVar("M", bound=nn.Module)
+
+aten = torch.ops.aten
+
+
+def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _cpu_attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(grad, query, key, value)
+
+
+CPU_ATTENTION = {  # the one kernel of attention that PyTorch's counter does not know
+    aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+}
+
+# What CUDA's autocast computes in bfloat16, and in float32, of what the networks here are made of
+# (torch/include/ATen/autocast_mode.h). ``F.normalize`` stands for the ``norm`` in it, ``interpolate`` for upsampling.
+LOWERED = {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm}
+RAISED = {F.layer_norm, F.rms_norm, F.group_norm, F.normalize, F.interpolate, F.softmax, Tensor.softmax}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What running something costs.
+
+    Attributes:
+        flops: floating-point operations of matrix products, convolutions and attention; a multiply-add is two.
+        peak: most bytes of new tensors that are alive at once: activations, what lies between operations, and
+            gradients on their way; not what was there before.
+        kept: bytes of new tensors that are alive at the end of the forward pass: what the backward pass needs.
+    """
+
+    flops: int
+    peak: int
+    kept: int
+
+
+def count_flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of what ``function`` runs, on any device; a multiply-add is two.
+
+    Counted are matrix products, convolutions and attention, forwards and backwards.
+    """
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cost:
+    """What ``function`` would cost on a GPU; it works on meta tensors alone.
+
+    Attention counts as one kernel that keeps queries, keys, values, its output and a number per query for the backward
+    pass, but never the weights: PyTorch's memory-efficient kernel, and flash attention likewise.
+
+    Args:
+        function: a forward pass. The number it returns is differentiated, unless it was computed without gradient. Of
+            a network of :func:`on_meta` a gradient is given up as soon as it is whole: its memory is counted elsewhere.
+        autocast: precision as under ``torch.autocast`` on a GPU; ``None`` computes in the types of the tensors.
+    """
+    with _Meter() as meter:
+        with _GpuKernels(autocast):
+            loss = function()
+        kept = meter.live
+        if loss.requires_grad:
+            loss.backward()
+    return Cost(meter.flops, meter.peak, kept)
+
+
+def checkpoint_blocks(transformer: AsymTalkerTransformer3DModel, autocast: torch.dtype | None) -> None:
+    """Turn gradient checkpointing on for :func:`measure`, which does not itself reach what is computed anew."""
+    transformer.enable_gradient_checkpointing(
+        partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), _GpuKernels(autocast)))
+    )
+
+
+def on_meta(build: Callable[[], M]) -> M:
+    """The network that ``build`` makes, without memory for its weights; gradients of them are not kept."""
+    with torch.device("meta"):
+        network = build()
+    for parameter in (p for p in network.parameters() if p.requires_grad):
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    return network
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
+    """The codec of a recipe; diffusers' defaults are the published one of Wan2.1: 16 channels, 8 times in space."""
+    return build_vae(recipe.codec.model) if recipe.codec else AutoencoderKLWan()
+
+
+def recipe_audio_encoder(recipe: Recipe) -> Wav2Vec2Model:
+    """The wav2vec2 of a recipe; transformers' defaults are the published base model's."""
+    return build_audio_encoder(recipe.audio.model) if recipe.audio else Wav2Vec2Model(Wav2Vec2Config())
+
+
+def num_parameters(parameters: Iterable[Tensor]) -> int:
+    """How many numbers there are in ``parameters``."""
+    return sum(parameter.numel() for parameter in parameters)
+
+
+class _GpuKernels(TorchFunctionMode):
+    """On meta tensors, the types that autocast gives on a GPU, and attention as one kernel.
+
+    PyTorch has no autocast for the meta device, and its attention falls apart there into products that keep the
+    weights.
+    """
+
+    def __init__(self, autocast: torch.dtype | None):
+        self.autocast = autocast
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        attention = func is F.scaled_dot_product_attention
+        if self.autocast is not None and (attention or func in LOWERED or func in RAISED):
+            dtype = torch.float32 if func in RAISED else self.autocast
+            args = tuple(_cast(value, dtype) for value in args)
+            kwargs = {name: _cast(value, dtype) for name, value in kwargs.items()}
+        if attention:
+            return _attend(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
+    """``(B, heads, L, d)`` on ``(B, heads, N, d)``; a mask only adds to what attention costs, so it is left out."""
+    if query.ndim == 3:
+        return _attend(query[None], key[None], value[None])[0]
+    return aten._scaled_dot_product_efficient_attention(query, key, value, None, torch.is_grad_enabled())[0]
+
+
+class _Meter(TorchDispatchMode):
+    """Counts operations by PyTorch's formulas, and follows the memory of the tensors that are made.
+
+    ``FlopCounterMode`` counts the same, but holds on to the graph, so that nothing would ever be free.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.live = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        known = {x.untyped_storage()._cdata for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        result = func(*args, **kwargs)
+        if func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **kwargs, out_val=result)
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor):
+                storage = made.untyped_storage()
+                if storage._cdata not in known:  # neither a view nor written in place
+                    known.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    weakref.finalize(storage, self._free, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return result
+
+    def _free(self, size: int) -> None:
+        self.live -= size

@@ -1,0 +1,184 @@
+"""Several processes, one training: who is who under ``torchrun``, and networks sharded over them (FSDP2).
+
+A step is made of micro-batches, not of processes (:class:`asymtalker.config.LoopConfig`): each is drawn from a number
+of its own and processes share them out, so the same gradient comes out of however many there are. Without
+``torchrun`` there is one process, and networks are whole.
+"""
+
+import atexit
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from asymtalker.config import LoopConfig
+from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
+from asymtalker.models.loading import choose_device
+
+M = TypeVar("M", bound=nn.Module)
+
+TIMEOUT = timedelta(hours=1)  # some wait while others encode; torchrun notices a process that died at once
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all.
+
+    Attributes:
+        rank: 0 to ``size - 1``.
+        size: number of processes; 1 without ``torchrun``.
+    """
+
+    rank: int
+    size: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+
+def world() -> World:
+    """This process's place, by what ``torchrun`` put into the environment."""
+    return World(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+
+
+def start(device: str) -> torch.device:
+    """Meet the other processes, if ``torchrun`` started this one; returns the device that is this one's.
+
+    Args:
+        device: PyTorch's name; ``cuda`` is the GPU numbered ``LOCAL_RANK``.
+
+    Raises:
+        UserError: if the device can't be used, or there are more processes than GPUs on this machine.
+    """
+    kind = torch.device(choose_device(device)).type
+    if "RANK" not in os.environ or dist.is_initialized():
+        return torch.device(device)
+    if kind == "cuda":
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= count:
+            raise UserError(f"torchrun starts more processes than the {count} GPUs of this machine: give it fewer.")
+        torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
+    atexit.register(dist.destroy_process_group)
+    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(device)
+
+
+def is_sharded() -> bool:
+    """Whether networks are sharded, over one process or more."""
+    return dist.is_initialized()
+
+
+def barrier() -> None:
+    """Wait for the other processes, if there are any."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def from_main(value: Any) -> Any:
+    """What ``value`` is on the main process."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """``value`` of every process, in their order."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * world().size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def check_world(loop: LoopConfig) -> None:
+    """Check that the processes can share out a step, and that what is asked of them needs no others.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    size = world().size
+    if loop.micro_batches % size:
+        raise UserError(
+            f"A step has {loop.micro_batches} micro-batches, which {size} processes can't share out evenly: give"
+            f" --config.loop.micro-batches {-(-loop.micro_batches // size) * size}."
+        )
+    if loop.cpu_offload and "RANK" not in os.environ:
+        raise UserError("--config.loop.cpu-offload needs torchrun, on one GPU: torchrun --nproc-per-node 1 ...")
+
+
+def micro_batches(loop: LoopConfig, number: int) -> Iterator[torch.Generator]:
+    """The random numbers of this process's micro-batches of one update.
+
+    Args:
+        loop: how many there are over all processes.
+        number: of the update, counted from the start of the run.
+    """
+    here = world()
+    for index in range(here.rank, loop.micro_batches, here.size):
+        yield numbered_generator(loop.seed, number * loop.micro_batches + index)
+
+
+def gradient_share(loop: LoopConfig) -> float:
+    """What to multiply the loss of a micro-batch by before ``backward``: gradients add up over the micro-batches of a
+    process and are averaged over the processes."""
+    return world().size / loop.micro_batches
+
+
+def place(module: M, loop: LoopConfig) -> M:
+    """Put a network where it is trained: on the run's device whole or, under ``torchrun``, in shards.
+
+    Each block is a unit of its own (FSDP2): its weights are gathered, in the run's precision, when it is computed and
+    given up again after it; gradients are averaged in float32. What is outside the blocks (patches, time, sound,
+    output) stays in float32. Weights, gradients and whatever an optimizer keeps of them are float32 shards.
+
+    Args:
+        module: the transformer, with weights or on the meta device; the latter gets memory, without values yet.
+        loop: device, precision, offloading.
+    """
+    device = torch.device(loop.device)
+    # Not among the weights, computed when the network was made: to_empty would lose them.
+    buffers = [
+        (owner, name, value) for owner in module.modules() for name, value in owner.named_buffers(recurse=False)
+    ]
+    empty = any(parameter.is_meta for parameter in module.parameters())
+    if dist.is_initialized():
+        mesh = init_device_mesh(device.type, (world().size,))
+        pin = device.type == "cuda"
+        offload = CPUOffloadPolicy(pin_memory=pin) if loop.cpu_offload else OffloadPolicy()
+        dtype = torch.bfloat16 if loop.autocast == "bfloat16" else None
+        inside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+        outside = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in module.get_submodule("blocks").children():
+            fully_shard(block, mesh=mesh, mp_policy=inside, offload_policy=offload)
+        # The root too gives its weights up after a pass: they change between passes that no backward pass follows.
+        fully_shard(module, mesh=mesh, mp_policy=outside, offload_policy=offload, reshard_after_forward=True)
+    if empty:
+        module.to_empty(device="cpu" if loop.cpu_offload else device)
+    elif not dist.is_initialized():
+        nn.Module.to(module, device)
+    for owner, name, value in buffers:
+        setattr(owner, name, value.to(device))
+    return module
+
+
+def whole_tensor(value: Tensor) -> Tensor:
+    """A tensor gathered from its shards, on all processes; others as they are."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def own_part(value: Tensor) -> Tensor:
+    """This process's shard of a tensor, sharing its memory; others as they are."""
+    return value.to_local() if isinstance(value, DTensor) else value

@@ -1,0 +1,310 @@
+"""What a measuring process of :mod:`asymtalker.generate.bench` does: generate by AsymTalker, or by diffusers' stock
+Wan pipeline, and time the parts."""
+
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from PIL import Image, ImageOps
+
+from asymtalker import rollout
+from asymtalker.codec import Codec
+from asymtalker.config import InferenceConfig
+from asymtalker.distributed import start, world
+from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
+from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
+from asymtalker.generate.placement import check_inference, place
+from asymtalker.generate.random_weights import random_network, random_pipeline
+from asymtalker.media import AudioFile, read_picture
+from asymtalker.models.loading import choose_device
+from asymtalker.models.taehv import PreviewDecoder
+from asymtalker.recipes import RECIPES
+from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME, latents_of_frames
+from asymtalker.video import VideoWriter
+
+Job = dict[str, Any]
+TEXT_TOKENS, TEXT_DIM = 512, 4096
+"""What Wan's transformer is given of a prompt: UMT5's features, padded."""
+
+
+class PartTimer:
+    """Adds up the time spent in methods, waiting for the GPU at their borders.
+
+    Parts that run in other threads than the timer's are counted apart: they hide behind those that run in its own.
+    """
+
+    def __init__(self, device: torch.device):
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.calls: dict[str, int] = defaultdict(int)
+        self.hidden: dict[str, float] = defaultdict(float)
+        self._device = device
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+
+    def watch(self, owner: Any, method: str, part: Callable[[int], str]) -> None:
+        """Time ``owner.method``; ``part(n)`` names what its n-th call counts towards."""
+        original = getattr(owner, method)
+        calls = 0
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            synchronize(self._device)
+            start = time.perf_counter()
+            try:
+                return original(*arguments, **options)
+            finally:
+                synchronize(self._device)
+                seconds = time.perf_counter() - start
+                with self._lock:
+                    name = part(calls)
+                    calls += 1
+                    self.calls[name] += 1
+                    (self.seconds if threading.get_ident() == self._thread else self.hidden)[name] += seconds
+
+        setattr(owner, method, timed)
+
+    def report(self, total: float) -> dict[str, float]:
+        """Seconds by part, ``other`` being what is left of ``total`` in the timer's own thread."""
+        own = {**self.seconds, "other": total - sum(self.seconds.values())}
+        names = sorted(own.keys() | self.hidden.keys())
+        return {name: round(own.get(name, 0.0) + self.hidden.get(name, 0.0), 4) for name in names}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what this thread has given to the GPU, if there is one."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def measure_pipeline(job: Job) -> dict[str, Any]:
+    """Generate a video in this process several times and report on it.
+
+    First two chunks' worth, which compiles and finds the quickest kernels (``cold``); then ``runs`` times without
+    waiting for the GPU anywhere inside; then once with it, for the times of the parts.
+
+    Args:
+        job: ``model`` or ``recipe`` with ``size``; ``device``, ``inference``, ``image``, ``audio``, ``output``,
+            ``runs``, and ``steps``, which may be null.
+
+    Returns:
+        What ``benchmarks/README.md`` explains; nothing, of several processes, on all but the main one.
+    """
+    begin = time.perf_counter()
+    pipeline = _load(job)
+    device = pipeline._execution_device
+    load_seconds = time.perf_counter() - begin
+    picture: Any = job["image"]
+    if job["recipe"]:
+        image = Image.fromarray(read_picture(Path(job["image"])))
+        picture = np.asarray(ImageOps.fit(image, (job["size"][1], job["size"][0])))
+    chunk = pipeline.settings.chunk
+    two_chunks = (2 * chunk.frames - chunk.continuity_frames) * SAMPLES_PER_FRAME
+    source = AudioFile(job["audio"])
+    output = Path(job["output"])
+
+    def run(audio: Any) -> dict[str, Any]:
+        return _generate(pipeline, picture, audio, output, job, device)
+
+    cold = run((source.read(0, min(two_chunks, source.num_samples)), SAMPLE_RATE))
+    runs = [run(job["audio"]) for _ in range(job["runs"])]
+    timer = PartTimer(device)
+    timer.watch(pipeline.audio_encoder, "forward", lambda _: "audio")
+    timer.watch(rollout, "predict_velocity", lambda _: "transformer")
+    timer.watch(Codec, "decode", lambda _: "decode")
+    timer.watch(Codec, "encode", lambda call: "re_encode" if call else "identity")
+    timer.watch(PreviewDecoder, "decode", lambda _: "preview")
+    for method in ("write", "write_audio", "close"):
+        timer.watch(VideoWriter, method, lambda _: "file")
+    timed = run(job["audio"])
+    if not world().main:
+        return {}
+    return medians(runs) | {
+        "cold_first_frame_seconds": round(cold["first_frame_seconds"], 3),
+        "cold_first_chunk_seconds": round(cold["first_chunk_seconds"], 3),
+        "load_seconds": round(load_seconds, 3),
+        "synchronized_seconds": round(timed["total_seconds"], 3),
+        "part_seconds": timer.report(timed["total_seconds"]),
+        "part_calls": dict(sorted(timer.calls.items())),
+        "hidden_seconds": round(sum(timer.hidden.values()), 3),
+        **peak_memory(device),
+        "machine": describe_machine(str(device)) | describe_model(pipeline),
+        "network": describe_network(pipeline, job),
+    }
+
+
+def _load(job: Job) -> AsymTalkerPipeline:
+    inference = InferenceConfig(**job["inference"])
+    if not job["recipe"]:
+        return load_pipeline(job["model"], job["device"], inference)
+    check_inference(inference)
+    where = start(choose_device(job["device"]))
+    made_on = where if inference.offload == "none" else torch.device("cpu")
+    return place(random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), made_on), where, inference)
+
+
+def _generate(
+    pipeline: AsymTalkerPipeline, picture: Any, audio: Any, output: Path, job: Job, device: torch.device
+) -> dict[str, Any]:
+    """One video, timed from the outside, frame by frame as they are written; ``steady_fps`` is null where it is one
+    chunk. Of several processes the main one writes and has something to say."""
+    written: list[float] = []
+    write = VideoWriter.write
+
+    def noted(writer: VideoWriter, frames: np.ndarray) -> None:
+        write(writer, frames)
+        written.extend([time.perf_counter()] * len(frames))
+
+    VideoWriter.write = noted
+    synchronize(device)
+    begin = time.perf_counter()
+    try:
+        pipeline.generate_to_file(
+            picture,
+            audio,
+            output,
+            num_inference_steps=job["steps"],
+            size=tuple(job["size"]) if job["size"] else None,
+            framed=bool(job["recipe"]),
+            say=lambda sentence: print(sentence, file=sys.stderr),
+        )
+    finally:
+        VideoWriter.write = write
+    end = time.perf_counter()
+    if not written:
+        return {}
+    frames, first = len(written), min(pipeline.settings.chunk.frames, len(written))
+    return {
+        "frames": frames,
+        "fps": frames / (end - begin),
+        "steady_fps": (frames - first) / (end - written[first - 1]) if frames > first else None,
+        "total_seconds": end - begin,
+        "first_frame_seconds": written[0] - begin,
+        "first_chunk_seconds": written[first - 1] - begin,
+    }
+
+
+def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each key; null where it is."""
+    return {
+        key: None if value is None else round(statistics.median(run[key] for run in runs), 3)
+        for key, value in runs[0].items()
+    }
+
+
+def measure_stock(job: Job) -> dict[str, Any]:
+    """The same transformer and codec, with random weights, through diffusers' own pipeline: one chunk at a time.
+
+    Prompt features are given, so that no text encoder is there; without guidance, as a distilled student runs.
+
+    Args:
+        job: ``network`` of :func:`describe_network`, ``runs``.
+    """
+    network, device = job["network"], torch.device(job["network"]["device"])
+    sizes = network["transformer"]
+    shared = (
+        "patch_size", "num_attention_heads", "attention_head_dim", "freq_dim", "ffn_dim", "num_layers",
+        "cross_attn_norm", "eps", "rope_max_seq_len",
+    )  # fmt: skip
+    channels = {"in_channels": sizes["latent_channels"], "out_channels": sizes["latent_channels"]}
+    transformer = random_network(
+        lambda: WanTransformer3DModel(**{key: sizes[key] for key in shared}, **channels, text_dim=TEXT_DIM),
+        device,
+        getattr(torch, network["dtype"]),
+        0,
+    )
+    vae = random_network(
+        lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])),
+        device,
+        getattr(torch, network["codec_dtype"]),
+        1,
+    )
+    pipeline = WanPipeline(
+        tokenizer=None,  # pyright: ignore[reportArgumentType]
+        text_encoder=None,  # pyright: ignore[reportArgumentType]
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=network["shift"]),
+        transformer=transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    prompt = torch.zeros(1, TEXT_TOKENS, TEXT_DIM, device=device, dtype=transformer.dtype)
+    autocast = network["autocast"] and getattr(torch, network["autocast"])
+
+    def run() -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            pipeline(
+                prompt_embeds=prompt,
+                height=network["size"][0],
+                width=network["size"][1],
+                num_frames=network["frames"],
+                num_inference_steps=network["steps"],
+                guidance_scale=1.0,
+                generator=torch.Generator().manual_seed(0),
+            )
+        return time.perf_counter() - start
+
+    cold = run()
+    seconds = statistics.median(run() for _ in range(job["runs"]))
+    timer = PartTimer(device)
+    timer.watch(transformer, "forward", lambda _: "transformer")
+    timer.watch(vae, "decode", lambda _: "decode")
+    timed = run()
+    return {
+        "seconds_per_chunk": round(seconds, 4),
+        "cold_seconds_per_chunk": round(cold, 4),
+        "frames_per_chunk": network["frames"],
+        "fps": round(network["frames"] / seconds, 3),
+        "part_seconds": timer.report(timed),
+        **peak_memory(device),
+    }
+
+
+def describe_network(pipeline: AsymTalkerPipeline, job: Job) -> dict[str, Any]:
+    """What costs and the stock pipeline depend on, as plain JSON values."""
+    settings, autocast = pipeline.settings, pipeline._autocast
+    chunk = settings.chunk
+    decoded = latents_of_frames(chunk.frames if pipeline.preview is None else chunk.continuity_frames)
+    return describe_parts(pipeline.transformer, pipeline.vae, pipeline.audio_encoder) | {
+        "size": list(job["size"] or settings.size),
+        "frames": chunk.frames,
+        "continuity_frames": chunk.continuity_frames,
+        "decoded_latents": decoded + (rollout.TAIL_CONTEXT if pipeline.preview is not None else 0),
+        "steps": job["steps"] or settings.sampler.num_steps,
+        "guidance_scale": settings.sampler.guidance_scale,
+        "shift": settings.sampler.shift,
+        "device": pipeline._execution_device.type,
+        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+        "codec_dtype": str(pipeline.vae.dtype).removeprefix("torch."),
+        "autocast": str(autocast).removeprefix("torch.") if autocast else None,
+    }
+
+
+def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
+    """The networks' settings."""
+    return {
+        "transformer": json.loads(transformer.to_json_string()),
+        "vae": json.loads(vae.to_json_string()),
+        "audio_encoder": json.loads(audio_encoder.config.to_json_string()),
+    }
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """Most memory this process has held, in MiB: of the host, and of the GPU what tensors took and what was kept."""
+    peak = {"peak_rss_mib": round(peak_rss_mib(), 1)}
+    if device.type == "cuda":
+        peak["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated(device) / (1 << 20), 1)
+        peak["peak_gpu_reserved_mib"] = round(torch.cuda.max_memory_reserved(device) / (1 << 20), 1)
+    return peak

@@ -1,0 +1,175 @@
+"""What a measuring process of :mod:`asymtalker.generate.bench` does for training: steps of the teacher on random
+chunks."""
+
+import statistics
+import time
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from asymtalker import timeline
+from asymtalker.checkpoint import EMA
+from asymtalker.codec import Codec
+from asymtalker.config import Recipe, TeacherConfig
+from asymtalker.costs import count_flops, on_meta
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, place, start, world
+from asymtalker.flow import numbered_generator
+from asymtalker.generate.bench import describe_machine
+from asymtalker.generate.bench_measure import Job, describe_parts, peak_memory, synchronize
+from asymtalker.generate.random_weights import check_size, random_network, random_parts
+from asymtalker.models.identity import Identity
+from asymtalker.models.loading import choose_device
+from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
+from asymtalker.recipes import RECIPES
+from asymtalker.run_folder import build_optimizer, optimizer_step, precision
+from asymtalker.train.data import AUDIO_MARGIN, Batch, ChunkSource, ClipFeatures
+from asymtalker.train.frozen import Frozen
+from asymtalker.train.loop import teacher_losses
+from asymtalker.train.network import build_transformer
+
+WARM_UP_STEPS = 2
+
+
+class RandomChunks:
+    """Random chunks of a size where a corpus' chunks would be (:class:`asymtalker.train.data.ChunkSource`).
+
+    Args:
+        config: chunk and batch.
+        frozen: codec and audio encoder, for the channels.
+        size: height and width in pixels.
+    """
+
+    def __init__(self, config: TeacherConfig, frozen: Frozen, size: tuple[int, int]):
+        self.config, self.frozen, self.size = config, frozen, size
+
+    def batch(self, generator: torch.Generator) -> Batch:
+        """A batch of whole frames."""
+        count, device, spatial = self.config.loop.batch, self.frozen.device, self.frozen.codec.spatial
+        frames = self.config.chunk.frames
+        shape = (count, self.frozen.codec.channels, timeline.latents_of_frames(frames))
+        latents, identity = (
+            torch.randn((*shape, *(side // spatial for side in self.size)), generator=generator).to(device)
+            for _ in range(2)
+        )
+        dim = self.frozen.audio_encoder.config.hidden_size
+        audio = torch.randn((count, frames + 2 * AUDIO_MARGIN, dim), generator=generator).to(device)
+        names = tuple(f"random-{index}" for index in range(count))
+        corners = ((0, 0),) * count
+        features = ClipFeatures(audio, -AUDIO_MARGIN)
+        return Batch(names, (0,) * count, latents, features, Identity(latents=identity), corners, self.size)
+
+    def mouth(self, batch: Batch) -> Tensor:
+        """No cell is covered by a mouth: ``(B, 1, T, h, w)``."""
+        return torch.zeros_like(batch.latents[:, :1])
+
+    def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
+        """All of the frames is face: ``(B, 1, stop - start, H, W)``."""
+        return torch.ones(len(batch.latents), 1, stop - start, *self.size, device=self.frozen.device)
+
+
+def measure_training(job: Job) -> dict[str, Any]:
+    """Take optimizer steps of the teacher, weights, batches and all random, and report on them.
+
+    First ``steps`` without the losses on decoded frames, then as many in which every sample is decoded: a real step
+    decodes those whose noise level is low enough.
+
+    Args:
+        job: ``recipe``, ``size``, ``device``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
+            recipe's.
+    """
+    config, frozen, transformer = _start(job, RECIPES[job["recipe"]]())
+    loop = config.loop
+    average = _network(config, frozen).requires_grad_(False) if is_sharded() else None
+    ema = EMA(transformer, config.optimizer.ema_decay, average)
+    optimizer = build_optimizer(transformer, config.optimizer)
+    source = RandomChunks(config, frozen, tuple(job["size"]))
+    batch = source.batch(numbered_generator(loop.seed, 0))
+
+    def step(config: TeacherConfig, index: int, decode: bool) -> float:
+        synchronize(frozen.device)
+        begin = time.perf_counter()
+        for generator in micro_batches(loop, index):
+            losses = teacher_losses(config, transformer, frozen, cast(ChunkSource, source), batch, generator, decode)
+            total = losses["fm"]
+            if decode:
+                total = total + config.tgc_weight * losses["tgc"] + config.ff_weight * losses["ff"]
+            (total * gradient_share(loop)).backward()
+        optimizer_step(optimizer, config.optimizer, config.optimizer.lr)
+        ema.update(transformer)
+        synchronize(frozen.device)
+        return time.perf_counter() - begin
+
+    def series(config: TeacherConfig, decode: bool) -> tuple[float, float]:
+        cold = step(config, 0, decode)
+        for index in range(1, WARM_UP_STEPS):
+            step(config, index, decode)
+        return cold, statistics.median(step(config, WARM_UP_STEPS + index, decode) for index in range(job["steps"]))
+
+    cold, seconds = series(config, False)
+    peak = peak_memory(frozen.device)
+    _, decoded = series(replace(config, pixel_max_sigma=1.0), True)
+    flops = loop.batch * loop.micro_batches * count_training(config, job["size"], transformer, frozen)
+    return {
+        "seconds_per_step": round(seconds, 4),
+        "cold_seconds": round(cold, 4),
+        "samples_per_step": loop.batch * loop.micro_batches,
+        "tflops": round(1e-12 * flops / seconds / world().size, 4),
+        "step_flops": flops,
+        **peak,
+        "decoded": {"seconds_per_step": round(decoded, 4), **peak_memory(frozen.device)},
+        "machine": describe_machine(str(frozen.device)),
+        "network": describe_parts(transformer, frozen.codec.vae, frozen.audio_encoder)
+        | {
+            "size": list(job["size"]),
+            "frames": config.chunk.frames,
+            "device": frozen.device.type,
+            "dtype": "float32",
+            "autocast": loop.autocast if loop.autocast == "bfloat16" else None,
+            "batch": loop.batch,
+            "micro_batches": loop.micro_batches,
+            "gradient_checkpointing": loop.gradient_checkpointing,
+            "lora_rank": config.lora_rank,
+        },
+    }
+
+
+def _start(job: Job, recipe: Recipe) -> tuple[TeacherConfig, Frozen, AsymTalkerTransformer3DModel]:
+    """The settings of the run and its networks, placed as training places them."""
+    config = recipe.teacher
+    changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
+    loop = replace(config.loop, device=choose_device(job["device"]), **changes)
+    device = start(loop.device)
+    loop = replace(loop, micro_batches=max(loop.micro_batches, world().size))
+    config = replace(config, loop=loop)
+    check_world(loop)
+    frozen = random_parts(recipe, device, torch.float32)
+    frozen = replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
+    check_size(recipe, frozen.codec.spatial, tuple(job["size"]))
+    transformer = _network(config, frozen)
+    if loop.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    return config, frozen, transformer
+
+
+def _network(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
+    network = random_network(lambda: build_transformer(config.model, frozen), frozen.device, torch.float32, 0)
+    return place(network.requires_grad_(True).train(), config.loop)
+
+
+def count_training(
+    config: TeacherConfig, size: tuple[int, int], transformer: AsymTalkerTransformer3DModel, frozen: Frozen
+) -> int:
+    """FLOPs of the transformer's pass forwards and backwards for one sample, nothing being computed twice: those that
+    the model asks for, whatever the training does to save memory."""
+    sizes = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+    network = on_meta(lambda: AsymTalkerTransformer3DModel(**sizes))
+    num_latents = timeline.latents_of_frames(config.chunk.frames)
+    area = (side // frozen.codec.spatial for side in size)
+    channels = sizes["latent_channels"] + MASK_CHANNELS + sizes["identity_channels"]
+    with torch.device("meta"):
+        states = torch.empty(1, channels, num_latents, *area)
+        audio = torch.empty(1, config.chunk.frames + 2 * config.model.audio_context, sizes["audio_dim"])
+        timesteps = torch.empty(1, num_latents)
+    return count_flops(lambda: network(states, timesteps, audio).sample.sum().backward())

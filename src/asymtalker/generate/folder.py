@@ -1,0 +1,55 @@
+"""The folder of a checkpoint: where it is, and what its ``model_index.json`` says."""
+
+import json
+from collections.abc import Collection
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from asymtalker.errors import UserError
+from asymtalker.models.loading import find_folder
+
+
+def checkpoint_folder(name: str | Path | None) -> Path:
+    """The local folder of a checkpoint, fetched from the hub if need be; ``None`` is the bundled one.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name is None:
+        bundled = Path(str(resources.files("asymtalker"))) / "assets" / "tiny"
+        if not bundled.is_dir():
+            raise UserError("This installation has no bundled checkpoint: give one with --model.")
+        return bundled
+    return find_folder(name)
+
+
+def read_index(folder: Path, pipeline: str, parts: Collection[str]) -> dict[str, Any]:
+    """The pipeline's settings in ``model_index.json``, after checking that the folder is whole.
+
+    Args:
+        folder: the checkpoint.
+        pipeline: name of the class that is to load it.
+        parts: what it cannot do without.
+
+    Raises:
+        UserError: if something is missing, damaged, or for another class.
+    """
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json.")
+    try:
+        content = json.loads(index.read_text())
+        kind = content["_class_name"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{index} is damaged: fetch the checkpoint again.") from error
+    if kind != pipeline:
+        raise UserError(f"{folder} is a checkpoint of {kind}, not of {pipeline}.")
+    missing = [part for part in parts if not (folder / part).is_dir()]
+    if missing:
+        raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")
+    return {
+        key: value
+        for key, value in content.items()
+        if not key.startswith("_") and key not in {*parts, "image_encoder"}
+    }

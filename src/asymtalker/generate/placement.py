@@ -1,0 +1,221 @@
+"""Fit a pipeline to the machine: what lies where, how precisely, compiled or not, and over how many processes.
+
+Everything here is diffusers' and torchao's own; what is ours is to say in one sentence what does not go together.
+"""
+
+import contextlib
+import logging
+import math
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+from unittest import mock
+
+import torch
+from diffusers.models._modeling_parallel import ContextParallelConfig
+from diffusers.models.attention_dispatch import AttentionBackendName
+from torch import nn
+
+from asymtalker.config import InferenceConfig
+from asymtalker.distributed import world
+from asymtalker.errors import UserError
+from asymtalker.media import check_file
+from asymtalker.models.taehv import load_preview
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
+
+if TYPE_CHECKING:
+    from asymtalker.generate.pipeline import AsymTalkerPipeline
+
+
+def check_inference(config: InferenceConfig) -> None:
+    """Check what can be checked before the weights load.
+
+    Raises:
+        UserError: naming the options that exclude each other, or what an option needs and is not here.
+    """
+    processes = world().size
+    if processes > 1 and config.offload != "none":
+        raise UserError(
+            f"--offload {config.offload} does not go with torchrun, under which every process holds all weights: leave"
+            " it out."
+        )
+    if config.compile and config.offload == "group":
+        raise UserError("--compile does not go with --offload group, which works inside the blocks: take one of them.")
+    if config.compile and not (shutil.which("g++") or shutil.which("clang++")):
+        raise UserError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out.")
+    if config.offload == "model" and find_spec("accelerate") is None:
+        raise UserError("--offload model needs accelerate: pip install accelerate, or take --offload group.")
+    if config.fp8 and find_spec("torchao") is None:
+        raise UserError("--fp8 needs torchao: pip install torchao, or leave --fp8 out.")
+    names = sorted(backend.value for backend in AttentionBackendName)
+    if config.attention is not None and config.attention not in names:
+        raise UserError(f"There is no attention {config.attention}: choose {', '.join(names)}.")
+    if config.preview is not None:
+        check_file(config.preview, "preview decoder")
+
+
+def place(
+    pipeline: "AsymTalkerPipeline", device: torch.device | str, config: InferenceConfig | None = None
+) -> "AsymTalkerPipeline":
+    """Move a pipeline to where it runs, as ``config`` says. Once for a pipeline.
+
+    Under ``torchrun`` (after :func:`asymtalker.distributed.start`) the tokens of a chunk are split over all processes.
+
+    Args:
+        pipeline: fresh from :meth:`~asymtalker.generate.pipeline.AsymTalkerPipeline.from_pretrained`.
+        device: this process's.
+        config: by default everything whole on the device.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        UserError: if an option cannot be used here.
+    """
+    config, device = config or InferenceConfig(), torch.device(device)
+    check_inference(config)
+    transformer = pipeline.transformer
+    if config.fp8:
+        _to_fp8(transformer, device if config.offload == "none" else torch.device("cpu"))
+    if config.vae_tiling:
+        pipeline.vae.enable_tiling()
+    with _quiet():
+        _move(pipeline, device, config.offload)
+        if config.preview is not None:
+            preview = load_preview(config.preview, pipeline.vae)
+            pipeline.preview = preview.to(device, transformer.dtype if device.type == "cuda" else torch.float32)
+        if config.attention is not None:
+            _set_attention(transformer, config.attention, device)
+        if world().size > 1:
+            _split_tokens(transformer, world().size)
+            pipeline.processes = world().size
+    if config.compile:
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        if not config.vae_tiling:  # tiles at the edge have shapes of their own, more than PyTorch keeps graphs of
+            pipeline.vae.decoder.compile(fullgraph=True, dynamic=False)
+    return pipeline
+
+
+@contextlib.contextmanager
+def memory_said() -> Iterator[None]:
+    """One sentence for a GPU whose memory is full.
+
+    Raises:
+        UserError: naming the options that need less.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "The GPU's memory is too small for this model and size: give --offload model or, for the least, --offload"
+            " group, --vae-tiling, --fp8, or a smaller --size."
+        ) from error
+
+
+def check_split(transformer: AsymTalkerTransformer3DModel, latent_size: tuple[int, int], processes: int) -> None:
+    """Check that the tokens of a latent frame can be dealt out to the processes.
+
+    Args:
+        transformer: the network.
+        latent_size: height and width of a latent frame.
+        processes: how many there are.
+
+    Raises:
+        UserError: if they can't be dealt out evenly.
+    """
+    tokens = math.prod(latent_size) // math.prod(transformer.config.patch_size)
+    if tokens % processes:
+        raise UserError(
+            f"A latent frame has {tokens} tokens, which {processes} processes can't share out evenly: give torchrun a"
+            f" number that divides {tokens}."
+        )
+
+
+def _to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> None:
+    """Weights of the blocks' linear layers as float8 with a scale per row; all else stays as it is, for norms, noise
+    level and the first and last layers cost little and matter much."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it complains about each kernel that it can't load
+    from torchao.quantization import Float8WeightOnlyConfig, quantize_
+
+    quantize_(
+        transformer.blocks,
+        Float8WeightOnlyConfig(set_inductor_config=False),
+        filter_fn=lambda module, _: isinstance(module, nn.Linear),
+        device=device,
+    )
+
+
+def _move(pipeline: "AsymTalkerPipeline", device: torch.device, offload: str) -> None:
+    """To the device, or to the host's memory with hooks that bring to the device what runs.
+
+    In groups: the transformer by blocks, the next one copied while one runs; the codec, which runs frame by frame, by
+    layers; what is small stays on the device.
+    """
+    if offload == "none":
+        pipeline.to(device)
+        return
+    if offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+        return
+    on_gpu, cpu = device.type == "cuda", torch.device("cpu")
+    pipeline.transformer.enable_group_offload(
+        device, cpu, offload_type="block_level", num_blocks_per_group=1, use_stream=on_gpu
+    )
+    pipeline.vae.enable_group_offload(device, cpu, offload_type="leaf_level")
+    for part in (pipeline.audio_encoder, pipeline.image_encoder):
+        if part is not None:
+            part.to(device)
+
+
+def _set_attention(transformer: AsymTalkerTransformer3DModel, name: str, device: torch.device) -> None:
+    """Take diffusers' attention of this name, after trying it: some show only when called that they are for another
+    machine, precision or head size."""
+    head = (1, 4, transformer.config.num_attention_heads, transformer.config.attention_head_dim)
+    states = torch.zeros(head, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32, device=device)
+    try:
+        transformer.set_attention_backend(name)
+        with torch.inference_mode():
+            attend(states, states, states, AttentionBackendName(name))
+    except Exception as error:  # of a missing package, a download, a kernel: libraries agree on no kind
+        transformer.reset_attention_backend()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"The attention {name} can't be used here ({reason.rstrip('.')}): choose another.") from error
+
+
+def _split_tokens(transformer: AsymTalkerTransformer3DModel, processes: int) -> None:
+    """Context parallelism by Ulysses: every process holds its share of the tokens, and in attention its share of the
+    heads."""
+    heads = transformer.config.num_attention_heads
+    if heads % processes:
+        raise UserError(
+            f"The transformer has {heads} attention heads, which {processes} processes can't share out evenly: give"
+            f" torchrun a number that divides {heads}."
+        )
+    with _countable_cpu():
+        try:
+            transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=processes))
+        except ValueError as error:
+            raise UserError(f"This --attention can't be split over processes: {error}") from error
+
+
+@contextlib.contextmanager
+def _countable_cpu() -> Iterator[None]:
+    """diffusers (up to 0.42 at least) picks a device by its rank modulo the number of accelerators: 0 on a CPU."""
+    if torch.accelerator.is_available():
+        yield
+        return
+    with mock.patch("torch.accelerator.device_count", return_value=1):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' notices that a feature is experimental."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

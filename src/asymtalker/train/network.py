@@ -1,0 +1,196 @@
+"""The transformer that is trained: made or loaded, sharded, adapted by LoRA, saved whole."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from asymtalker.checkpoint import load_tensors
+from asymtalker.config import LoopConfig, TeacherConfig, TransformerConfig
+from asymtalker.distributed import barrier, place, whole_tensor, world
+from asymtalker.errors import UserError
+from asymtalker.models.identity import transformer_arguments
+from asymtalker.models.loading import weight_files
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.train.frozen import Frozen, check_settings
+from asymtalker.whole import save_whole
+
+LORA_MODULES = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
+LORA_TRAINED_TOO = (
+    "patch_embedding", "condition_embedder.text_embedder", "condition_embedder.image_embedder", "visual_tokens",
+    "audio_slots", "audio_modulator",
+)  # fmt: skip
+"""What sound and portrait come in by: not in Wan's weights, so that a change of low rank would not do."""
+
+
+def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
+    """The transformer of ``config.init``, or a new one that fits the frozen networks, placed where it is trained.
+
+    Raises:
+        UserError: if ``config.init`` holds none, or one of another size than ``config.model``.
+    """
+    if config.init:
+        with init_empty_weights(include_buffers=False):
+            expected = build_transformer(config.model, frozen)
+        folder = config.init / "transformer"
+        check_settings(folder, read_settings(folder), json.loads(expected.to_json_string()))
+        return load_transformer(folder, config.loop, config.lora_rank)
+    if config.lora_rank:
+        raise UserError("--config.lora-rank changes weights that are there: give them with --config.init.")
+    torch.manual_seed(config.loop.seed)
+    transformer = build_transformer(config.model, frozen)
+    transformer.initialize()
+    return place(transformer, config.loop)
+
+
+def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
+    """A transformer with random weights whose channels fit the frozen networks."""
+    return AsymTalkerTransformer3DModel(
+        patch_size=config.patch_size,
+        num_attention_heads=config.num_attention_heads,
+        attention_head_dim=config.attention_head_dim,
+        latent_channels=frozen.codec.channels,
+        audio_dim=frozen.audio_encoder.config.hidden_size,
+        audio_context=config.audio_context,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.num_layers,
+        prediction_type=config.prediction_type,
+        audio_modulation=config.audio_modulation,
+        refiner_layers=config.refiner_layers,
+        refiner_dim=config.refiner_dim,
+        **transformer_arguments(
+            config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
+        ),
+    )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a transformer.
+
+    Raises:
+        UserError: if there is none, or it is of another class.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"There is no {path}: give the folder of a trained transformer.")
+    try:
+        settings = json.loads(path.read_text())
+        kind = settings["_class_name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: make or fetch it anew.") from error
+    if kind != AsymTalkerTransformer3DModel.__name__:
+        raise UserError(f"{path} tells of a {kind}, not of {AsymTalkerTransformer3DModel.__name__}.")
+    return settings
+
+
+def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> AsymTalkerTransformer3DModel:
+    """The transformer in ``folder``, in float32, placed where it is trained: no process holds more than its shards.
+
+    Args:
+        folder: where ``save_pretrained`` wrote it.
+        loop: device, precision, offloading.
+        lora_rank: see :func:`adapt`; 0 leaves it as it is.
+
+    Raises:
+        UserError: if a file or a weight is missing, damaged or of another shape than the configuration tells.
+    """
+    settings = read_settings(folder)
+    with init_empty_weights(include_buffers=False):
+        transformer = cast(AsymTalkerTransformer3DModel, AsymTalkerTransformer3DModel.from_config(settings))
+    check_weights(folder, transformer)
+    transformer = place(transformer, loop)
+    load_tensors(folder, transformer.state_dict())
+    return adapt(transformer, lora_rank, loop) if lora_rank else transformer
+
+
+def check_weights(folder: Path, transformer: nn.Module) -> None:
+    """Check that the files in ``folder`` hold all weights of ``transformer``.
+
+    Raises:
+        UserError: naming the file, or the weight and its shape.
+    """
+    expected = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
+    for file in (folder / name for name in weight_files(folder)):
+        try:
+            with safe_open(file, "pt") as weights:
+                for name in list(weights.keys()):
+                    shape, wanted = tuple(weights.get_slice(name).get_shape()), expected.pop(name, None)
+                    if wanted is not None and shape != wanted:
+                        raise UserError(f"{file}: {name} has the shape {shape}, but config.json tells {wanted}.")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged or cut short ({error}): make or fetch it anew.") from error
+    if expected:
+        raise UserError(f"{folder}: the weight {next(iter(expected))} is missing; make or fetch it anew.")
+
+
+def adapt(transformer: AsymTalkerTransformer3DModel, rank: int, loop: LoopConfig) -> AsymTalkerTransformer3DModel:
+    """Let changes of low rank to the linear layers of the blocks be trained instead of the weights (LoRA, by peft).
+
+    They begin as no change. What sound and portrait come in by is trained whole. What stays as it is is kept in the
+    precision it is computed in.
+
+    Args:
+        transformer: whole, on its device.
+        rank: of the changes.
+        loop: precision.
+
+    Raises:
+        UserError: if peft is not installed, or there are several processes.
+    """
+    if world().size > 1:
+        raise UserError("--config.lora-rank is for one process: leave torchrun out, or train all weights.")
+    from peft import LoraConfig
+
+    torch.manual_seed(loop.seed)
+    transformer.requires_grad_(False)
+    transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_MODULES))
+    for name, parameter in transformer.named_parameters():
+        if "lora_" in name or name.startswith(LORA_TRAINED_TOO):
+            parameter.requires_grad_(True)
+        elif loop.autocast == "bfloat16" and not _kept_in_float32(name):
+            parameter.data = parameter.data.bfloat16()
+    return transformer
+
+
+def shared_copy(transformer: AsymTalkerTransformer3DModel) -> AsymTalkerTransformer3DModel:
+    """A copy for :func:`adapt` that shares the weights which that leaves as they are."""
+    named = transformer.named_parameters()
+    return copy.deepcopy(transformer, {id(p): p for name, p in named if not name.startswith(LORA_TRAINED_TOO)})
+
+
+def _kept_in_float32(name: str) -> bool:
+    kept = AsymTalkerTransformer3DModel._keep_in_fp32_modules
+    return bool(set(kept) & set(name.split(".")))
+
+
+def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the changes of LoRA added, ``W + B A``, under the names they have without it; float32."""
+    names = {name: name.replace(".base_layer.", ".") for name in weights if ".lora_" not in name}
+    plain = {name: weights[held].float() for held, name in names.items()}
+    for held in (name for name in names if name.endswith(".base_layer.weight")):
+        layer = held.removesuffix(".base_layer.weight")
+        low, high = (weights[f"{layer}.lora_{side}.default.weight"].float() for side in "AB")
+        plain[f"{layer}.weight"] = plain[f"{layer}.weight"] + high @ low
+    return plain
+
+
+def save_transformer(transformer: AsymTalkerTransformer3DModel, folder: Path) -> None:
+    """Write a transformer whole, a diffusers folder, with LoRA's changes in its weights; all processes call this."""
+    state = {}
+    for name, value in transformer.state_dict().items():
+        value = whole_tensor(value.detach())  # a weight at a time, so that no GPU holds all
+        if world().main:
+            state[name] = value.cpu()
+    if world().main:
+        settings = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
+        with init_empty_weights(include_buffers=False):
+            plain = cast(AsymTalkerTransformer3DModel, AsymTalkerTransformer3DModel.from_config(settings))
+        plain.load_state_dict(merged(state), assign=True)
+        save_whole(folder, plain.save_pretrained)
+    barrier()

@@ -1,0 +1,142 @@
+"""What a measuring process does: random networks, ceilings, costs, times of parts."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from asymtalker.errors import UserError
+from asymtalker.generate.bench_ceiling import count_costs, measure_ceiling, seconds_of, token_count
+from asymtalker.generate.bench_measure import PartTimer, describe_network, measure_stock
+from asymtalker.generate.random_weights import random_pipeline
+from asymtalker.media import AudioSamples
+from asymtalker.recipes import smoke, wan_1_3b
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def random_smoke():
+    return random_pipeline(smoke(), (32, 64), CPU)
+
+
+@pytest.fixture(scope="module")
+def network(random_smoke):
+    return describe_network(random_smoke, {"size": [32, 64], "steps": None})
+
+
+def weights(pipeline):
+    parts = {"transformer": pipeline.transformer, "vae": pipeline.vae, "audio": pipeline.audio_encoder}
+    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+
+
+def test_random_weights_are_finite_and_follow_the_seed(random_smoke):
+    first, again = weights(random_smoke), weights(random_pipeline(smoke(), (32, 64), CPU))
+    other = weights(random_pipeline(smoke(), (32, 64), CPU, seed=1))
+    assert all(value.isfinite().all() for value in first.values())
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert not torch.equal(first["transformer.proj_out.weight"], other["transformer.proj_out.weight"])
+
+
+def test_random_weights_are_stored_as_loaded_ones_are(random_smoke, tmp_path):
+    """In bfloat16, save for what loading in bfloat16 leaves in float32."""
+    random_smoke.transformer.save_pretrained(tmp_path)
+    loaded = type(random_smoke.transformer).from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    made = {name: value.dtype for name, value in random_smoke.transformer.state_dict().items()}
+    assert made == {name: value.dtype for name, value in loaded.state_dict().items()}
+    assert set(made.values()) == {torch.bfloat16, torch.float32}
+
+
+def test_random_pipeline_makes_moving_pictures_of_its_size(random_smoke):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
+    sound = AudioSamples(np.random.default_rng(0).normal(0, 0.1, 34 * 640).astype(np.float32), 16_000)
+    frames = np.concatenate(list(random_smoke.animate(picture, sound)))
+    assert frames.shape == (34, 32, 64, 3)
+    assert frames.std(axis=(1, 2, 3)).min() > 0
+    assert frames.std(axis=0).max() > 0
+
+
+def test_sizes_that_tokens_do_not_divide_are_refused():
+    with pytest.raises(UserError, match=r"multiples of 32 and 32.*not 64x80"):
+        random_pipeline(smoke(), (64, 80), CPU)
+
+
+def test_costs_of_the_transformer_are_those_of_its_matrix_products(network):
+    """Of one pass: tokens through the linear layers, and attention of all tokens on all. What remains is small."""
+    sizes, tokens = network["transformer"], token_count(network)
+    assert tokens == 9 * 1 * 2
+    width, ffn, layers = 6 * 64, sizes["ffn_dim"], sizes["num_layers"]
+    audio_tokens = 9 * 8
+    linear = layers * (tokens * (6 * width**2 + 2 * width * ffn) + audio_tokens * 2 * width**2)
+    attention = layers * (2 * tokens**2 * width + 2 * tokens * 8 * width)
+    found = count_costs(network)
+    assert found["transformer"] > 2 * (linear + attention)
+    assert found["identity"] > found["re_encode"] > 0
+    assert found["chunk"] == pytest.approx(
+        4 * found["transformer"] + found["decode"] + found["re_encode"] + found["audio"]
+    )
+
+
+def test_costs_grow_with_size_steps_and_guidance(network):
+    larger = count_costs(network | {"size": [64, 64]})
+    once = count_costs(network)
+    assert larger["decode"] == pytest.approx(2 * once["decode"], rel=0.05)
+    guided = count_costs(network | {"steps": 2, "guidance_scale": 4.0})
+    assert guided["passes"] == once["passes"] == 4
+
+
+def test_ceiling_is_the_most_of_its_shapes(network):
+    ceiling = measure_ceiling({"network": network, "attention": None})
+    assert ceiling["dtype"] == "bfloat16"
+    assert {"18x384x384", "18x384x1536", "18x1536x384"} < ceiling["matmul"].keys()
+    assert ceiling["matmul_tflops"] == max(ceiling["matmul"].values())
+    assert ceiling["attention_tflops"] > 0
+
+
+def test_time_of_a_call_is_of_one_call():
+    assert seconds_of(lambda: time.sleep(0.02), CPU) == pytest.approx(0.02, rel=0.5)
+
+
+def test_stock_pipeline_is_of_the_same_size(network):
+    found = measure_stock({"network": network, "runs": 1})
+    assert found["frames_per_chunk"] == network["frames"]
+    assert found["fps"] == pytest.approx(network["frames"] / found["seconds_per_chunk"], rel=0.01)
+    assert found["part_seconds"]["transformer"] > 0
+    assert found["part_seconds"]["decode"] > 0
+
+
+def test_parts_of_another_thread_are_counted_apart():
+    class Work:
+        def here(self):
+            time.sleep(0.02)
+
+        def there(self):
+            time.sleep(0.03)
+
+    timer, work = PartTimer(CPU), Work()
+    timer.watch(work, "here", lambda call: f"here {call}")
+    timer.watch(work, "there", lambda _: "there")
+    work.here()
+    thread = threading.Thread(target=work.there)
+    thread.start()
+    work.here()
+    thread.join()
+    report = timer.report(1.0)
+    assert report.keys() == {"here 0", "here 1", "there", "other"}
+    assert timer.hidden.keys() == {"there"}
+    assert report["other"] == pytest.approx(1 - report["here 0"] - report["here 1"], abs=1e-3)
+    assert report["there"] >= 0.03
+
+
+def test_paper_size_is_described_without_its_weights():
+    """Published sizes: the 1.3B transformer of Wan, its codec, wav2vec2-base."""
+    from accelerate import init_empty_weights
+
+    from asymtalker.costs import num_parameters, recipe_audio_encoder, recipe_codec
+
+    with init_empty_weights():
+        codec, encoder = recipe_codec(wan_1_3b()), recipe_audio_encoder(wan_1_3b())
+    assert num_parameters(codec.parameters()) == pytest.approx(126.9e6, rel=1e-3)
+    assert num_parameters(encoder.parameters()) == pytest.approx(94.4e6, rel=1e-3)
