@@ -84,8 +84,8 @@ def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cos
     pass, but never the weights: PyTorch's memory-efficient kernel, and flash attention likewise.
 
     Args:
-        function: a forward pass. The number it returns is differentiated, unless it was computed without gradient. Of
-            a network of :func:`on_meta` a gradient is given up as soon as it is whole: its memory is counted elsewhere.
+        function: a forward pass. The number it returns is differentiated, unless it was computed without gradient.
+            Gradients of the weights of :func:`on_meta` are given up as soon as they are whole.
         autocast: precision as under ``torch.autocast`` on a GPU; ``None`` computes in the types of the tensors.
     """
     with _Meter() as meter:

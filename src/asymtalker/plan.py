@@ -224,7 +224,7 @@ def what_fits(plan: Plan, memory: float) -> list[str]:
             if more := _fewest_gpus(changed, memory):
                 ways.append(f"{more} and {' '.join(flags)}")
                 break
-    return ways
+    return list(dict.fromkeys(ways))
 
 
 def _changes(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
@@ -234,9 +234,7 @@ def _changes(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
         changed = replace(config, loop=replace(loop, gradient_checkpointing=True))
         yield "--config.loop.gradient-checkpointing", "gradient_checkpointing", plan.again(changed)
     if loop.batch > 1:
-        more = loop.batch * loop.micro_batches
-        changed = replace(config, loop=replace(loop, batch=1, micro_batches=more))
-        yield f"--config.loop.batch 1 --config.loop.micro-batches {more}", "batch", plan.again(changed)
+        yield "--config.loop.batch 1", "batch", plan.again(replace(config, loop=replace(loop, batch=1)))
     if not loop.cpu_offload and not config.lora_rank:
         changed = replace(config, loop=replace(loop, cpu_offload=True))
         yield "--config.loop.cpu-offload", "cpu_offload", replace(plan, config=changed)

@@ -21,6 +21,7 @@ def test_report_adds_up(checkpoint, portrait, voice, tmp_path, monkeypatch, caps
     assert report["machine"]["threads"] == 1
     assert report["machine"]["model"] == "toy"
     assert {"torch", "diffusers"} <= report["versions"].keys()
+    assert str(checkpoint) not in json.dumps(report["network"])
     (result,) = report["results"]
     assert result["frames"] == 13
     assert result["fps"] == pytest.approx(13 / result["total_seconds"], rel=0.01)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -53,8 +54,9 @@ def measure_ceiling(job: Job) -> dict[str, Any]:
         seconds = seconds_of(lambda left=left, right=right: left @ right, device)
         matmul[f"{rows}x{inner}x{columns}"] = round(2e-12 * rows * inner * columns / seconds, 4)
     query, key, value = (_random(device, dtype, 1, tokens, heads, head_dim) for _ in range(3))
+    backend = AttentionBackendName(job["attention"]) if job["attention"] else None
     with torch.no_grad():
-        seconds = seconds_of(lambda: attend(query, key, value, job["attention"]), device)
+        seconds = seconds_of(lambda: attend(query, key, value, backend), device)
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "matmul_tflops": max(matmul.values()),
@@ -96,7 +98,7 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
         ``transformer``, one pass; ``decode``, ``re_encode``, ``audio``; ``identity``, once for a video; ``chunk``, all
         that a later chunk takes; ``new_frames``, what it gives.
     """
-    sizes = {key: value for key, value in network["transformer"].items() if not key.startswith("_")}
+    sizes = network["transformer"]
     transformer = on_meta(lambda: AsymTalkerTransformer3DModel(**sizes)).eval()
     vae = on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"]))).eval()
     encoder = on_meta(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"]))).eval()

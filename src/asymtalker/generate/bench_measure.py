@@ -238,7 +238,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
         transformer=transformer,
     )
     pipeline.set_progress_bar_config(disable=True)
-    prompt = torch.zeros(1, TEXT_TOKENS, TEXT_DIM, device=device, dtype=transformer.dtype)
+    prompt = torch.randn(1, TEXT_TOKENS, TEXT_DIM, generator=torch.Generator().manual_seed(0)).to(device)
     autocast = network["autocast"] and getattr(torch, network["autocast"])
 
     def run() -> float:
@@ -293,11 +293,15 @@ def describe_network(pipeline: AsymTalkerPipeline, job: Job) -> dict[str, Any]:
 
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
-    """The networks' settings."""
+    """The networks' settings, without where they lay on this machine."""
+    texts = {
+        "transformer": transformer.to_json_string(),
+        "vae": vae.to_json_string(),
+        "audio_encoder": audio_encoder.config.to_json_string(),
+    }
     return {
-        "transformer": json.loads(transformer.to_json_string()),
-        "vae": json.loads(vae.to_json_string()),
-        "audio_encoder": json.loads(audio_encoder.config.to_json_string()),
+        part: {name: value for name, value in json.loads(text).items() if not name.startswith("_")}
+        for part, text in texts.items()
     }
 
 
