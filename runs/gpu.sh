@@ -66,7 +66,7 @@ if [ "$gpus" -gt 1 ]; then
 fi
 measure "$first-train-$size" train --recipe "$first" --size "$size"
 measure "$first-train-$size-no-checkpointing" train --recipe "$first" --size "$size" --batch 1 \
-    --no-gradient-checkpointing
+    --gradient-checkpointing False
 
 [ ${#made[@]} -eq 0 ] || python benchmarks/speeds.py "${made[@]}"
 if [ ${#failed[@]} -gt 0 ]; then
