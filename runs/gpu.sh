@@ -7,14 +7,14 @@
 #   SIZES    heights and widths ("512x512 256x256"); the others are measured at the first
 #   ATTENTION  kernels by diffusers' names to measure besides PyTorch's choice ("_native_cudnn"); flash, _flash_3 and
 #            sage need their packages
-#   SOUND    seconds of sound, separated by commas ("10")
+#   SOUND    seconds of sound, separated by commas ("12.36", four whole chunks)
 #   DEVICE   "cuda"; "cpu" tries the script out: RECIPES=smoke SIZES=64x64 SOUND=3 DEVICE=cpu runs/gpu.sh /tmp/tried
 #   GPUS     processes to share the work on a CPU (1)
 set -uo pipefail
 out=${1:-benchmarks/results}
 read -ra recipes <<<"${RECIPES:-wan_1_3b wan_14b}"
 read -ra sizes <<<"${SIZES:-512x512 256x256}"
-sound=${SOUND:-10}
+sound=${SOUND:-12.36}
 device=${DEVICE:-cuda}
 if [ "$device" = cuda ]; then attentions=_native_cudnn; else attentions=native; fi
 read -ra attentions <<<"${ATTENTION:-$attentions}"

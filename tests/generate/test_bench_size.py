@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,12 +80,18 @@ def test_costs_of_the_transformer_are_those_of_its_matrix_products(network):
     )
 
 
-def test_costs_grow_with_size_steps_and_guidance(network):
-    larger = count_costs(network | {"size": [64, 64]})
-    once = count_costs(network)
+def test_costs_grow_with_size_and_passes(network):
+    once, larger = count_costs(network), count_costs(network | {"size": [64, 64], "passes": 8})
     assert larger["decode"] == pytest.approx(2 * once["decode"], rel=0.05)
-    guided = count_costs(network | {"steps": 2, "guidance_scale": 4.0})
-    assert guided["passes"] == once["passes"] == 4
+    assert larger["chunk"] - larger["decode"] - larger["re_encode"] - larger["audio"] == 8 * larger["transformer"]
+
+
+def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
+    sampler = replace(random_smoke.settings.sampler, guidance_scale=2.0)
+    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 4
+    monkeypatch.setattr(random_smoke, "settings", replace(random_smoke.settings, sampler=sampler))
+    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 8
+    assert describe_network(random_smoke, {"size": None, "steps": 3})["passes"] == 6
 
 
 def test_ceiling_is_the_most_of_its_shapes(network):

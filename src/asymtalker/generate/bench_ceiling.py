@@ -123,6 +123,5 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
             "identity": count_flops(lambda: vae.encode(pixels)),
             "audio": count_flops(lambda: encoder(block)) * new_frames / BLOCK_FRAMES,
         }
-    passes = network["steps"] * (1 if network["guidance_scale"] == 1 else 2)
-    chunk = passes * costs["transformer"] + costs["decode"] + costs["re_encode"] + costs["audio"]
-    return costs | {"chunk": chunk, "passes": passes, "new_frames": new_frames}
+    chunk = network["passes"] * costs["transformer"] + costs["decode"] + costs["re_encode"] + costs["audio"]
+    return costs | {"chunk": chunk, "new_frames": new_frames}

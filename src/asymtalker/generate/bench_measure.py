@@ -157,8 +157,8 @@ def _load(job: Job) -> AsymTalkerPipeline:
 def _generate(
     pipeline: AsymTalkerPipeline, picture: Any, audio: Any, output: Path, job: Job, device: torch.device
 ) -> dict[str, Any]:
-    """One video, timed from the outside, frame by frame as they are written; ``steady_fps`` is null where it is one
-    chunk. Of several processes the main one writes and has something to say."""
+    """One video, timed from the outside, frame by frame as they are written; ``steady_fps`` is of the whole chunks
+    after the first, null where there are none. Of several processes the main one writes and has something to say."""
     written: list[float] = []
     write = VideoWriter.write
 
@@ -184,11 +184,13 @@ def _generate(
     end = time.perf_counter()
     if not written:
         return {}
-    frames, first = len(written), min(pipeline.settings.chunk.frames, len(written))
+    chunk = pipeline.settings.chunk
+    frames, first, each = len(written), min(chunk.frames, len(written)), chunk.frames - chunk.continuity_frames
+    steady = (frames - first) // each * each
     return {
         "frames": frames,
         "fps": frames / (end - begin),
-        "steady_fps": (frames - first) / (end - written[first - 1]) if frames > first else None,
+        "steady_fps": steady / (written[first + steady - 1] - written[first - 1]) if steady else None,
         "total_seconds": end - begin,
         "first_frame_seconds": written[0] - begin,
         "first_chunk_seconds": written[first - 1] - begin,
@@ -206,7 +208,8 @@ def medians(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def measure_stock(job: Job) -> dict[str, Any]:
     """The same transformer and codec, with random weights, through diffusers' own pipeline: one chunk at a time.
 
-    Prompt features are given, so that no text encoder is there; without guidance, as a distilled student runs.
+    Prompt features are given, so that no text encoder is there. Without guidance, as a distilled student runs, and
+    with a step for each pass of the transformer that ours makes.
 
     Args:
         job: ``network`` of :func:`describe_network`, ``runs``.
@@ -250,7 +253,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
                 height=network["size"][0],
                 width=network["size"][1],
                 num_frames=network["frames"],
-                num_inference_steps=network["steps"],
+                num_inference_steps=network["passes"],
                 guidance_scale=1.0,
                 generator=torch.Generator().manual_seed(0),
             )
@@ -282,8 +285,7 @@ def describe_network(pipeline: AsymTalkerPipeline, job: Job) -> dict[str, Any]:
         "frames": chunk.frames,
         "continuity_frames": chunk.continuity_frames,
         "decoded_latents": decoded + (rollout.TAIL_CONTEXT if pipeline.preview is not None else 0),
-        "steps": job["steps"] or settings.sampler.num_steps,
-        "guidance_scale": settings.sampler.guidance_scale,
+        "passes": (job["steps"] or settings.sampler.num_steps) * (1 if settings.sampler.guidance_scale == 1 else 2),
         "shift": settings.sampler.shift,
         "device": pipeline._execution_device.type,
         "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
