@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures everything that needs a GPU, in about 25 minutes on one H200, and writes a table: gpu.sh [OUT]
+# Measures everything that needs a GPU, in an estimated 40 minutes on one H200, and writes a table: gpu.sh [OUT]
 # Each measurement is a JSON file in OUT (benchmarks/results), named by device and date; benchmarks/README.md says what
 # its figures are. A measurement that fails stops nothing and is named at the end.
 #
@@ -9,7 +9,8 @@
 #            sage need their packages
 #   SOUND    seconds of sound, separated by commas ("12.36", four whole chunks)
 #   DEVICE   "cuda"; "cpu" tries the script out: RECIPES=smoke SIZES=64x64 SOUND=3 DEVICE=cpu runs/gpu.sh /tmp/tried
-#   GPUS     processes to share the work on a CPU (1)
+#   GPUS     processes to share the work on a CPU (1); of GPUs, all train, and as many generate as share out the heads
+#            and tokens of a recipe evenly
 set -uo pipefail
 out=${1:-benchmarks/results}
 read -ra recipes <<<"${RECIPES:-wan_1_3b wan_14b}"
@@ -44,6 +45,30 @@ measure() {
     fi
 }
 
+# RECIPE SIZE: of the GPUs there are, the most that divide the attention heads and the tokens of a latent frame
+most_gpus() {
+    python - "$1" "$2" "$gpus" <<'END'
+import logging
+import math
+import sys
+
+logging.disable()  # what libraries say while they are imported
+from accelerate import init_empty_weights
+from asymtalker.codec import latent_size
+from asymtalker.costs import recipe_codec
+from asymtalker.portrait import parse_size
+from asymtalker.recipes import RECIPES
+
+recipe, gpus = RECIPES[sys.argv[1]](), int(sys.argv[3])
+model = recipe.teacher.model
+with init_empty_weights():
+    spatial = recipe_codec(recipe).config.scale_factor_spatial
+cells = math.prod(latent_size(parse_size(sys.argv[2]), spatial, model.patch_size))
+shared = math.gcd(model.num_attention_heads, cells // math.prod(model.patch_size))
+print(max(count for count in range(1, gpus + 1) if shared % count == 0))
+END
+}
+
 for size in "${sizes[@]}"; do
     plain=(generate --recipe "$first" --size "$size" --seconds "$sound")
     measure "$first-$size" "${plain[@]}"
@@ -54,13 +79,18 @@ for size in "${sizes[@]}"; do
     done
 done
 size=${sizes[0]}
+plain=(generate --recipe "$first" --size "$size" --seconds "$sound")
+measure "$first-$size-offload-model" "${plain[@]}" --offload model
+measure "$first-$size-offload-group" "${plain[@]}" --offload group
+measure "$first-$size-vae-tiling" "${plain[@]}" --vae-tiling
 for recipe in "${recipes[@]:1}"; do
     measure "$recipe-$size-compile" generate --recipe "$recipe" --size "$size" --seconds "$sound" --compile
 done
 if [ "$gpus" -gt 1 ]; then
     for recipe in "${recipes[@]}"; do
-        measure "$recipe-$size-gpus$gpus" generate --recipe "$recipe" --size "$size" --seconds "$sound" \
-            --compile --gpus "$gpus"
+        count=$(most_gpus "$recipe" "$size") || { failed+=("$recipe-$size-gpus"); continue; }
+        [ "$count" -eq 1 ] || measure "$recipe-$size-compile-gpus$count" generate --recipe "$recipe" --size "$size" \
+            --seconds "$sound" --compile --gpus "$count"
     done
     measure "$first-train-$size-gpus$gpus" train --recipe "$first" --size "$size" --gpus "$gpus"
 fi

@@ -9,7 +9,8 @@ wan=${WAN:-Wan-AI/Wan2.1-T2V-1.3B-Diffusers}
 wav2vec=${WAV2VEC:-facebook/wav2vec2-base-960h}
 model=$out/init
 gpus=${GPUS:-1}
-many=(torchrun --nproc-per-node "$gpus" -m -- asymtalker)
+many=(asymtalker)
+if ((gpus > 1)); then many=(torchrun --nproc-per-node "$gpus" -m -- asymtalker); fi
 chunks=$gpus
 while ((chunks % 4)); do ((chunks += gpus)); done
 

@@ -10,7 +10,7 @@ import pytest
 import asymtalker
 from asymtalker import cli
 from asymtalker.cli import VERBS, BenchGenerate, Generate, main, parse
-from asymtalker.errors import UserError
+from asymtalker.errors import LostProcessError, UserError
 
 REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]
 
@@ -99,6 +99,8 @@ def work(settings: Settings) -> None:
             signal.raise_signal(signal.SIGTERM if settings.how == "terminate" else signal.SIGHUP)
         case "foreign package":
             raise ModuleNotFoundError("No module named 'vtk.core'", name="vtk.core")
+        case "lose a process":
+            raise LostProcessError("Another process was lost.")
         case "full disk":
             raise OSError(errno.ENOSPC, "No space left on device")
         case "lost file":
@@ -130,6 +132,23 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys):
     for how, error in [("bug", ZeroDivisionError), ("own module", ModuleNotFoundError), ("lost file", OSError)]:
         with pytest.raises(error):  # our own mistakes keep their traceback
             main(["work", "--how", how])
+
+
+@pytest.mark.usefixtures("_test_verb")
+def test_of_several_processes_the_first_speaks(capsys, monkeypatch):
+    waited: list[float] = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert "sky is too low" in refusal(capsys, "work", "--how", "refuse")
+        assert bool(waited) == (rank == "1")
+        for how, heard in (("interrupt", rank == "0"), ("terminate", False)):
+            with pytest.raises(SystemExit):
+                main(["work", "--how", how])
+            assert bool(capsys.readouterr().err) == heard
+    waited.clear()
+    refusal(capsys, "work", "--how", "lose a process")  # it may be stopped while it waits
+    assert not waited
 
 
 @pytest.mark.usefixtures("_test_verb")

@@ -1,8 +1,10 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from asymtalker.codec import Codec, latent_statistics, to_frames, to_pixels
+from asymtalker.codec import Codec, latent_statistics, recompute_decoder, to_frames, to_pixels
 from toy import ToyFace
 
 
@@ -58,3 +60,26 @@ def test_statistics_normalise_latents(toy_vae, pixels):
     normal = Codec(toy_vae).encode(to_pixels(ToyFace(0).clip("train", 9).frames)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(normal.mean(1), torch.zeros(len(normal)), atol=1e-3, rtol=0)
     torch.testing.assert_close(normal.std(1, unbiased=False), torch.ones(len(normal)), atol=1e-2, rtol=0)
+
+
+def test_a_decoder_that_computes_anew_gives_the_same_gradient_from_less(toy_vae, toy_codec, pixels):
+    latents = toy_codec.encode(pixels[:, :, :9])
+    again = copy.deepcopy(toy_vae)
+    recompute_decoder(again)
+    gradients, kept = [], []
+    for vae in (toy_vae, again):
+        window = latents[:, :, 1:].clone().requires_grad_()  # behind a frame that needs no gradient
+        sizes: list[int] = []
+
+        def keep(value, sizes=sizes):
+            sizes.append(value.numel())
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            decoded = Codec(vae).decode(torch.cat([latents[:, :, :1], window], dim=2))
+        kept.append(sum(sizes))
+        decoded.square().sum().backward()
+        gradients.append(window.grad)
+    assert gradients[0].abs().sum() > 0
+    assert torch.equal(*gradients)
+    assert kept[1] < 0.3 * kept[0]

@@ -6,7 +6,7 @@ from asymtalker.cli import main
 from asymtalker.config import CodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.plan import GB, GPUS, SLACK, Plan, Weights, check_memory, gpu_named, what_fits
-from asymtalker.stages import PlanDistill, PlanTeacher, TrainTeacher, plan_size, train_settings
+from asymtalker.stages import PlanDistill, PlanTeacher, TrainTeacher, train_settings
 from toy import toy_loop, toy_teacher
 
 STATES = {"weights": 400 * GB, "moments": 800 * GB}
@@ -89,13 +89,17 @@ def test_dry_run_chooses_the_settings_that_need_no_folders():
     assert settings is not PlanTeacher
 
 
-def test_size_is_height_and_width():
-    config = toy_teacher()
-    assert plan_size(PlanTeacher(config=config, size="480x832")) == (480, 832)
-    assert plan_size(PlanTeacher(config=replace(config, buckets=((96, 64), (64, 96))))) == (96, 64)
-    assert plan_size(PlanTeacher(config=config)) == (512, 512)
-    with pytest.raises(UserError, match="--size must be height and width"):
-        plan_size(PlanTeacher(config=config, size="big"))
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (["--size", "96x64"], "teacher, 96x64"),
+        (["--config.buckets", "64", "96", "96", "64"], "teacher, 64x96"),
+        (["--size", "64"], "teacher, 64x64"),
+    ],
+)
+def test_size_is_height_and_width(flags, shown, capsys):
+    main(["train", "--recipe", "smoke", "--dry-run", "--config.crop", "0", *flags])
+    assert shown in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", ["train", "distill"])
@@ -110,8 +114,8 @@ def test_a_dry_run_prints_the_tables(verb, capsys):
     ("flags", "sentence"),
     [
         (["--gpu", "abacus"], "There is no GPU abacus"),
-        (["--size", "512"], "--size must be height and width"),
-        (["--gpus", "3"], "3 GPUs can't share out"),
+        (["--size", "big"], "--size must be HEIGHTxWIDTH"),
+        (["--gpus", "3"], "3 processes can't share out"),
         (["--efficiency", "40"], "--efficiency is a share"),
     ],
 )

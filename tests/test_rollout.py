@@ -89,6 +89,22 @@ def test_a_chunk_does_not_depend_on_how_many_follow(model, toy_codec, features, 
     assert torch.equal(short[0].latents, chunks[0].latents)
 
 
+def test_where_work_goes_on_alone_the_next_sound_is_asked_for_before_a_chunk_is_shown(
+    model, toy_codec, features, identity, chunks, monkeypatch
+):
+    asked: list[int] = []
+
+    class Noted:
+        def frames(self, start, stop):
+            asked.append(start)
+            return features.frames(start, stop)
+
+    monkeypatch.setattr("asymtalker.rollout.still_working", lambda _: True)
+    for index, chunk in enumerate(roll(model, toy_codec, Noted(), identity)):
+        assert len(asked) == min(index + 2, len(chunks))
+        assert torch.equal(chunk.latents, chunks[index].latents)
+
+
 def test_ground_truth_continuity_carries_the_real_video(model, toy_codec, features, identity):
     def real(span):
         return to_pixels(CLIP.frames[span.start : span.start + TOY_CHUNK.continuity_frames])

@@ -7,9 +7,10 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "speeds.py"
 GENERATION = {
     "benchmark": "generate",
+    "machine": {"device": "cpu"},
     "results": [
-        {"fps": 1.0},
         {
+            "seconds": 60.0,
             "fps": 40.25,
             "steady_fps": 44.5,
             "first_frame_seconds": 2.125,
@@ -20,11 +21,13 @@ GENERATION = {
             "floor_fps": 80.7,
             "times_stock": 1.5,
         },
+        {"seconds": 10.0, "fps": 1.0},
     ],
     "stock": {"fps": 29.67},
 }
 TRAINING = {
     "benchmark": "train",
+    "machine": {"device": "cpu"},
     "results": {
         "seconds_per_step": 4.5678,
         "samples_per_step": 4,
@@ -36,12 +39,16 @@ TRAINING = {
 }
 
 
-def rows(tmp_path: Path, **reports: dict) -> dict[str, list[str]]:
+def tables(tmp_path: Path, **reports: dict) -> str:
     paths = [tmp_path / f"{name}.json" for name in reports]
     for path, report in zip(paths, reports.values(), strict=True):
         path.write_text(json.dumps(report))
-    lines = runpy.run_path(str(SCRIPT))["tables"](paths).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
+    return runpy.run_path(str(SCRIPT))["tables"](paths)
+
+
+def rows(tmp_path: Path, **reports: dict) -> dict[str, list[str]]:
+    lines = tables(tmp_path, **reports).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1:] for row in cells}
 
 
@@ -56,3 +63,26 @@ def test_each_report_is_a_row_of_its_table(tmp_path):
 def test_one_kind_of_report_makes_one_table(tmp_path):
     assert "training" not in rows(tmp_path, fast=GENERATION)
     assert "generation" not in rows(tmp_path, steps=TRAINING)
+
+
+def test_what_was_not_measured_is_a_dash(tmp_path):
+    figures = ("tflops", "share_of_ceiling", "floor_fps", "times_stock")
+    result = GENERATION["results"][0] | dict.fromkeys(figures)
+    training = TRAINING["results"] | {"share_of_ceiling": None}
+    found = rows(
+        tmp_path,
+        fast=GENERATION | {"results": [result], "stock": None},
+        steps=TRAINING | {"results": training, "ceiling": None},
+    )
+    assert found["fast"] == ["40.2", "44.5", "2.12", "20.0", *["-"] * 5]
+    assert found["steps"] == ["4.568", "4", "1.5", "355.5", "-", "-"]
+
+
+def test_targets_are_said_of_the_device_they_are_for(tmp_path):
+    assert "H200" not in tables(tmp_path, fast=GENERATION, steps=TRAINING)
+    machine = {"machine": {"device": "NVIDIA H200"}}
+    said = tables(tmp_path, fast=GENERATION | machine, steps=TRAINING | machine)
+    generation, training = (line for line in said.splitlines() if "H200" in line)
+    assert "66" in generation
+    assert "300" in generation
+    assert "45%" in training

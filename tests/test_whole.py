@@ -1,6 +1,7 @@
 """Files and folders appear whole or not at all, and a disk that refuses them is one sentence."""
 
 import errno
+import os
 import resource
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 
 from asymtalker.checkpoint import load_checkpoint, save_checkpoint
 from asymtalker.errors import UserError
-from asymtalker.whole import check_place, save_whole, whole, write_whole
+from asymtalker.whole import check_place, clear_parts, save_whole, whole, write_whole
 
 
 @pytest.fixture
@@ -51,6 +52,30 @@ def test_an_error_leaves_the_old_one_and_nothing_beside_it(tmp_path, error):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_a_kill_between_the_two_moves_left_is_put_back(tmp_path, monkeypatch):
+    save_whole(tmp_path / "run.1", lambda folder: fill(folder, file="old"))
+    move = os.replace
+
+    class KilledError(BaseException):
+        pass
+
+    def killed(source, target):
+        move(source, target)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asymtalker.whole.os.replace", killed)
+        patch.setattr("asymtalker.whole._remove", lambda _: None)  # which a killed process does not come to
+        patch.setattr("asymtalker.whole.Path.exists", lambda path: path.name == "run.1")
+        with pytest.raises(KilledError):
+            save_whole(tmp_path / "run.1", lambda folder: fill(folder, file="new"))
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert [name.rsplit(".", 1)[1] for name in left] == ["old", "part"]
+    clear_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.1"]
+    assert (tmp_path / "run.1" / "file").read_text() == "old"
+
+
 @pytest.mark.usefixtures("small_disk")
 def test_full_disk_is_one_sentence_whoever_writes(tmp_path):
     weights = torch.nn.Linear(100, 100)
@@ -81,8 +106,11 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     assert not isinstance(error.value, UserError)
 
 
-def test_a_checkpoint_is_read_back(tmp_path):
+@pytest.mark.parametrize(("size", "files"), [(10**9, 1), (1, 3)])
+def test_a_checkpoint_is_read_back(tmp_path, monkeypatch, size, files):
+    monkeypatch.setattr("asymtalker.checkpoint.FILE_BYTES", size)
     first, second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
-    save_checkpoint(tmp_path / "run" / "checkpoint.pt", 7, {"weights": first})
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", {"weights": second}) == 7
+    save_checkpoint(tmp_path / "run" / "checkpoint", 7, {"weights": first})
+    assert len(list((tmp_path / "run" / "checkpoint").iterdir())) == files
+    assert load_checkpoint(tmp_path / "run" / "checkpoint", {"weights": second}) == 7
     assert torch.equal(first.weight, second.weight)

@@ -6,7 +6,7 @@ Each process's shards are in a file of their own; any number of processes can go
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +23,8 @@ from asymtalker.whole import whole
 
 M = TypeVar("M", bound=torch.nn.Module)
 
+FILE_BYTES = 2 * 10**9
+
 
 class Stateful(Protocol):
     """What a checkpoint holds: tensors by name, which loading fills in place."""
@@ -38,7 +40,7 @@ class Weights:
         self.frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.module.state_dict().items() if name not in self.frozen}
+        return _trained(self.module, self.frozen)
 
 
 class EMA(Generic[M]):
@@ -71,7 +73,11 @@ class EMA(Generic[M]):
                 own_part(average).lerp_(own_part(parameter), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.module.state_dict().items() if name not in self.frozen}
+        return _trained(self.module, self.frozen)
+
+
+def _trained(module: torch.nn.Module, frozen: Collection[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
 
 
 class OptimizerState:
@@ -95,7 +101,8 @@ class OptimizerState:
 
 
 def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
-    """Write ``parts`` as they are after ``step`` steps to the folder ``path``, replacing an older one in one move.
+    """Write ``parts`` as they are after ``step`` steps to the folder ``path``. It takes an older one's place once it
+    is whole.
 
     Processes that share the work write into one folder: it must be on a file system that all of them see.
 
@@ -105,10 +112,11 @@ def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
     with contextlib.ExitStack() as stack:
         # One process makes the folder appear, after all have written.
         partial = Path(from_main(str(stack.enter_context(whole(path))) if world().main else ""))
+        tensors = _tensors(step, parts)
         with _quiet():
-            writer = HuggingFaceStorageWriter(path=str(partial), save_distributed=True)
+            writer = HuggingFaceStorageWriter(str(partial), _files(tensors), save_distributed=True)
             try:
-                dcp.save(_tensors(step, parts), storage_writer=writer, no_dist=not dist.is_initialized())
+                dcp.save(tensors, storage_writer=writer, no_dist=not dist.is_initialized())
             except CheckpointException as error:  # on all processes, whoever failed
                 raise next(iter(error.failures.values()))[0] from error
     barrier()
@@ -143,6 +151,17 @@ def load_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
 def _tensors(step: int, parts: dict[str, Stateful]) -> dict[str, Tensor]:
     state = {f"{part}.{name}": value for part, held in parts.items() for name, value in held.state_dict().items()}
     return {"step": torch.tensor(step)} | state
+
+
+def _files(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """The file of each tensor, numbered from 1: a process holds one in memory at a time, twice."""
+    files, number, size = {}, 1, 0
+    for name, value in tensors.items():
+        size += value.numel() * value.element_size() // world().size
+        files[name] = number
+        if size >= FILE_BYTES:
+            number, size = number + 1, 0
+    return files
 
 
 @contextlib.contextmanager

@@ -8,10 +8,13 @@ is quick and no verb needs the packages of another.
 import contextlib
 import difflib
 import io
+import logging
 import os
 import re
 import signal
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
@@ -22,7 +25,7 @@ import tyro
 
 import asymtalker
 from asymtalker.config import InferenceConfig
-from asymtalker.errors import UserError
+from asymtalker.errors import LostProcessError, UserError
 from asymtalker.whole import FULL_DISK
 
 
@@ -116,12 +119,12 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGenerate:
-    """Measure speed and memory of generation; writes JSON with the machine it was measured on."""
+    """Measure speed and memory of generation; says the figures, and writes them with the machine as JSON."""
 
     seconds: str = "10,60,600"
     """Lengths of audio, separated by commas; each is measured in a process of its own."""
-    out: Path
-    """The JSON file to write, such as benchmarks/results/name.json."""
+    out: Path | None = None
+    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
     model: str | None = None
     """Checkpoint folder; the bundled one by default."""
     image: Path | None = None
@@ -145,7 +148,8 @@ class BenchGenerate:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchTrain:
-    """Measure training steps of a recipe's teacher on random chunks; writes JSON with the machine."""
+    """Measure training steps of a recipe's teacher on random chunks; says the figures, and writes them with the
+    machine as JSON."""
 
     recipe: str
     """Whose size, batch and precision."""
@@ -153,8 +157,8 @@ class BenchTrain:
     """Always needed: there are no others."""
     size: str = "512x512"
     """HEIGHTxWIDTH of the frames in pixels."""
-    out: Path
-    """The JSON file to write, such as benchmarks/results/name.json."""
+    out: Path | None = None
+    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
     steps: int = 5
     """Optimizer steps to take the median of, after two to warm up."""
     batch: int | None = None
@@ -237,7 +241,8 @@ def bench_generate(settings: BenchGenerate) -> None:
         inference=settings.inference,
         gpus=settings.gpus,
     )
-    print(settings.out)
+    if settings.out:
+        print(settings.out)
 
 
 def bench_train(settings: BenchTrain) -> None:
@@ -258,7 +263,8 @@ def bench_train(settings: BenchTrain) -> None:
         gradient_checkpointing=settings.gradient_checkpointing,
         gpus=settings.gpus,
     )
-    print(settings.out)
+    if settings.out:
+        print(settings.out)
 
 
 def _check_positive(**numbers: int | None) -> None:
@@ -370,6 +376,17 @@ def _run(arguments: Sequence[str]) -> None:
         work(settings)
 
 
+def _quiet_libraries() -> None:
+    """Keep to ourselves what libraries warn developers of, some of it while they are imported; their errors are
+    exceptions."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # the latter of torchao's own types
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+
+
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
     """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
@@ -407,17 +424,26 @@ def _stops_interrupt() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP."""
+    """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+
+    Of the processes of ``torchrun`` the first one speaks, and another where it alone has something to say.
+    """
+    _quiet_libraries()
+    rank = int(os.environ.get("RANK", 0))
     try:
         with _stops_interrupt():
             _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except UserError as error:
+        if rank > 0 and not isinstance(error, LostProcessError):
+            time.sleep(2)  # where the first process has found the same, torchrun ends this one meanwhile
         print(f"asymtalker: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
+            if rank > 0 or (number == signal.SIGTERM and "RANK" in os.environ):  # torchrun's, not the user's
+                sys.exit(128 + number)
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             print(f"asymtalker: stopped by {name}.", file=sys.stderr)
         sys.exit(128 + number)

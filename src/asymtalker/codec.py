@@ -1,15 +1,20 @@
 """Pixels and normalised latents: the only home of range, axis order, mean and standard deviation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanResidualBlock
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from asymtalker import timeline
 from asymtalker.config import CodecConfig
+from asymtalker.errors import UserError
 
 
 def build_vae(config: CodecConfig) -> AutoencoderKLWan:
@@ -31,6 +36,42 @@ def build_vae(config: CodecConfig) -> AutoencoderKLWan:
         latents_mean=[0.0] * config.z_dim,
         latents_std=[1.0] * config.z_dim,
     )
+
+
+def recompute_decoder(vae: AutoencoderKLWan, context_fn: Callable[[], tuple[Any, Any]] = noop_context_fn) -> None:
+    """Gradient checkpointing for the decoder, which diffusers has not: of what a gradient needs, what goes into its
+    residual blocks and upsamplers is kept and the rest computed again. Values and gradients stay what they are.
+
+    Args:
+        vae: changed in place.
+        context_fn: see :func:`torch.utils.checkpoint.checkpoint`.
+    """
+    for block in vae.decoder.modules():
+        if isinstance(block, WanResidualBlock | WanResample):
+            block.forward = partial(_recomputed, block.forward, context_fn)
+
+
+def _recomputed(
+    forward: Callable[..., Tensor],
+    context_fn: Callable[[], tuple[Any, Any]],
+    x: Tensor,
+    feat_cache: list[Any],
+    feat_idx: list[int],
+) -> Tensor:
+    """``forward``, which changes both lists, of a block; computed again it must find them as they were."""
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return forward(x, feat_cache=feat_cache, feat_idx=feat_idx)
+    given, start = list(feat_cache), list(feat_idx)
+
+    def run(x: Tensor) -> tuple[Tensor, list[Any], list[int]]:
+        cache, index = list(given), list(start)
+        return forward(x, feat_cache=cache, feat_idx=index), cache, index
+
+    out, feat_cache[:], feat_idx[:] = cast(
+        tuple[Tensor, list[Any], list[int]],
+        checkpoint(run, x, use_reentrant=False, preserve_rng_state=False, context_fn=context_fn),
+    )
+    return out
 
 
 def to_pixels(frames: np.ndarray) -> Tensor:
@@ -58,6 +99,26 @@ def latent_statistics(samples: Iterable[Tensor]) -> tuple[list[float], list[floa
         square = square + flat.square().sum(1)
     mean = total / count
     return mean.tolist(), (square / count - mean.square()).clamp_min(1e-8).sqrt().tolist()
+
+
+def latent_size(size: tuple[int, int], spatial: int, patch_size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of latent cells of a frame.
+
+    Args:
+        size: height and width in pixels.
+        spatial: pixels on a side of a latent cell.
+        patch_size: latent frames, rows and columns of cells that make one token.
+
+    Raises:
+        UserError: if tokens do not divide the frame.
+    """
+    steps = [spatial * side for side in patch_size[1:]]
+    if any(side < step or side % step for side, step in zip(size, steps, strict=True)):
+        raise UserError(
+            f"The size {size[0]}x{size[1]} does not fit this model: its height must be a multiple of {steps[0]}"
+            f" pixels, its width of {steps[1]}."
+        )
+    return size[0] // spatial, size[1] // spatial
 
 
 class Codec:

@@ -323,8 +323,9 @@ class InferenceConfig:
     """How a model of any size is fitted to the machine that generates with it."""
 
     offload: Literal["none", "model", "group"] = "none"
-    """Keep weights in the host's memory: "model" brings each network to the GPU when it runs, "group" each block of
-    the transformer and each layer of the codec, which needs the least and takes the longest."""
+    """Keep weights in the host's memory: "model" brings each network to the GPU when it runs and takes it off when
+    the next one does (the codec, which is small, stays), "group" each block of the transformer and each layer of the
+    codec, which needs the least and takes the longest."""
     vae_tiling: bool = False
     """Encode and decode frames above 256 pixels in overlapping tiles: less memory; seams are blended, and the result
     is not exactly the same."""

@@ -4,6 +4,7 @@ Networks are built on PyTorch's meta device, where a tensor has a shape and no m
 drift from the code as a formula would, and a network of any size is measured on any machine.
 """
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from asymtalker.codec import build_vae
+from asymtalker.codec import build_vae, recompute_decoder
 from asymtalker.config import Recipe
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -100,8 +101,19 @@ def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cos
 def checkpoint_blocks(transformer: AsymTalkerTransformer3DModel, autocast: torch.dtype | None) -> None:
     """Turn gradient checkpointing on for :func:`measure`, which does not itself reach what is computed anew."""
     transformer.enable_gradient_checkpointing(
-        partial(checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), _GpuKernels(autocast)))
+        partial(checkpoint, use_reentrant=False, context_fn=partial(_recomputing, autocast))
     )
+
+
+def checkpoint_decoder(vae: AutoencoderKLWan, autocast: torch.dtype | None) -> AutoencoderKLWan:
+    """A codec whose decoder computes anew what its gradient needs, for :func:`measure`."""
+    vae = copy.deepcopy(vae)
+    recompute_decoder(vae, partial(_recomputing, autocast))
+    return vae
+
+
+def _recomputing(autocast: torch.dtype | None) -> tuple[nullcontext, "_GpuKernels"]:
+    return nullcontext(), _GpuKernels(autocast)
 
 
 def on_meta(build: Callable[[], M]) -> M:

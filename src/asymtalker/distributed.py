@@ -26,7 +26,7 @@ from asymtalker.models.loading import choose_device
 
 M = TypeVar("M", bound=nn.Module)
 
-TIMEOUT = timedelta(hours=1)  # some wait while others encode; torchrun notices a process that died at once
+TIMEOUT = timedelta(days=1)  # some wait while others encode; torchrun notices a process that died at once
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,27 @@ def start(device: str) -> torch.device:
     """Meet the other processes, if ``torchrun`` started this one; returns the device that is this one's.
 
     Args:
-        device: PyTorch's name; ``cuda`` is the GPU numbered ``LOCAL_RANK``.
+        device: see :func:`asymtalker.models.loading.choose_device`; of several processes on GPUs each has the one
+            numbered ``LOCAL_RANK``.
 
     Raises:
         UserError: if the device can't be used, or there are more processes than GPUs on this machine.
     """
-    kind = torch.device(choose_device(device)).type
-    if "RANK" not in os.environ or dist.is_initialized():
-        return torch.device(device)
-    if kind == "cuda":
+    launched = "RANK" in os.environ
+    if launched and device.startswith(("auto", "cuda")) and torch.cuda.is_available():
         local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
             raise UserError(f"torchrun starts more processes than the {count} GPUs of this machine: give it fewer.")
-        torch.cuda.set_device(local)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
-    atexit.register(dist.destroy_process_group)
-    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(device)
+        torch.cuda.set_device(local)  # before anything is put on the first one
+    where = torch.device(choose_device(device))
+    if not launched:
+        return where
+    if where.type == "cuda":
+        where = torch.device("cuda", torch.cuda.current_device())
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
+        atexit.register(dist.destroy_process_group)
+    return where
 
 
 def is_sharded() -> bool:
@@ -103,18 +108,35 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def check_world(loop: LoopConfig) -> None:
-    """Check that the processes can share out a step, and that what is asked of them needs no others.
+def check_processes(loop: LoopConfig, lora_rank: int, processes: int) -> None:
+    """Check that so many processes can do a training together.
 
     Raises:
         UserError: naming the flag that does not fit.
     """
-    size = world().size
-    if loop.micro_batches % size:
+    if lora_rank < 0:
+        raise UserError(f"--config.lora-rank must be 0, for none, or more, not {lora_rank}.")
+    if lora_rank and processes > 1:
+        raise UserError(f"--config.lora-rank is for one process, not {processes}: train all weights, or use one GPU.")
+    if lora_rank and loop.cpu_offload:
+        raise UserError("--config.lora-rank does not go with --config.loop.cpu-offload: leave one of them out.")
+    if loop.micro_batches % processes:
+        count = loop.micro_batches
         raise UserError(
-            f"A step has {loop.micro_batches} micro-batches, which {size} processes can't share out evenly: give"
-            f" --config.loop.micro-batches {-(-loop.micro_batches // size) * size}."
+            f"{processes} processes can't share out the {count} micro-batch{'es' * (count > 1)} of a step evenly: give"
+            f" --config.loop.micro-batches {-(-count // processes) * processes}."
         )
+
+
+def check_world(loop: LoopConfig, lora_rank: int = 0) -> None:
+    """Check that the processes there are can do a training, and that it needs no others.
+
+    Raises:
+        UserError: naming the flag that does not fit.
+    """
+    check_processes(loop, lora_rank, world().size)
+    if lora_rank and "RANK" in os.environ:
+        raise UserError("--config.lora-rank is for one process without torchrun: leave that out.")
     if loop.cpu_offload and "RANK" not in os.environ:
         raise UserError("--config.loop.cpu-offload needs torchrun, on one GPU: torchrun --nproc-per-node 1 ...")
 
@@ -140,9 +162,10 @@ def gradient_share(loop: LoopConfig) -> float:
 def place(module: M, loop: LoopConfig) -> M:
     """Put a network where it is trained: on the run's device whole or, under ``torchrun``, in shards.
 
-    Each block is a unit of its own (FSDP2): its weights are gathered, in the run's precision, when it is computed and
-    given up again after it; gradients are averaged in float32. What is outside the blocks (patches, time, sound,
-    output) stays in float32. Weights, gradients and whatever an optimizer keeps of them are float32 shards.
+    The linear maps of each block are a unit (FSDP2): their weights are gathered, in the run's precision, when the
+    block is computed and given up again after it; gradients are averaged in float32. All else (norms, modulation,
+    patches, time, sound, output) is a unit that stays in float32, as autocast has it without ``torchrun``. Weights,
+    gradients and whatever an optimizer keeps of them are float32 shards.
 
     Args:
         module: the transformer, with weights or on the meta device; the latter gets memory, without values yet.
@@ -162,7 +185,8 @@ def place(module: M, loop: LoopConfig) -> M:
         inside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         outside = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in module.get_submodule("blocks").children():
-            fully_shard(block, mesh=mesh, mp_policy=inside, offload_policy=offload)
+            maps: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.Linear)]
+            fully_shard(maps, mesh=mesh, mp_policy=inside, offload_policy=offload)
         # The root too gives its weights up after a pass: they change between passes that no backward pass follows.
         fully_shard(module, mesh=mesh, mp_policy=outside, offload_policy=offload, reshard_after_forward=True)
     if empty:

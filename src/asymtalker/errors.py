@@ -1,4 +1,4 @@
-"""The one exception for bad input."""
+"""The exception for bad input, and its kind for a job of several processes that has lost one."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the sentence to stderr and exits with code 2; no traceback is shown.
     """
+
+
+class LostProcessError(UserError):
+    """Another process of the job is gone; this one may be stopped at any moment."""

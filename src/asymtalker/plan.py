@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asymtalker.config import DistillConfig, LoopConfig, TeacherConfig
+from asymtalker.distributed import check_processes
 from asymtalker.errors import UserError
 
 GB = 10**9
@@ -161,23 +162,15 @@ class Plan:
         return self.seconds(gpu, efficiency) * self.loop.steps / 3600
 
 
-def check_shares(config: TeacherConfig | DistillConfig, gpus: int) -> None:
-    """Check that ``gpus`` processes can share out a step.
+def check_gpus(config: TeacherConfig | DistillConfig, gpus: int) -> None:
+    """Check that a training can run on so many GPUs, a process on each.
 
     Raises:
         UserError: naming the flag that does not fit.
     """
-    loop = config.loop
     if gpus < 1:
         raise UserError("--gpus must be at least 1.")
-    if config.lora_rank and gpus > 1:
-        raise UserError("--config.lora-rank is for one GPU: leave out --gpus, or train all weights.")
-    if loop.micro_batches % gpus:
-        more = -(-loop.micro_batches // gpus) * gpus
-        raise UserError(
-            f"{gpus} GPUs can't share out {loop.micro_batches} micro-batch{'es' * (loop.micro_batches > 1)} a step"
-            f" evenly: give --config.loop.micro-batches {more}."
-        )
+    check_processes(config.loop, config.lora_rank, gpus)
 
 
 def check_memory(plan: Plan, free_bytes: float) -> None:

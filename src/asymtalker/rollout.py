@@ -197,6 +197,11 @@ class Chunk:
             return self.codec.decode(self.latents[:, :, -tail:].detach())[:, :, -count:]
 
 
+def still_working(device: torch.device) -> bool:
+    """Whether a device has only been told what to do by now; a CPU has done it, and the caller is waiting."""
+    return device.type != "cpu"
+
+
 def rollout(
     transformer: AsymTalkerTransformer3DModel,
     codec: Codec,
@@ -217,7 +222,7 @@ def rollout(
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
 
-    While a GPU still works on a chunk, the audio features of the next one are computed.
+    While a GPU still works on a chunk, the sound of the next one is read and its features are asked for.
 
     Args:
         transformer: the network.
@@ -270,7 +275,6 @@ def rollout(
             conditions = Conditions(features(span) if ahead is None else ahead, identity, head)
             generator = flow.numbered_generator(seed, span.index)
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
-        # A GPU has only been told what to do by now; a CPU has done it, and the caller is waiting.
-        ahead = features(following) if following is not None and latents.device.type != "cpu" else None
+        ahead = features(following) if following is not None and still_working(latents.device) else None
         previous = Chunk(span, latents, codec, preview)
         yield previous

@@ -7,8 +7,12 @@ However many processes there are, the main one alone writes the log.
 import contextlib
 import json
 import math
+import os
 import platform
+import signal
 import subprocess
+import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
@@ -26,8 +31,8 @@ from asymtalker import config as configs
 from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.distributed import barrier, from_all, whole_tensor, world
-from asymtalker.errors import UserError
-from asymtalker.whole import write_whole
+from asymtalker.errors import LostProcessError, UserError
+from asymtalker.whole import clear_parts, write_whole
 
 RUN_CONFIG = "config.json"
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
@@ -67,6 +72,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
+        if world().main:
+            clear_parts(path)
+        barrier()
         saved = path / RUN_CONFIG
         self.checkpoint = path / "checkpoint"
         if (path / "checkpoint.pt").exists():
@@ -147,27 +155,62 @@ def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]
             for batch in record.batches
         ]
         write_whole(path, json.dumps({"step": step, "batches": seen}, indent=2))
+        named = path if world().size == 1 else path.with_name("not-finite-*.json")  # each process's
         raise UserError(
-            f"Step {step}: {error}. {path} names the samples it saw: look at them, or use a lower learning rate."
+            f"Step {step}: {error}. {named} names the samples it saw: look at them, or use a lower learning rate."
         ) from error
 
 
+GOES_ON = "the same command goes on from the last checkpoint"
+
+
 @contextlib.contextmanager
-def _lost_process(progress: Progress, step: int) -> Iterator[None]:
-    """Say that the same command goes on when a run is stopped or another process is lost."""
-    goes_on = "the same command goes on from the last checkpoint"
+def _interrupted(progress: Progress, step: int) -> Iterator[None]:
+    """Say what to do when a run is stopped, another process is lost, or the GPU's memory is full."""
     try:
         yield
-    except KeyboardInterrupt:
-        if world().main:
-            progress.console.print(f"stopped after {step} steps; {goes_on}")
+    except KeyboardInterrupt as stop:
+        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which _ended_by_others says
+            progress.console.print(f"stopped in step {step + 1}; {GOES_ON}")
         raise
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The GPU's memory is full in step {step + 1}: give a smaller --config.loop.batch, or see what"
+            " needs how much by --dry-run."
+        ) from error
     except RuntimeError as error:
         lost = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
         if world().size == 1 or not any(sign in str(error) for sign in lost):
             raise
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"Another process of this job was lost after {step} steps ({reason}): {goes_on}.") from error
+        raise LostProcessError(f"Another process of this job was lost in step {step + 1}: {GOES_ON}.") from error
+
+
+@contextlib.contextmanager
+def _ended_by_others() -> Iterator[None]:
+    """Say that the job ends when ``torchrun`` stops this process (SIGTERM), as it does when another was lost.
+
+    From a thread, as this process may be waiting for the lost one within NCCL, where Python handles no signals until
+    it is killed. The first two processes speak, of which one may be the lost one.
+    """
+    if world().size == 1 or world().rank > 1:
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        with open(read, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] == signal.SIGTERM:
+                    print(f"This job was stopped, or lost a process: {GOES_ON}.", file=sys.stderr, flush=True)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
 
 
 def run_steps(
@@ -189,7 +232,7 @@ def run_steps(
     run.restart_stats(done)
     columns = (
         TextColumn(run.path.name),
-        BarColumn(),
+        BarColumn(20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -197,11 +240,13 @@ def run_steps(
     logged: dict[str, list[float]] = {}
     since, started = 0, time.perf_counter()
     console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.fields[last]}"), console=console, disable=not world().main) as progress:
+    values = TextColumn("{task.fields[last]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    shown = Progress(*columns, values, console=console, expand=True, disable=not world().main)
+    with _ended_by_others(), shown as progress:
         bar = progress.add_task("", total=loop.steps, completed=done, last="")
         for index in range(done, loop.steps):
             count = index + 1
-            with _lost_process(progress, index):
+            with _interrupted(progress, index):
                 values = step(index)
                 since += 1
                 for name, value in values.items():

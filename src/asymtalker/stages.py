@@ -3,11 +3,10 @@
 Every default comes from a recipe, and every value of it can be given as a flag: ``--config.loop.steps 100``.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from asymtalker import timeline
 from asymtalker.config import (
@@ -23,6 +22,8 @@ from asymtalker.config import (
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
 from asymtalker.registry import named_portraits
+
+C = TypeVar("C", CodecTrainConfig, AudioTrainConfig, ReadoutTrainConfig, TeacherConfig, DistillConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,8 @@ class TrainReadout(_Run):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTeacher(_Run):
-    """Train the teacher (eq. 5); writes RUN/transformer. With --dry-run, say what it would need and train nothing."""
+    """Train the teacher (eq. 5); writes RUN/transformer. With --dry-run, say what it would need and train nothing:
+    see asymtalker train --dry-run --help."""
 
     config: TeacherConfig
     part: Literal["teacher"] = "teacher"
@@ -100,9 +102,9 @@ class _Plan:
     gpus: int = 1
     """How many GPUs share the work."""
     gpu: str = "H100"
-    """Which: A100-40GB, A100, H100, H200, L40S, RTX4090 or RTX5090."""
+    """Which: A100-40GB, A100, H100, H200, L40S, RTX4090 or RTX5090; of H100 and H200 the SXM module."""
     size: str | None = None
-    """Height and width in pixels, such as 512x512; the first of --config.buckets by default, else 512x512."""
+    """HEIGHTxWIDTH in pixels, such as 640x416; the first of --config.buckets by default, else 512x512."""
     efficiency: float = 0.4
     """Share of the GPU's peak that is reached: an assumption."""
     run: Path | None = None
@@ -168,8 +170,8 @@ class Assemble:
     """Audio guidance; the recipe's by default."""
     renew_noise: bool | None = None
     """Whether each step draws fresh noise, as a distilled student expects; by default the run's, else the recipe's."""
-    size: int = 256
-    """Width and height of the video."""
+    size: str = "256"
+    """HEIGHTxWIDTH of the video in pixels, or one number for a square, unless asymtalker generate says another."""
     name: str = "asymtalker-tiny"
     """Name of the checkpoint, written into every video it makes."""
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
@@ -192,8 +194,8 @@ class Convert:
     """How the portrait enters the transformer; the recipe's by default."""
     image_encoder: Path | None = None
     """For clip and vtp: folder of the image encoder."""
-    size: int = 512
-    """Width and height of the video."""
+    size: str = "512"
+    """HEIGHTxWIDTH of the video in pixels, or one number for a square, unless asymtalker generate says another."""
     name: str = "asymtalker-init"
     """Name of the checkpoint."""
     seed: int = 0
@@ -290,6 +292,9 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
 def _check_teacher(config: TeacherConfig) -> None:
     from asymtalker.train.cache import AUDIO_MARGIN
 
+    for name in ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers"):
+        if vars(config.model)[name] < 1:
+            raise UserError(f"--config.model.{name.replace('_', '-')} must be at least 1.")
     if config.pixel_frames == 1:
         raise UserError("--config.pixel-frames must be at least 5: the consistency loss compares frames.")
     if config.pixel_every < 1:
@@ -320,10 +325,25 @@ def check_alone(part: str, loop: LoopConfig) -> None:
     """
     from asymtalker.distributed import world
 
-    if world().size > 1 or loop.micro_batches > 1 or loop.cpu_offload:
-        raise UserError(
-            f"The {part} is trained by one process in whole batches: leave torchrun and micro-batches out."
-        )
+    asked = {
+        "torchrun": world().size > 1,
+        "--config.loop.micro-batches": loop.micro_batches > 1,
+        "--config.loop.cpu-offload": loop.cpu_offload,
+        "--config.loop.gradient-checkpointing": loop.gradient_checkpointing,
+    }
+    if found := [name for name, given in asked.items() if given]:
+        raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
+
+
+def on_its_device(config: C) -> C:
+    """The settings of a training with the device that is this process's, after it has met the others.
+
+    Raises:
+        UserError: see :func:`asymtalker.distributed.start`.
+    """
+    from asymtalker.distributed import start
+
+    return replace(config, loop=replace(config.loop, device=str(start(config.loop.device))))
 
 
 def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
@@ -339,20 +359,20 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
 
         check_lengths(settings.config)
         portraits = settings.portraits and named_portraits(settings.portraits)[0]
-        train_codec(settings.config, settings.run, settings.corpus, portraits)
+        train_codec(on_its_device(settings.config), settings.run, settings.corpus, portraits)
     elif isinstance(settings, TrainAudio):
         from asymtalker.train.audio import train_audio
 
-        train_audio(settings.config, settings.run)
+        train_audio(on_its_device(settings.config), settings.run)
     elif isinstance(settings, TrainReadout):
         from asymtalker.train.readout import train_readout
 
-        train_readout(settings.config, settings.run, settings.corpus)
+        train_readout(on_its_device(settings.config), settings.run, settings.corpus)
     else:
         from asymtalker.train.loop import train_teacher
 
         check_lengths(settings.config)
-        train_teacher(settings.config, settings.run, settings.corpus, settings.model)
+        train_teacher(on_its_device(settings.config), settings.run, settings.corpus, settings.model)
 
 
 def distill(settings: Distill | PlanDistill) -> None:
@@ -364,7 +384,7 @@ def distill(settings: Distill | PlanDistill) -> None:
     from asymtalker.distill.loop import distill as run
 
     check_lengths(settings.config)
-    run(settings.config, settings.run, settings.corpus, settings.model)
+    run(on_its_device(settings.config), settings.run, settings.corpus, settings.model)
 
 
 def plan(settings: PlanTeacher | PlanDistill) -> None:
@@ -374,13 +394,14 @@ def plan(settings: PlanTeacher | PlanDistill) -> None:
         UserError: if a setting makes no sense, or the GPU is not known.
     """
     from asymtalker.plan import gpu_named, print_plan
+    from asymtalker.portrait import parse_size
     from asymtalker.train.needs import frozen_of_recipe, plan_distill, plan_teacher
 
     check_lengths(settings.config)
     if not 0 < settings.efficiency <= 1:
         raise UserError(f"--efficiency is a share above 0 and at most 1, not {settings.efficiency}.")
     gpu, recipe = gpu_named(settings.gpu), recipe_named(settings.recipe)
-    size = plan_size(settings)
+    size = parse_size(settings.size) if settings.size else (*settings.config.buckets, (512, 512))[0]
     if isinstance(settings, PlanTeacher):
         recipe = replace(recipe, teacher=settings.config)
         made = plan_teacher(settings.config, frozen_of_recipe(recipe), size, settings.gpus)
@@ -389,27 +410,13 @@ def plan(settings: PlanTeacher | PlanDistill) -> None:
     print_plan(made, gpu, settings.efficiency)
 
 
-def plan_size(settings: PlanTeacher | PlanDistill) -> tuple[int, int]:
-    """Height and width that a dry run is of.
-
-    Raises:
-        UserError: if ``--size`` is not two numbers.
-    """
-    if settings.size is None:
-        return settings.config.buckets[0] if settings.config.buckets else (512, 512)
-    found = re.fullmatch(r"(\d+)x(\d+)", settings.size)
-    if not found:
-        raise UserError(f"--size must be height and width, such as 512x512, not {settings.size}.")
-    return int(found[1]), int(found[2])
-
-
 def encode(settings: Encode) -> None:
     """The ``encode`` verb: what was done on stderr, the folder of the cache on stdout."""
     from asymtalker.distributed import world
     from asymtalker.train.cache import encode as run
 
     check_lengths(settings.config)
-    folder = run(settings.config, settings.corpus, settings.model)
+    folder = run(on_its_device(settings.config), settings.corpus, settings.model)
     if world().main:
         print(folder)
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -49,12 +50,13 @@ def refusal(path: Path, error: OSError) -> UserError:
 def whole(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file or a folder under, which takes ``path``'s place at the end of the block.
 
-    An exception leaves ``path`` as it was and nothing beside it; a kill may leave a hidden ``.part``.
+    An exception leaves ``path`` as it was and nothing beside it; what a kill leaves, :func:`clear_parts` undoes.
 
     Raises:
         UserError: if the disk is full or ``path`` can't be written; other errors of the block pass through.
     """
-    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{ending}") for ending in ("part", "old"))
+    writer = f"{socket.gethostname().split('.')[0]}.{os.getpid()}"  # machines may share a disk
+    partial, old = (path.with_name(f".{path.name}.{writer}.{ending}") for ending in ("part", "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,7 +93,13 @@ def _remove(path: Path) -> None:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove what killed writers left unfinished in a folder, if there is one; nobody may be writing there."""
+    """Undo what killed writers left unfinished in a folder, if there is one; nobody may be writing there.
+
+    What was to be replaced takes its place again where nothing has taken it, and all else that is left goes.
+    """
+    for old in list(folder.glob(".*.old")):
+        path = folder / old.name[1:].rsplit(".", 3)[0]
+        _remove(old) if path.exists() else os.replace(old, path)
     for pattern in (".*.part", ".*.part.*"):  # the latter are of videos: the room kept back, and ``.NAME.part.mp4``
         for left in list(folder.glob(pattern)):
             _remove(left)

@@ -222,6 +222,11 @@ def test_clips_that_do_not_hold_the_rollout_are_refused(tmp_path, toy_corpus, ti
         distill(toy_distill(chunks=5), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
 
 
+def test_clips_that_patches_do_not_divide_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
+    with pytest.raises(UserError, match="do not divide"):
+        distill(toy_distill(buckets=((24, 24),)), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+
+
 def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
     with pytest.raises(UserError, match=r"has no readable model_index"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path)

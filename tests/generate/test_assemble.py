@@ -62,7 +62,7 @@ def test_a_student_is_sampled_as_its_run_distilled_it(run, tiny_pipeline_folder)
     [
         ("transformer", {"latent_channels": 4}, {}, "4 latent channels, but the codec of --vae has 6"),
         ("transformer", {"audio_dim": 8}, {}, "8 audio features, but the encoder of --audio gives 16"),
-        ("transformer", {}, {"size": 40}, "--size must be a multiple of 16"),
+        ("transformer", {}, {"size": "40"}, "height must be a multiple of 16"),
         ("transformer", {}, {"steps": 0}, "--steps must be at least 1"),
     ],
 )

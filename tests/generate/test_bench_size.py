@@ -1,14 +1,20 @@
 """What a measuring process does: random networks, ceilings, costs, times of parts."""
 
+import json
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers.models import modeling_utils
+from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
+from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.errors import UserError
+from asymtalker.generate import bench_ceiling, bench_measure, bench_train, placement
 from asymtalker.generate.bench_ceiling import count_costs, measure_ceiling, seconds_of, token_count
 from asymtalker.generate.bench_measure import PartTimer, describe_network, measure_stock
 from asymtalker.generate.random_weights import random_pipeline
@@ -60,7 +66,7 @@ def test_random_pipeline_makes_moving_pictures_of_its_size(random_smoke):
 
 
 def test_sizes_that_tokens_do_not_divide_are_refused():
-    with pytest.raises(UserError, match=r"multiples of 32 and 32.*not 64x80"):
+    with pytest.raises(UserError, match="64x80 does not fit this model: its height must be a multiple of 32 pixels"):
         random_pipeline(smoke(), (64, 80), CPU)
 
 
@@ -107,11 +113,132 @@ def test_time_of_a_call_is_of_one_call():
 
 
 def test_stock_pipeline_is_of_the_same_size(network):
-    found = measure_stock({"network": network, "runs": 1})
+    found = measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
+    assert found["fitted"] == "bfloat16, one process"
     assert found["frames_per_chunk"] == network["frames"]
     assert found["fps"] == pytest.approx(network["frames"] / found["seconds_per_chunk"], rel=0.01)
     assert found["part_seconds"]["transformer"] > 0
     assert found["part_seconds"]["decode"] > 0
+
+
+@pytest.mark.parametrize(
+    ("offload", "options", "said"),
+    [
+        ("model", {"vae_tiling": True}, "VAE tiling, offload model"),
+        ("group", {"attention": "_native_math"}, "offload group, attention _native_math"),
+    ],
+)
+def test_stock_pipeline_is_fitted_as_ours_is(network, monkeypatch, offload, options, said):
+    made, inference = [], InferenceConfig(offload=offload, **options)
+
+    def keep(pipeline, device, config):
+        placement.fit(pipeline, device, config)
+        made.append(pipeline)
+
+    monkeypatch.setattr(bench_measure, "fit", keep)
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
+    found = measure_stock({"network": network, "inference": to_dict(inference), "runs": 1})
+    assert found["fitted"] == f"bfloat16, one process, {said}"
+    (pipeline,) = made
+    assert pipeline.vae.use_tiling == inference.vae_tiling
+    processors = {block.attn1.processor._attention_backend for block in pipeline.transformer.blocks}
+    assert processors == {inference.attention and AttentionBackendName(inference.attention)}
+    grouped = pipeline.transformer.blocks[0]._diffusers_hook if offload == "group" else None
+    assert (grouped is not None) == (offload == "group")
+    assert hasattr(pipeline.transformer, "_hf_hook") == (offload == "model")
+
+
+def test_stock_blocks_are_compiled_when_ours_are(network, monkeypatch):
+    made = []
+    monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline))
+    measure_stock({"network": network, "inference": to_dict(InferenceConfig(compile=True)), "runs": 1})
+    (pipeline,) = made
+    parts = [*pipeline.transformer.blocks, pipeline.vae.decoder]
+    assert all(part._compiled_call_impl is not None for part in parts)
+    assert pipeline.transformer._compiled_call_impl is None
+
+
+def test_the_kernel_of_the_ceiling_is_loaded_first(network, monkeypatch):
+    """A kernel of the hub is downloaded when it is set, and not when it is called."""
+    loaded = []
+    monkeypatch.setattr(modeling_utils.ModelMixin, "set_attention_backend", lambda _, name: loaded.append(name))
+    monkeypatch.setattr(bench_ceiling, "MEASURED_SECONDS", 0.01)
+    assert measure_ceiling({"network": network, "attention": "native"})["attention_tflops"] > 0
+    assert loaded == ["native"]
+    with pytest.raises(UserError, match="attention flash can't be used here"):
+        measure_ceiling({"network": network, "attention": "flash"})
+
+
+@pytest.mark.parametrize("measure", [measure_ceiling, measure_stock])
+def test_too_little_memory_for_what_is_beside_is_said(network, monkeypatch, measure):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bench_ceiling, "_random", full)
+    monkeypatch.setattr(bench_measure, "random_network", full)
+    with pytest.raises(UserError, match="memory is too small for"):
+        measure({"network": network, "inference": to_dict(InferenceConfig()), "attention": None, "runs": 1})
+
+
+def test_too_little_memory_for_random_weights_is_said(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "inference": to_dict(InferenceConfig())}
+    for name in ("random_pipeline", "place"):
+        with monkeypatch.context() as patch:
+            patch.setattr(bench_measure, name, full)
+            with pytest.raises(UserError, match=r"memory is too small .* --offload group"):
+                bench_measure._load(job)
+
+
+def test_options_survive_json():
+    inference = InferenceConfig(preview=Path("taew2_1.pth"), offload="group", vae_tiling=True)
+    for given in (inference, InferenceConfig()):
+        assert bench_measure._inference({"inference": json.loads(json.dumps(to_dict(given)))}) == given
+
+
+def test_too_little_memory_for_training_names_what_is_left_to_do(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bench_train, "teacher_losses", full)
+    job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "steps": 1, "batch": 2}
+    says = "give a smaller --batch, --gradient-checkpointing True, more --gpus or a smaller --size"
+    with pytest.raises(UserError, match=says):
+        bench_train.measure_training(job | {"gradient_checkpointing": False})
+    with pytest.raises(UserError, match="give more --gpus or a smaller --size"):
+        bench_train.measure_training(job | {"batch": 1, "gradient_checkpointing": True})
+
+
+def test_a_step_has_as_many_micro_batches_for_each_process(monkeypatch):
+    job = {"device": "cpu", "batch": None, "gradient_checkpointing": None}
+    recipe = smoke()
+    loop = replace(recipe.teacher.loop, micro_batches=4)
+    recipe = replace(recipe, teacher=replace(recipe.teacher, loop=loop))
+    for processes, expected in [(1, 4), (3, 6), (4, 4), (5, 5)]:
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        assert bench_train._configured(job, recipe).loop.micro_batches == expected
+
+
+def test_another_thread_does_not_wait_for_the_gpu(monkeypatch):
+    """It would wait for the work of the timer's own thread, as there is one stream."""
+    waited = []
+    monkeypatch.setattr(bench_measure, "synchronize", lambda _: waited.append(threading.get_ident()))
+
+    class Work:
+        def do(self):
+            pass
+
+    timer, work = PartTimer(CPU), Work()
+    timer.watch(work, "do", lambda _: "work")
+    thread = threading.Thread(target=work.do)
+    thread.start()
+    thread.join()
+    assert waited == []
+    work.do()
+    assert waited == [threading.get_ident()] * 2
+    assert timer.calls["work"] == 2
 
 
 def test_parts_of_another_thread_are_counted_apart():

@@ -119,7 +119,7 @@ def test_a_converted_checkpoint_loads_saves_and_is_where_training_starts(
     toy_audio_encoder.save_pretrained(tmp_path / "wav2vec")
     toy_extractor.save_pretrained(tmp_path / "wav2vec")
     source, out = str(text_to_video.parent), tmp_path / "init"
-    settings = Convert(wan=source, wav2vec=str(tmp_path / "wav2vec"), out=out, size=32, dtype="float32")
+    settings = Convert(wan=source, wav2vec=str(tmp_path / "wav2vec"), out=out, size="32", dtype="float32")
     convert_checkpoint(settings, wan_1_3b())
     assert "widened: 1 weights" in capsys.readouterr().err
     assert str(tmp_path) not in (out / "transformer" / "config.json").read_text()

@@ -1,5 +1,6 @@
 """Options of inference change where and how a model runs, and what comes out only as far as they say."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from random_velocity import random_velocity
 from whole_loop import whole_loop
 
 from asymtalker.cli import main
@@ -86,7 +88,8 @@ def test_every_network_is_brought_in_for_each_chunk(checkpoint, portrait, sound,
 
 def test_group_offload_holds_one_block_at_a_time(checkpoint):
     blocks = placed(checkpoint, offload="group").transformer.blocks
-    assert all(block._diffusers_hook.get_hook("group_offloading") is not None for block in blocks)
+    groups = [block._diffusers_hook.get_hook("group_offloading").group for block in blocks]
+    assert [group.modules for group in groups] == [[block] for block in blocks]
 
 
 def test_fp8_is_within_its_error(monkeypatch):
@@ -159,6 +162,19 @@ def test_compiled_blocks_compute_the_same(checkpoint, autocast):
         plain = velocity(placed(checkpoint).transformer)
         compiled = velocity(placed(checkpoint, compile=True).transformer)
     assert relative_error(compiled, plain) < (0.02 if autocast else 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+def test_compilation_goes_with_fp8_and_with_two_processes(tmp_path):
+    pytest.importorskip("torchao")
+    plain, rounded = random_velocity({}), random_velocity({"fp8": True})
+    both = random_velocity({"compile": True, "fp8": True})
+    assert relative_error(both, rounded) < 1e-4 < relative_error(rounded, plain)
+    done = torchrun([str(HERE / "random_velocity.py"), json.dumps({"compile": True}), str(tmp_path)], timeout=300)
+    assert done.returncode == 0, done.stderr
+    for rank in range(2):
+        assert relative_error(torch.load(tmp_path / f"velocity{rank}.pt"), plain) < 1e-5
 
 
 def test_the_codecs_decoder_is_whole_graphs():
@@ -254,6 +270,37 @@ def test_what_several_processes_cannot_share_is_said(monkeypatch):
         check_split(toy_transformer(), (4, 4), 3)
     with pytest.raises(UserError, match="2 attention heads, which 4 processes"):
         placement._split_tokens(toy_transformer(), 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "processes", "advice"),
+    [
+        ({}, 1, "--offload model, --offload group (which needs the least), --vae-tiling, --fp8 or "),
+        ({"offload": "model", "fp8": True}, 1, "--offload group (which needs the least), --vae-tiling or "),
+        ({"compile": True}, 1, "--offload model, --vae-tiling, --fp8 or "),
+        ({"offload": "group", "vae_tiling": True}, 1, "--fp8 or "),
+        ({}, 2, "--vae-tiling, --fp8 or "),
+        ({"vae_tiling": True, "fp8": True}, 2, ""),
+    ],
+)
+def test_too_little_memory_names_what_is_left_to_do(monkeypatch, options, processes, advice):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    said = placement.generation_too_large(InferenceConfig(**options))
+    assert said == f"The GPU's memory is too small for this model and size: give {advice}a smaller --size."
+
+
+def test_too_little_memory_of_any_process_is_said(checkpoint, portrait, voice, tmp_path, monkeypatch):
+    pipeline = placed(checkpoint, vae_tiling=True)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    pipeline.processes = 2
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    pipeline.transformer.forward = full
+    with pytest.raises(UserError, match=r"give --fp8 or a smaller --size\.$"):
+        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
 
 
 def test_flags_reach_the_pipeline(checkpoint, portrait, voice, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import save_file
 
 from asymtalker.codec import build_vae
@@ -106,6 +107,16 @@ def test_code_in_a_file_is_not_run(tmp_path):
     torch.save({"decoder.1.weight": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match=re.escape("is not a file of weights")):
         load_preview(tmp_path / "evil.pth", build_vae(TOY_CODEC))
+
+
+def test_a_codec_of_other_latents_of_the_same_shape_is_refused(tmp_path):
+    torch.save(PreviewDecoder().state_dict(), tmp_path / "preview.pth")
+    with torch.device("meta"):
+        vae = AutoencoderKLWan()
+    load_preview(tmp_path / "preview.pth", vae)
+    vae.register_to_config(latents_mean=[0.0] * 16)
+    with pytest.raises(UserError, match=r"for Wan2\.1's latents"):
+        load_preview(tmp_path / "preview.pth", vae)
 
 
 def test_a_codec_of_another_shape_is_refused(decoder, tmp_path):

@@ -23,7 +23,7 @@ from asymtalker.train.buckets import View, nearest_bucket, view_of
 from asymtalker.train.cache import Cache, Encoder, mouth_boxes
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
-from asymtalker.train.loop import teacher_losses
+from asymtalker.train.loop import encode_all, teacher_losses
 from toy import TOY_CHUNK, ToyFace, assert_same, toy_loop, toy_teacher, toy_transformer
 
 BUCKETS = ((32, 32), (48, 32), (32, 48))
@@ -161,7 +161,7 @@ def test_one_bucket_changes_no_draw(toy_corpus, frozen):
 def test_other_buckets_have_folders_of_their_own(mixed, frozen):
     row = rows(mixed)["train-toy4"]
     folders = [Cache(Encoder(mixed, frozen, 9, (bucket,))).folders(row) for bucket in ((32, 48), (32, 32), (32, 80))]
-    for part in ("latents", "identity", "mouth"):
+    for part in ("latents", "identity", "face"):
         assert len({vars(folder)[part] for folder in folders}) == 3
     assert len({folder.audio for folder in folders}) == 1
     assert folders[2] == Cache(Encoder(mixed, frozen, 9)).folders(row)
@@ -178,6 +178,7 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
     beside = [(fly.mouth(b), fly.face_mask(b, -4, 2), fly.pixels(b, -4, 2)) for b in drawn]
     assert files_of(folder) == before, "nothing is written"
     cached = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS)
+    encode_all(cached)
     assert files_of(folder) != before
     for seed, (batch, more) in enumerate(zip(drawn, beside, strict=True)):
         again = cached.batch(2, numbered_generator(seed, 0), 2 * (seed % 2))

@@ -15,6 +15,7 @@ from asymtalker.models.identity import encode_then_repeat, temporal_reference
 from asymtalker.train.cache import Cache, chunk_starts, mouth_boxes, reference_frames
 from asymtalker.train.data import ChunkSource, box_coverage
 from asymtalker.train.frozen import load_frozen
+from asymtalker.train.loop import encode_all
 from toy import TOY_CHUNK, ToyFace, toy_loop
 
 
@@ -167,17 +168,19 @@ def test_clips_are_encoded_once(source, toy_corpus, frozen, monkeypatch):
 def test_encoding_goes_on_where_it_was_stopped(toy_corpus, tmp_path, frozen):
     folder = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     before = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    encode_all(before)
     kept, lost = sorted(folders(before).latents.iterdir())[:2]
     written = kept.stat().st_mtime_ns
     expected = lost.read_bytes()
     lost.unlink()
     after = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    encode_all(after)
     assert kept.stat().st_mtime_ns == written
     assert lost.read_bytes() == expected
     assert folders(after) == folders(before)
     shard = folder / after.rows[0].shard
     os.utime(shard)  # as if the corpus had been written again
-    ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    encode_all(ChunkSource(folder, "train", frozen, TOY_CHUNK))
     assert kept.stat().st_mtime_ns > written
 
 

@@ -48,7 +48,7 @@ def runs(tmp_path_factory, toy_corpus, tiny_pipeline_folder) -> Path:
         [
             *both("two"),
             *both("in-turn", steps=3),
-            job("teacher", "offloaded", cpu_offload=True, steps=2),
+            job("teacher", "offloaded", cpu_offload=True, steps=2, sample_every=1),
             job("teacher", "bf16", autocast="bfloat16", gradient_checkpointing=True, steps=4),
         ],
         toy_corpus,
@@ -97,14 +97,24 @@ def test_training_changed_the_weights_that_are_compared(runs, tiny_pipeline_fold
 
 @pytest.mark.slow
 def test_offloading_changes_nothing(runs):
-    for held, offloaded in zip(logged(runs / "teacher-two"), logged(runs / "teacher-offloaded"), strict=False):
-        assert offloaded == pytest.approx(held, rel=1e-6)
+    offloaded = [line for line in logged(runs / "teacher-offloaded") if "fm" in line]
+    assert len(offloaded) == 2
+    for line, held in zip(offloaded, logged(runs / "teacher-two")[:2], strict=True):
+        assert line == pytest.approx(held, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_samples_of_several_processes_are_logged_once(runs):
+    run = runs / "teacher-offloaded"
+    assert len(list(run.glob("events.*"))) == 1
+    assert len([line for line in logged(run) if "sample_l1" in line]) == 2
+    assert len(list((run / "samples").iterdir())) == 2
 
 
 @pytest.mark.slow
 def test_mixed_precision_and_recomputation_follow_one_process(runs):
     one, two = ([line["fm"] for line in logged(runs / f"teacher-{name}")] for name in ("bf16-one", "bf16"))
-    assert two == pytest.approx(one, rel=0.02)
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from asymtalker import recipes
+from asymtalker.codec import recompute_decoder
 from asymtalker.config import TeacherConfig
 from asymtalker.costs import count_flops
 from asymtalker.distill.loop import Extent, Networks, critic_update_loss, generate, student_losses
@@ -15,7 +16,7 @@ from asymtalker.train import needs
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
 from asymtalker.train.loop import draw_batch, teacher_losses
-from asymtalker.train.needs import frozen_like, frozen_of_recipe, passes, plan_distill, plan_teacher
+from asymtalker.train.needs import check_fits, frozen_like, frozen_of_recipe, passes, plan_distill, plan_teacher
 from asymtalker.train.network import build_transformer, start_transformer
 from toy import TOY_CHUNK, TOY_SIZE, TOY_TRANSFORMER, toy_distill, toy_loop, toy_teacher
 
@@ -38,6 +39,7 @@ def teacher_step(config: TeacherConfig, frozen, corpus) -> int:
     transformer = start_transformer(config, frozen).train()
     if config.loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+        recompute_decoder(frozen.codec.vae)
 
     def step() -> None:
         for index in range(config.loop.micro_batches):
@@ -47,6 +49,20 @@ def teacher_step(config: TeacherConfig, frozen, corpus) -> int:
             (losses["fm"] + losses["tgc"] + losses["ff"]).backward()
 
     return count_flops(step)
+
+
+def test_a_gpu_that_is_too_small_is_refused_before_networks_are_made(empty, monkeypatch):
+    def make_plan() -> Plan:
+        return plan_teacher(toy_teacher(), empty, SIZE, 1)
+
+    needed = int(make_plan().total())
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 1000)  # by the frozen networks, which the plan counts
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (needed - 999, 10 * needed))
+    check_fits(make_plan, torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (needed // 2, 10 * needed))
+    with pytest.raises(UserError, match=r"on one GPU, and .* GB are there; what fits: --config"):
+        check_fits(make_plan, torch.device("cuda:0"))
+    check_fits(make_plan, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -161,5 +177,5 @@ def test_the_paper_s_sizes_are_planned_without_memory():
 
 
 def test_a_size_that_tokens_do_not_divide_is_one_sentence(empty):
-    with pytest.raises(UserError, match="--size must be multiples of 16 and 16"):
+    with pytest.raises(UserError, match="height must be a multiple of 16 pixels, its width of 16"):
         plan_teacher(toy_teacher(), empty, (40, 32), gpus=1)

@@ -10,11 +10,18 @@ from safetensors.torch import load_file, save_file
 
 from asymtalker.checkpoint import EMA, Weights
 from asymtalker.distill.loop import Networks, distill
+from asymtalker.distributed import check_processes, check_world
 from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.train.loop import train_teacher
-from asymtalker.train.network import adapt, load_transformer, merged, save_transformer, shared_copy
-from toy import assert_same, saved_state, toy_distill, toy_loop, toy_teacher
+from asymtalker.train.network import (
+    load_transformer,
+    merged,
+    read_settings,
+    save_transformer,
+    transformer_config,
+)
+from toy import TOY_TRANSFORMER, assert_same, saved_state, toy_distill, toy_loop, toy_teacher
 
 FILE = "diffusion_pytorch_model.safetensors"
 
@@ -52,6 +59,29 @@ def test_weights_in_several_files_are_read_and_a_missing_file_is_named(folder):
     assert_same(dict(load_transformer(folder, toy_loop()).state_dict()), dict(whole))
     (folder / names[1]).unlink()
     with pytest.raises(UserError, match=rf"lacks {names[1]}"):
+        load_transformer(folder, toy_loop())
+
+
+def test_the_size_of_a_saved_transformer_is_what_it_was_made_with(folder):
+    assert transformer_config(read_settings(folder), "tre") == TOY_TRANSFORMER
+    with pytest.raises(UserError, match=r"not whole .*patch_size"):
+        transformer_config({}, "tre")
+
+
+@pytest.mark.parametrize("part", ["train", "distill"])
+def test_training_is_refused_where_the_gpu_is_too_small(part, tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
+    monkeypatch.setattr(f"asymtalker.{part}.loop.start", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
+    work, config = {"train": (train_teacher, toy_teacher()), "distill": (distill, toy_distill())}[part]
+    with pytest.raises(UserError, match=r"at 32x32 needs .* on one GPU, and 0\.0 GB are there"):
+        work(config, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    assert not (tmp_path / "run" / "transformer").exists()
+
+
+def test_other_weights_beside_those_of_a_network_are_refused(folder):
+    save_file({"proj_out.bias": torch.ones(3)}, folder / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(UserError, match=r"not this network's, diffusion_pytorch_model\.fp16\.safetensors"):
         load_transformer(folder, toy_loop())
 
 
@@ -124,13 +154,21 @@ def test_merging_leaves_weights_without_changes_alone():
     assert_same(merged(weights), weights)
 
 
-def test_lora_is_for_one_process_and_needs_weights(folder, tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
+def test_lora_is_for_one_process_and_needs_weights(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
+    corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     with pytest.raises(UserError, match=r"--config\.init"):
-        train_teacher(toy_teacher(lora_rank=2), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-    transformer = load_transformer(folder, toy_loop())
+        train_teacher(toy_teacher(lora_rank=2), tmp_path / "run", corpus, tiny_pipeline_folder)
+    assert not (corpus / "cache").exists()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(UserError, match="without torchrun"):
+        check_world(toy_loop(), 2)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        adapt(shared_copy(transformer), 2, toy_loop())
+    with pytest.raises(UserError, match="for one process, not 2"):
+        check_world(toy_loop(), 2)
+    with pytest.raises(UserError, match=r"does not go with --config\.loop\.cpu-offload"):
+        check_processes(toy_loop(cpu_offload=True), 2, 1)
+    with pytest.raises(UserError, match="must be 0, for none, or more"):
+        check_processes(toy_loop(), -1, 1)
 
 
 @pytest.mark.parametrize("what", ["teacher", "distill"])

@@ -263,6 +263,15 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, toy_corpus,
     assert losses_of(tmp_path / "plain") == losses_of(tmp_path / "checkpointed")
 
 
+def test_pixel_losses_can_be_left_out(tmp_path, toy_corpus, tiny_pipeline_folder):
+    for every, expected in ((1, True), (4, False)):  # more than the steps there are: never
+        config = toy_teacher(loop=toy_loop(steps=3), pixel_every=every, pixel_max_sigma=1.0)
+        run = tmp_path / str(every)
+        train_teacher(config, run, toy_corpus, tiny_pipeline_folder)
+        lines = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+        assert any("tgc" in line for line in lines) == expected
+
+
 def test_only_maps_are_decayed(frozen):
     transformer = start_transformer(toy_teacher(), frozen)
     decayed, kept = (group["params"] for group in build_optimizer(transformer, TOY_OPTIMIZER).param_groups)

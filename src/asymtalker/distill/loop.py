@@ -15,9 +15,9 @@ from torch import Tensor
 
 from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
-from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig
+from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -34,9 +34,17 @@ from asymtalker.run_folder import (
 from asymtalker.timeline import Span
 from asymtalker.train.data import Batch, ChunkSource
 from asymtalker.train.frozen import Frozen, load_frozen
-from asymtalker.train.loop import open_held_out
+from asymtalker.train.loop import check_sizes, encode_all, open_held_out
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
-from asymtalker.train.network import adapt, load_transformer, read_settings, save_transformer, shared_copy
+from asymtalker.train.needs import check_fits, frozen_like, plan_distill
+from asymtalker.train.network import (
+    adapt,
+    load_transformer,
+    read_settings,
+    save_transformer,
+    shared_copy,
+    transformer_config,
+)
 from asymtalker.train.sample import write_sample
 
 
@@ -122,17 +130,22 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
     loop = config.loop
-    start(loop.device)
-    check_world(loop)
-    frozen = load_frozen(model_path, identity_strategy(model_path), loop)
-    check_noise(config, model_path / "transformer")
+    device = start(loop.device)
+    check_world(loop, config.lora_rank)
+    strategy = identity_strategy(model_path)
+    frozen = load_frozen(model_path, strategy, loop)
+    teacher = transformer_config(read_settings(model_path / "transformer"), strategy)
+    check_noise(config, teacher)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks, **kept)
+    check_sizes(source, teacher.patch_size)
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
+    check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), device)
     nets = Networks.load(model_path / "transformer", loop, config.lora_rank)
     average = load_transformer(model_path / "transformer", loop) if is_sharded() else None
     ema = EMA(nets.student, config.student.ema_decay, average)
+    encode_all(source, shown)
     if loop.gradient_checkpointing:
         nets.student.enable_gradient_checkpointing()
         nets.critic.enable_gradient_checkpointing()
@@ -188,13 +201,13 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
 
 
-def check_noise(config: DistillConfig, teacher: Path) -> None:
-    """Check that the teacher in a folder can judge at the lowest noise level.
+def check_noise(config: DistillConfig, teacher: TransformerConfig) -> None:
+    """Check that a teacher can judge at the lowest noise level.
 
     Raises:
         UserError: if it can't.
     """
-    if read_settings(teacher).get("prediction_type") == "clean" and config.min_sigma < MIN_SIGMA:
+    if teacher.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
         raise UserError(
             f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
         )

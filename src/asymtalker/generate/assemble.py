@@ -1,7 +1,6 @@
 """Put trained parts together into a checkpoint for use: one diffusers folder."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from asymtalker.codec import latent_size
 from asymtalker.config import ChunkConfig, Recipe, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.portrait import parse_size
 from asymtalker.run_folder import RUN_CONFIG
 from asymtalker.stages import Assemble
 from asymtalker.whole import save_whole
@@ -34,7 +35,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         UserError: if a part is missing, not what it should be or does not fit the others, or the folder can't be
             written.
     """
-    dtype = getattr(torch, settings.dtype)
+    dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     chunk, sampler = _trained_for(settings.transformer, recipe)
     steps = sampler.num_steps if settings.steps is None else settings.steps
@@ -43,7 +44,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
     transformer = _load(AsymTalkerTransformer3DModel, settings.transformer, dtype)
     vae = _load(AutoencoderKLWan, settings.vae, dtype)
     audio_encoder = _load(Wav2Vec2Model, settings.audio / "audio_encoder", dtype)
-    _check_fit(transformer, vae, audio_encoder, settings.size)
+    _check_fit(transformer, vae, audio_encoder, size)
     pipeline = AsymTalkerPipeline(
         transformer=transformer,
         vae=vae,
@@ -51,7 +52,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         feature_extractor=_load(Wav2Vec2FeatureExtractor, settings.audio / "feature_extractor", dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),
         image_encoder=load_image_encoder(identity, settings.image_encoder),
-        sample_size=settings.size,
+        sample_size=size,
         chunk_frames=chunk.frames,
         continuity_frames=chunk.continuity_frames,
         num_inference_steps=steps,
@@ -82,7 +83,10 @@ def _trained_for(transformer: Path, recipe: Recipe) -> tuple[ChunkConfig, Sample
 
 
 def _check_fit(
-    transformer: AsymTalkerTransformer3DModel, vae: AutoencoderKLWan, audio_encoder: Wav2Vec2Model, size: int
+    transformer: AsymTalkerTransformer3DModel,
+    vae: AutoencoderKLWan,
+    audio_encoder: Wav2Vec2Model,
+    size: tuple[int, int],
 ) -> None:
     """Refuse parts that were not trained with each other, as far as their sizes tell."""
     config = transformer.config
@@ -96,9 +100,7 @@ def _check_fit(
             f"The transformer was trained on {config.audio_dim} audio features, but the encoder of --audio gives"
             f" {audio_encoder.config.hidden_size}."
         )
-    side = vae.config.scale_factor_spatial * math.lcm(*config.patch_size[1:])
-    if size < 1 or size % side:
-        raise UserError(f"--size must be a multiple of {side}, the side of a token in pixels, not {size}.")
+    latent_size(size, vae.config.scale_factor_spatial, config.patch_size)
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:

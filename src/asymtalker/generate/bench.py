@@ -47,7 +47,7 @@ def demo_inputs() -> tuple[Path, Path]:
 
 def bench_generate(
     seconds: Sequence[float],
-    out: Path,
+    out: Path | None = None,
     model: str | None = None,
     device: str = "auto",
     image: Path | None = None,
@@ -60,11 +60,13 @@ def bench_generate(
     gpus: int = 1,
 ) -> dict[str, Any]:
     """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths, the device's own limits, and
-    the same network through diffusers' stock Wan pipeline; write a JSON report and say its figures on stderr.
+    the same network through diffusers' stock Wan pipeline; say the figures on stderr and write a JSON report.
+
+    Limits or a stock pipeline that could not be measured are null in it, the reason being under ``not_measured``.
 
     Args:
         seconds: lengths of sound; the speech is repeated or cut to each.
-        out: JSON file to write.
+        out: JSON file to write, none by default.
         model: checkpoint, by default the bundled one.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
         image: a portrait, by default the bundled one.
@@ -81,8 +83,10 @@ def bench_generate(
     Raises:
         UserError: if an input cannot be used, which is the sentence of the process that found out, or ``out`` not be
             written.
+        RuntimeError: if measuring limits or stock fails by a mistake of ours, after the report was written.
     """
-    check_place(out)
+    if out:
+        check_place(out)
     if recipe:
         recipe_named(recipe)
         size = size or DEFAULT_SIZE
@@ -107,19 +111,24 @@ def bench_generate(
             results.append({"seconds": length, "runs": runs} | made)
             print(_line(results[-1]), file=sys.stderr)
             sound.unlink()
-    limits = _measure_apart("limits", {"network": network, "attention": settings["inference"]["attention"]})
-    stock = _measure_apart("stock", {"network": network, "runs": SHORT_RUNS})
+    limits, no_limits = _measure_beside(
+        "limits", {"network": network, "attention": settings["inference"]["attention"]}
+    )
+    stock, no_stock = _measure_beside(
+        "stock", {"network": network, "inference": settings["inference"], "runs": SHORT_RUNS}
+    )
+    limits = limits or {"ceiling": None, "costs": None}
     for result in results:
         result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
-    print(_table(results[-1], limits, stock), file=sys.stderr)
     report = report_header("generate", machine | load) | {"versions": versions(), "settings": settings}
     report |= {"network": network, "results": results, **limits, "stock": stock}
-    write_whole(out, json.dumps(report, indent=2) + "\n")
+    print(_table(max(results, key=lambda result: result["seconds"]), report), file=sys.stderr)
+    _finish(report, out, limits=no_limits, stock=no_stock)
     return report
 
 
 def bench_train(
-    out: Path,
+    out: Path | None,
     recipe: str,
     size: tuple[int, int] | None = None,
     device: str = "auto",
@@ -129,11 +138,11 @@ def bench_train(
     gradient_checkpointing: bool | None = None,
     gpus: int = 1,
 ) -> dict[str, Any]:
-    """Measure training steps of a recipe's teacher on random weights and chunks, and the device's limits; write a JSON
-    report and say its figures on stderr.
+    """Measure training steps of a recipe's teacher on random weights and chunks, and the device's limits; say the
+    figures on stderr and write a JSON report, in which a ceiling that could not be measured is null.
 
     Args:
-        out: JSON file to write.
+        out: JSON file to write, or ``None``.
         recipe: its name.
         size: height and width of the frames in pixels.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
@@ -147,8 +156,10 @@ def bench_train(
 
     Raises:
         UserError: if an input cannot be used or ``out`` not be written.
+        RuntimeError: if measuring the ceiling fails by a mistake of ours, after the report was written.
     """
-    check_place(out)
+    if out:
+        check_place(out)
     recipe_named(recipe)
     settings = {
         "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "steps": steps, "batch": batch,
@@ -157,51 +168,69 @@ def bench_train(
     load = load_average()
     result = _measure_apart("training", settings, gpus)
     machine, network = result.pop("machine"), result.pop("network")
-    ceiling = _measure_apart("ceiling", {"network": network, "attention": None})
-    result["share_of_ceiling"] = round(result["tflops"] / ceiling["matmul_tflops"], 4)
+    ceiling, no_ceiling = _measure_beside("ceiling", {"network": network, "attention": None})
+    result["share_of_ceiling"] = ceiling and round(result["tflops"] / ceiling["matmul_tflops"], 4)
     most = f", of the GPU {result['peak_gpu_mib']:.0f} MiB" if "peak_gpu_mib" in result else ""
+    share = ""
+    if ceiling:
+        share = (
+            f", {result['share_of_ceiling']:.1%} of {ceiling['matmul_tflops']:.3f} in matrix products"
+            f" ({ceiling['dtype']})"
+        )
     print(
         f"{result['seconds_per_step']:.3f} s for a step of {result['samples_per_step']} samples, peak"
-        f" {result['peak_rss_mib']:.0f} MiB{most}: {result['tflops']:.3f} TFLOP/s,"
-        f" {result['share_of_ceiling']:.1%} of {ceiling['matmul_tflops']:.3f} in matrix products"
-        f" ({ceiling['dtype']}); with every sample decoded {result['decoded']['seconds_per_step']:.3f} s",
+        f" {result['peak_rss_mib']:.0f} MiB{most}: {result['tflops']:.3f} TFLOP/s{share}; with every sample decoded"
+        f" {result['decoded']['seconds_per_step']:.3f} s",
         file=sys.stderr,
     )
     report = report_header("train", machine | load) | {"versions": versions(), "settings": settings}
     report |= {"network": network, "results": result, "ceiling": ceiling}
-    write_whole(out, json.dumps(report, indent=2) + "\n")
+    _finish(report, out, ceiling=no_ceiling)
     return report
 
 
 def judge(
-    result: dict[str, Any], ceiling: dict[str, Any], costs: dict[str, Any], stock: dict[str, Any], gpus: int = 1
+    result: dict[str, Any],
+    ceiling: dict[str, Any] | None,
+    costs: dict[str, Any] | None,
+    stock: dict[str, Any] | None,
+    gpus: int = 1,
 ) -> dict[str, Any]:
     """What a measured result reached of the device's limits, and beside the stock pipeline.
 
     Args:
         result: of :func:`asymtalker.generate.bench_measure.measure_pipeline`.
-        ceiling: of :func:`asymtalker.generate.bench_ceiling.measure_ceiling`.
+        ceiling: of :func:`asymtalker.generate.bench_ceiling.measure_ceiling`, of one GPU.
         costs: of :func:`asymtalker.generate.bench_ceiling.count_costs`.
         stock: of :func:`asymtalker.generate.bench_measure.measure_stock`.
-        gpus: that shared the work.
+        gpus: that shared the work of the transformer; each decodes all.
 
     Returns:
         ``tflops`` and ``share_of_ceiling`` of the transformer and the decoder, ``floor_fps``, ``share_of_floor``,
-        ``seconds_per_chunk`` and ``times_stock``: stock's seconds per frame over ours.
+        ``seconds_per_chunk`` and ``times_stock``: stock's seconds per frame over ours. Null is what follows from
+        something that is, and ``times_stock`` of several GPUs, as stock has one.
     """
-    most = ceiling["matmul_tflops"] * gpus
-    seconds, calls = result["part_seconds"], result["part_calls"]
-    tflops = {part: 1e-12 * costs[part] * calls[part] / seconds[part] for part in ("transformer", "decode")}
-    floor = costs["new_frames"] * 1e12 * most / costs["chunk"]
     fps = result["steady_fps"] or result["fps"]
-    return {
-        "tflops": {part: round(value, 4) for part, value in tflops.items()},
-        "share_of_ceiling": {part: round(value / most, 4) for part, value in tflops.items()},
-        "floor_fps": round(floor, 3),
-        "share_of_floor": round(fps / floor, 4),
-        "seconds_per_chunk": round(costs["new_frames"] / fps, 4),
-        "times_stock": round(fps / stock["fps"], 3),
-    }
+    figures: dict[str, Any] = dict.fromkeys(
+        ("tflops", "share_of_ceiling", "floor_fps", "share_of_floor", "seconds_per_chunk", "times_stock")
+    )
+    if ceiling and costs:
+        most = ceiling["matmul_tflops"]
+        seconds, calls = result["part_seconds"], result["part_calls"]
+        # With a preview decoder the codec does not decode the last chunk, which may be the only one.
+        shared = {part: share for part, share in {"transformer": gpus, "decode": 1}.items() if part in calls}
+        tflops = {part: 1e-12 * costs[part] * calls[part] / seconds[part] for part in shared}
+        floor = costs["new_frames"] * 1e12 * most * gpus / costs["chunk"]
+        figures |= {
+            "tflops": {part: round(value, 4) for part, value in tflops.items()},
+            "share_of_ceiling": {part: round(value / most / shared[part], 4) for part, value in tflops.items()},
+            "floor_fps": round(floor, 3),
+            "share_of_floor": round(fps / floor, 4),
+            "seconds_per_chunk": round(costs["new_frames"] / fps, 4),
+        }
+    if stock and gpus == 1:
+        figures["times_stock"] = round(fps / stock["fps"], 3)
+    return figures
 
 
 def report_header(benchmark: str, machine: dict[str, Any]) -> dict[str, Any]:
@@ -241,29 +270,34 @@ def _line(result: dict[str, Any]) -> str:
     )
 
 
-def _table(result: dict[str, Any], limits: dict[str, Any], stock: dict[str, Any]) -> str:
+def _table(result: dict[str, Any], report: dict[str, Any]) -> str:
     """Parts, limits and yardstick of one length, for people."""
-    ceiling, total = limits["ceiling"], result["synchronized_seconds"]
+    ceiling, costs, stock, total = report["ceiling"], report["costs"], report["stock"], result["synchronized_seconds"]
     lines = [f"{'part':<12} {'seconds':>9} {'share':>6} {'TFLOP/s':>9} {'of ceiling':>11}"]
     for part, seconds in sorted(result["part_seconds"].items(), key=lambda item: -item[1]):
         rate = ""
-        if part in result["tflops"]:
+        if part in (result["tflops"] or ()):
             rate = f" {result['tflops'][part]:>9.3f} {result['share_of_ceiling'][part]:>11.1%}"
         lines.append(f"{part:<12} {seconds:>9.3f} {seconds / total:>6.1%}{rate}")
-    return "\n".join(
-        [
-            *lines,
-            f"sum {sum(result['part_seconds'].values()):.3f} s, from start to end {total:.3f} s, and"
-            f" {result['total_seconds']:.3f} s without waiting between parts",
+    lines.append(
+        f"sum {sum(result['part_seconds'].values()):.3f} s, from start to end {total:.3f} s, and"
+        f" {result['total_seconds']:.3f} s without waiting between parts"
+    )
+    if ceiling and costs:
+        lines += [
             f"ceiling ({ceiling['dtype']}): {ceiling['matmul_tflops']:.3f} TFLOP/s in matrix products,"
             f" {ceiling['attention_tflops']:.3f} in attention of {ceiling['attention_shape']}",
-            f"a chunk is {1e-12 * limits['costs']['chunk']:.4g} TFLOP: at that ceiling {result['floor_fps']:.1f} FPS,"
-            f" of which {result['share_of_floor']:.1%} are reached",
-            f"stock Wan pipeline: {stock['seconds_per_chunk']:.3f} s for {stock['frames_per_chunk']} frames,"
-            f" {stock['fps']:.1f} FPS; ours {result['seconds_per_chunk']:.3f} s for {limits['costs']['new_frames']},"
-            f" {result['times_stock']:.2f} times as many frames a second",
+            f"a chunk is {1e-12 * costs['chunk']:.4g} TFLOP: at that ceiling {result['floor_fps']:.1f} FPS,"
+            f" of which {result['share_of_floor']:.1%} are reached in {result['seconds_per_chunk']:.3f} s for"
+            f" {costs['new_frames']} frames",
         ]
-    )
+    if stock:
+        times = "" if result["times_stock"] is None else f", ours {result['times_stock']:.2f} times as many"
+        lines.append(
+            f"stock Wan pipeline ({stock['fitted']}): {stock['seconds_per_chunk']:.3f} s for"
+            f" {stock['frames_per_chunk']} frames, {stock['fps']:.1f} a second{times}"
+        )
+    return "\n".join(lines)
 
 
 def _write_sound(path: Path, audio: AudioFile, seconds: float) -> None:
@@ -273,15 +307,43 @@ def _write_sound(path: Path, audio: AudioFile, seconds: float) -> None:
 
 
 def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[str, Any]:
-    """What a measuring process, or the first of several, has found."""
+    """What a measuring process, or the first of several, has found.
+
+    Raises:
+        UserError: the sentence of a process that could not use its input.
+        RuntimeError: if one failed otherwise, with what it printed.
+    """
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, "-m", "asymtalker.generate.bench", task, json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 2:
-        raise UserError(done.stderr.strip().splitlines()[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said"  # torchrun passes on neither exit codes nor single sentences
+        command = [sys.executable, *launch, "-m", "asymtalker.generate.bench", task, json.dumps(job), str(said)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if said.exists():
+            raise UserError(said.read_text())
     if done.returncode:
         raise RuntimeError(f"the measuring process failed ({done.returncode}):\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measure_beside(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | None, Exception | None]:
+    """What a measuring process has found, or what it failed with: it must not cost the results that are there."""
+    try:
+        return _measure_apart(task, job), None
+    except (UserError, RuntimeError) as error:
+        return None, error
+
+
+def _finish(report: dict[str, Any], out: Path | None, **failures: Exception | None) -> None:
+    """Say and note what could not be measured, write the report if wanted, and raise what was a mistake of ours."""
+    failed = {task: error for task, error in failures.items() if error}
+    report["not_measured"] = {task: str(error).strip().splitlines()[-1] for task, error in failed.items()}
+    for task, reason in report["not_measured"].items():
+        print(f"not measured: {task} ({reason})", file=sys.stderr)
+    if out:
+        write_whole(out, json.dumps(report, indent=2) + "\n")
+    for error in failed.values():
+        if not isinstance(error, UserError):
+            raise error
 
 
 def measure(task: str, job: dict[str, Any]) -> dict[str, Any]:
@@ -351,11 +413,11 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The measuring process: a task and its JSON in, one JSON line out."""
+    """The measuring process: a task, its JSON and a file for the sentence of a UserError in, one JSON line out."""
     try:
         found = measure(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
-        print(error, file=sys.stderr)
+        write_whole(Path(sys.argv[3]), str(error))
         sys.exit(2)
     if world().main:
         print(json.dumps(found))

@@ -1,5 +1,6 @@
 """What the device can do at most, and what the parts of a chunk ask of it: the two numbers speed is held against."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,8 +10,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from asymtalker.codec import latent_size
 from asymtalker.costs import count_flops, on_meta
 from asymtalker.generate.bench_measure import Job, synchronize
+from asymtalker.generate.placement import memory_said, set_attention
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel, attend
 from asymtalker.timeline import SAMPLES_PER_FRAME, latents_of_frames
@@ -22,12 +25,9 @@ MEASURED_SECONDS = 0.5
 
 def token_count(network: dict[str, Any]) -> int:
     """Tokens of a chunk that the transformer sees at once."""
-    spatial = network["vae"]["scale_factor_spatial"]
-    height, width = (
-        side // spatial // patch
-        for side, patch in zip(network["size"], network["transformer"]["patch_size"][1:], strict=True)
-    )
-    return latents_of_frames(network["frames"]) * height * width
+    patch = network["transformer"]["patch_size"]
+    cells = math.prod(latent_size(network["size"], network["vae"]["scale_factor_spatial"], patch))
+    return latents_of_frames(network["frames"]) * cells // math.prod(patch)
 
 
 def measure_ceiling(job: Job) -> dict[str, Any]:
@@ -40,7 +40,15 @@ def measure_ceiling(job: Job) -> dict[str, Any]:
     Returns:
         ``dtype``; ``matmul``, TFLOP/s by shape ``rows x inner x columns``; ``matmul_tflops``, the most of them: the
         ceiling; ``attention_tflops`` and ``attention_shape``.
+
+    Raises:
+        UserError: if the kernel cannot be used here, or the GPU's memory is too small.
     """
+    with memory_said("The GPU's memory is too small for the ceiling's matrix products and attention."):
+        return _measure_ceiling(job)
+
+
+def _measure_ceiling(job: Job) -> dict[str, Any]:
     network, device = job["network"], torch.device(job["network"]["device"])
     dtype = getattr(torch, network["autocast"] or network["dtype"])
     sizes, tokens = network["transformer"], token_count(network)
@@ -54,7 +62,10 @@ def measure_ceiling(job: Job) -> dict[str, Any]:
         seconds = seconds_of(lambda left=left, right=right: left @ right, device)
         matmul[f"{rows}x{inner}x{columns}"] = round(2e-12 * rows * inner * columns / seconds, 4)
     query, key, value = (_random(device, dtype, 1, tokens, heads, head_dim) for _ in range(3))
-    backend = AttentionBackendName(job["attention"]) if job["attention"] else None
+    backend = None
+    if job["attention"]:
+        set_attention(on_meta(lambda: AsymTalkerTransformer3DModel(**sizes)), job["attention"], device)  # loads it
+        backend = AttentionBackendName(job["attention"])
     with torch.no_grad():
         seconds = seconds_of(lambda: attend(query, key, value, backend), device)
     return {
@@ -105,8 +116,7 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
     with torch.device("meta"):
         timesteps = torch.empty(1, latents_of_frames(network["frames"]))
         num_latents, (height, width) = latents_of_frames(network["frames"]), network["size"]
-        spatial = network["vae"]["scale_factor_spatial"]
-        area = (height // spatial, width // spatial)
+        area = latent_size((height, width), network["vae"]["scale_factor_spatial"], sizes["patch_size"])
         latents = torch.empty(1, network["vae"]["z_dim"], network["decoded_latents"], *area)
         channels = sizes["latent_channels"] + MASK_CHANNELS + sizes["identity_channels"]
         states = torch.empty(1, channels, num_latents, *area)

@@ -25,10 +25,9 @@ from asymtalker.config import InferenceConfig
 from asymtalker.distributed import start, world
 from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
-from asymtalker.generate.placement import check_inference, place
+from asymtalker.generate.placement import check_inference, fit, generation_too_large, memory_said, place
 from asymtalker.generate.random_weights import random_network, random_pipeline
 from asymtalker.media import AudioFile, read_picture
-from asymtalker.models.loading import choose_device
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import RECIPES
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME, latents_of_frames
@@ -42,7 +41,8 @@ TEXT_TOKENS, TEXT_DIM = 512, 4096
 class PartTimer:
     """Adds up the time spent in methods, waiting for the GPU at their borders.
 
-    Parts that run in other threads than the timer's are counted apart: they hide behind those that run in its own.
+    Parts that run in other threads than the timer's are counted apart, as they hide behind those that run in its own,
+    and without waiting: all threads give their work to one stream, and theirs would wait for the timer's.
     """
 
     def __init__(self, device: torch.device):
@@ -60,18 +60,21 @@ class PartTimer:
 
         def timed(*arguments: Any, **options: Any) -> Any:
             nonlocal calls
-            synchronize(self._device)
+            own = threading.get_ident() == self._thread
+            if own:
+                synchronize(self._device)
             start = time.perf_counter()
             try:
                 return original(*arguments, **options)
             finally:
-                synchronize(self._device)
+                if own:
+                    synchronize(self._device)
                 seconds = time.perf_counter() - start
                 with self._lock:
                     name = part(calls)
                     calls += 1
                     self.calls[name] += 1
-                    (self.seconds if threading.get_ident() == self._thread else self.hidden)[name] += seconds
+                    (self.seconds if own else self.hidden)[name] += seconds
 
         setattr(owner, method, timed)
 
@@ -83,7 +86,7 @@ class PartTimer:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what this thread has given to the GPU, if there is one."""
+    """Wait for what the GPU, if there is one, has been given in the current stream, which all threads share."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
@@ -145,13 +148,25 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
 
 
 def _load(job: Job) -> AsymTalkerPipeline:
-    inference = InferenceConfig(**job["inference"])
+    inference = _inference(job)
     if not job["recipe"]:
         return load_pipeline(job["model"], job["device"], inference)
     check_inference(inference)
-    where = start(choose_device(job["device"]))
-    made_on = where if inference.offload == "none" else torch.device("cpu")
-    return place(random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), made_on), where, inference)
+    where = start(job["device"])
+    with memory_said(generation_too_large(inference)):
+        pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference))
+        return place(pipeline, where, inference)
+
+
+def _inference(job: Job) -> InferenceConfig:
+    """What JSON has made of it."""
+    preview = job["inference"]["preview"]
+    return InferenceConfig(**job["inference"] | {"preview": preview and Path(preview)})
+
+
+def _made_on(device: torch.device, inference: InferenceConfig) -> torch.device:
+    """Where random weights are drawn: what is offloaded may be too large for the GPU."""
+    return device if inference.offload == "none" else torch.device("cpu")
 
 
 def _generate(
@@ -209,12 +224,32 @@ def measure_stock(job: Job) -> dict[str, Any]:
     """The same transformer and codec, with random weights, through diffusers' own pipeline: one chunk at a time.
 
     Prompt features are given, so that no text encoder is there. Without guidance, as a distilled student runs, and
-    with a step for each pass of the transformer that ours makes.
+    with a step for each pass of the transformer that ours makes. Fitted to the machine as ours is, save for 8-bit
+    weights, the preview decoder and more than one process.
 
     Args:
-        job: ``network`` of :func:`describe_network`, ``runs``.
+        job: ``network`` of :func:`describe_network`, ``inference``, ``runs``.
+
+    Raises:
+        UserError: if the GPU's memory is too small for it, or its attention cannot be used here.
     """
-    network, device = job["network"], torch.device(job["network"]["device"])
+    inference, device = _inference(job), torch.device(job["network"]["device"])
+    with memory_said("The GPU's memory is too small for the stock pipeline."):
+        pipeline = _stock_pipeline(job["network"], _made_on(device, inference))
+        fit(pipeline, device, inference)
+        return _time_stock(pipeline, job, device)
+
+
+def _fitted(network: dict[str, Any], inference: InferenceConfig) -> str:
+    """Precision and options that the stock pipeline runs with, in words."""
+    options = ["compiled"] * inference.compile + ["VAE tiling"] * inference.vae_tiling
+    options += [f"offload {inference.offload}"] * (inference.offload != "none")
+    options += [f"attention {inference.attention}"] * (inference.attention is not None)
+    return ", ".join([network["autocast"] or network["dtype"], "one process", *options])
+
+
+def _stock_pipeline(network: dict[str, Any], device: torch.device) -> WanPipeline:
+    """diffusers' pipeline with random weights on a device."""
     sizes = network["transformer"]
     shared = (
         "patch_size", "num_attention_heads", "attention_head_dim", "freq_dim", "ffn_dim", "num_layers",
@@ -241,6 +276,11 @@ def measure_stock(job: Job) -> dict[str, Any]:
         transformer=transformer,
     )
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[str, Any]:
+    network = job["network"]
     prompt = torch.randn(1, TEXT_TOKENS, TEXT_DIM, generator=torch.Generator().manual_seed(0)).to(device)
     autocast = network["autocast"] and getattr(torch, network["autocast"])
 
@@ -262,10 +302,11 @@ def measure_stock(job: Job) -> dict[str, Any]:
     cold = run()
     seconds = statistics.median(run() for _ in range(job["runs"]))
     timer = PartTimer(device)
-    timer.watch(transformer, "forward", lambda _: "transformer")
-    timer.watch(vae, "decode", lambda _: "decode")
+    timer.watch(pipeline.transformer, "forward", lambda _: "transformer")
+    timer.watch(pipeline.vae, "decode", lambda _: "decode")
     timed = run()
     return {
+        "fitted": _fitted(network, _inference(job)),
         "seconds_per_chunk": round(seconds, 4),
         "cold_seconds_per_chunk": round(cold, 4),
         "frames_per_chunk": network["frames"],

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from asymtalker import timeline
 from asymtalker.checkpoint import EMA
-from asymtalker.codec import Codec
-from asymtalker.config import Recipe, TeacherConfig
+from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.config import LoopConfig, Recipe, TeacherConfig
 from asymtalker.costs import count_flops, on_meta
 from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, place, start, world
 from asymtalker.flow import numbered_generator
 from asymtalker.generate.bench import describe_machine
 from asymtalker.generate.bench_measure import Job, describe_parts, peak_memory, synchronize
-from asymtalker.generate.random_weights import check_size, random_network, random_parts
+from asymtalker.generate.placement import memory_said, one_of
+from asymtalker.generate.random_weights import random_network, random_parts
 from asymtalker.models.identity import Identity
-from asymtalker.models.loading import choose_device
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.recipes import RECIPES
 from asymtalker.run_folder import build_optimizer, optimizer_step, precision
@@ -78,9 +78,25 @@ def measure_training(job: Job) -> dict[str, Any]:
     Args:
         job: ``recipe``, ``size``, ``device``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
             recipe's.
+
+    Raises:
+        UserError: if the GPU's memory is too small.
     """
-    config, frozen, transformer = _start(job, RECIPES[job["recipe"]]())
+    config = _configured(job, RECIPES[job["recipe"]]())
+    with memory_said(_too_large(config.loop)):
+        return _measure(job, config)
+
+
+def _too_large(loop: LoopConfig) -> str:
+    options = ["a smaller --batch"] * (loop.batch > 1)
+    options += ["--gradient-checkpointing True"] * (not loop.gradient_checkpointing)
+    options += ["more --gpus", "a smaller --size"]
+    return f"The GPU's memory is too small for these steps: give {one_of(options)}."
+
+
+def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:
     loop = config.loop
+    frozen, transformer = _networks(job, config, RECIPES[job["recipe"]]())
     average = _network(config, frozen).requires_grad_(False) if is_sharded() else None
     ema = EMA(transformer, config.optimizer.ema_decay, average)
     optimizer = build_optimizer(transformer, config.optimizer)
@@ -135,22 +151,27 @@ def measure_training(job: Job) -> dict[str, Any]:
     }
 
 
-def _start(job: Job, recipe: Recipe) -> tuple[TeacherConfig, Frozen, AsymTalkerTransformer3DModel]:
-    """The settings of the run and its networks, placed as training places them."""
+def _configured(job: Job, recipe: Recipe) -> TeacherConfig:
+    """The settings of the run, on the device that is this process's."""
     config = recipe.teacher
     changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
-    loop = replace(config.loop, device=choose_device(job["device"]), **changes)
-    device = start(loop.device)
-    loop = replace(loop, micro_batches=max(loop.micro_batches, world().size))
-    config = replace(config, loop=loop)
+    loop = replace(config.loop, device=str(start(job["device"])), **changes)
+    loop = replace(loop, micro_batches=-(-loop.micro_batches // world().size) * world().size)
     check_world(loop)
-    frozen = random_parts(recipe, device, torch.float32)
+    return replace(config, loop=loop)
+
+
+def _networks(job: Job, config: TeacherConfig, recipe: Recipe) -> tuple[Frozen, AsymTalkerTransformer3DModel]:
+    """The frozen networks and the trained one, placed as training places them."""
+    loop = config.loop
+    frozen = random_parts(recipe, torch.device(loop.device), torch.float32)
     frozen = replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
-    check_size(recipe, frozen.codec.spatial, tuple(job["size"]))
+    latent_size(tuple(job["size"]), frozen.codec.spatial, config.model.patch_size)
     transformer = _network(config, frozen)
     if loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    return config, frozen, transformer
+        recompute_decoder(frozen.codec.vae)
+    return frozen, transformer
 
 
 def _network(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:

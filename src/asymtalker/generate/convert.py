@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from asymtalker.codec import latent_size
 from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
 from asymtalker.models.loading import find_folder, load_part, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.portrait import parse_size
 from asymtalker.stages import Convert
 from asymtalker.whole import check_place, save_whole
 
@@ -62,7 +64,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
         UserError: if weights are missing, damaged or of another architecture, or the folder can't be written.
     """
     check_place(settings.out / "model_index.json")
-    dtype = getattr(torch, settings.dtype)
+    dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     wan = find_folder(settings.wan, ("transformer/*", "vae/*"))
     wav2vec = find_folder(settings.wav2vec)
@@ -74,6 +76,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
     transformer, conversion = convert_transformer(wan / "transformer", arguments, dtype, settings.seed)
     if (channels := transformer.config.latent_channels) != vae.config.z_dim:
         raise UserError(f"{wan}: the transformer makes {channels} channels, its codec {vae.config.z_dim}.")
+    latent_size(size, vae.config.scale_factor_spatial, transformer.config.patch_size)
     for part in (transformer, vae):
         part.register_to_config(_name_or_path="")
     pipeline = AsymTalkerPipeline(
@@ -83,7 +86,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
         feature_extractor=load_part(Wav2Vec2FeatureExtractor, wav2vec),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=recipe.sampler.shift),
         image_encoder=image_encoder,
-        sample_size=settings.size,
+        sample_size=size,
         chunk_frames=recipe.teacher.chunk.frames,
         continuity_frames=recipe.teacher.chunk.continuity_frames,
         num_inference_steps=recipe.sampler.num_steps,

@@ -4,7 +4,6 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 ``feature_extractor/``, ``scheduler/`` and, for CLIP and VTP, ``image_encoder/``, weights as safetensors only.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,25 +15,23 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from diffusers.utils import logging as diffusers_logging
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
-from transformers.utils import logging as transformers_logging
 
-from asymtalker.codec import Codec, to_frames, to_pixels
+from asymtalker.codec import Codec, latent_size, to_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
 from asymtalker.distributed import start, world
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
 from asymtalker.generate.folder import checkpoint_folder, read_index
 from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
-from asymtalker.generate.placement import check_inference, check_split, memory_said, place
+from asymtalker.generate.placement import check_inference, check_split, generation_too_large, memory_said, place
 from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import choose_device, load_part
+from asymtalker.models.loading import load_part, quiet_loading
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import (
@@ -117,7 +114,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         name: what the checkpoint is called in the tags of the videos it makes.
 
     :func:`asymtalker.generate.placement.place` moves it to where it runs and fits it to the machine; then ``preview``
-    is the decoder that shows the video, if not the codec, and ``processes`` how many make it together.
+    is the decoder that shows the video, if not the codec, ``processes`` how many make it together, and ``inference``
+    what it was given.
     """
 
     model_cpu_offload_seq = "audio_encoder->image_encoder->transformer->vae"
@@ -173,6 +171,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         )
         self.preview: PreviewDecoder | None = None
         self.processes = 1
+        self.inference = InferenceConfig()
         for part in (transformer, vae, audio_encoder):
             part.eval().requires_grad_(False)
 
@@ -304,8 +303,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
         job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
         made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         if self.processes > 1 and not world().main:
-            for _ in made:
-                pass
+            with memory_said(generation_too_large(self.inference)):
+                for _ in made:
+                    pass
             return output
         track = job.audio.track()
         writer = VideoWriter(
@@ -325,7 +325,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 writer.write_audio(track.take_until(writer.seconds))
 
         try:
-            with memory_said(), writer:
+            with memory_said(generation_too_large(self.inference)), writer:
                 with Background(write) as writing:
                     for frames in made:
                         writing.put(frames)
@@ -366,17 +366,10 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The height and width to make, by default the checkpoint's, after checking that tokens divide them."""
-        height, width = size or self.settings.size
-        _, *patch = self.transformer.config.patch_size
-        steps = [self.vae.config.scale_factor_spatial * side for side in patch]
-        if min(height, width) < 1 or height % steps[0] or width % steps[1]:
-            raise UserError(
-                f"The size {height}x{width} does not fit this model: its height must be a multiple of {steps[0]}"
-                f" pixels, its width of {steps[1]}."
-            )
-        scale = self.vae.config.scale_factor_spatial
-        check_split(self.transformer, (height // scale, width // scale), self.processes)
-        return height, width
+        size = size or self.settings.size
+        cells = latent_size(size, self.vae.config.scale_factor_spatial, self.transformer.config.patch_size)
+        check_split(self.transformer, cells, self.processes)
+        return size
 
     def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
         sampler = self.settings.sampler
@@ -457,7 +450,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
 def load_pipeline(
     model: str | Path | None, device: str, inference: InferenceConfig | None = None
 ) -> AsymTalkerPipeline:
-    """The pipeline on a device (``"auto"``: a GPU if there is one), without the libraries' chatter, for commands.
+    """The pipeline on a device (``"auto"``: a GPU if there is one), for commands.
 
     On a GPU weights are bfloat16, save for norms and modulation. Under ``torchrun`` the processes work together.
 
@@ -466,12 +459,9 @@ def load_pipeline(
     """
     inference = inference or InferenceConfig()
     check_inference(inference)
-    where = start(choose_device(device))
+    where = start(device)
     folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
-    for chatter in (transformers_logging, diffusers_logging):
-        chatter.disable_progress_bar()
-        chatter.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
+    quiet_loading()
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-    with memory_said():
+    with memory_said(generation_too_large(inference)):
         return place(AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype), where, inference)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from unittest import mock
@@ -15,6 +15,8 @@ from unittest import mock
 import torch
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from asymtalker.config import InferenceConfig
@@ -47,7 +49,9 @@ def check_inference(config: InferenceConfig) -> None:
     if config.offload == "model" and find_spec("accelerate") is None:
         raise UserError("--offload model needs accelerate: pip install accelerate, or take --offload group.")
     if config.fp8 and find_spec("torchao") is None:
-        raise UserError("--fp8 needs torchao: pip install torchao, or leave --fp8 out.")
+        raise UserError(
+            "--fp8 needs torchao: install the extra fp8 (pip install -c constraints.txt '.[fp8]'), or leave --fp8 out."
+        )
     names = sorted(backend.value for backend in AttentionBackendName)
     if config.attention is not None and config.attention not in names:
         raise UserError(f"There is no attention {config.attention}: choose {', '.join(names)}.")
@@ -78,39 +82,73 @@ def place(
     transformer = pipeline.transformer
     if config.fp8:
         _to_fp8(transformer, device if config.offload == "none" else torch.device("cpu"))
-    if config.vae_tiling:
-        pipeline.vae.enable_tiling()
+    fit(pipeline, device, config)
     with _quiet():
-        _move(pipeline, device, config.offload)
         if config.preview is not None:
             preview = load_preview(config.preview, pipeline.vae)
             pipeline.preview = preview.to(device, transformer.dtype if device.type == "cuda" else torch.float32)
-        if config.attention is not None:
-            _set_attention(transformer, config.attention, device)
         if world().size > 1:
             _split_tokens(transformer, world().size)
             pipeline.processes = world().size
-    if config.compile:
-        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        if not config.vae_tiling:  # tiles at the edge have shapes of their own, more than PyTorch keeps graphs of
-            pipeline.vae.decoder.compile(fullgraph=True, dynamic=False)
+    pipeline.inference = config
     return pipeline
 
 
-@contextlib.contextmanager
-def memory_said() -> Iterator[None]:
-    """One sentence for a GPU whose memory is full.
+def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConfig) -> None:
+    """Offload, tiling, attention and compilation of any pipeline with a transformer and Wan's codec.
+
+    Args:
+        pipeline: with a ``transformer`` and a ``vae``; what else it has stays on the device in any case but
+            ``offload="model"``.
+        device: this process's.
+        config: of which ``fp8`` and ``preview`` are not looked at.
 
     Raises:
-        UserError: naming the options that need less.
+        UserError: if the attention cannot be used here.
+    """
+    transformer, vae = pipeline.components["transformer"], pipeline.components["vae"]
+    if config.vae_tiling:
+        vae.enable_tiling()
+    with _quiet():
+        _move(pipeline, device, config.offload)
+        if config.attention is not None:
+            set_attention(transformer, config.attention, device)
+    if config.compile:
+        transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
+        if not config.vae_tiling:  # tiles at the edge have shapes of their own, more than PyTorch keeps graphs of
+            vae.decoder.compile(fullgraph=True, dynamic=False)
+
+
+@contextlib.contextmanager
+def memory_said(sentence: str) -> Iterator[None]:
+    """One sentence for a GPU whose memory is full.
+
+    Args:
+        sentence: what it is, and what needs less.
+
+    Raises:
+        UserError: of the sentence.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            "The GPU's memory is too small for this model and size: give --offload model or, for the least, --offload"
-            " group, --vae-tiling, --fp8, or a smaller --size."
-        ) from error
+        raise UserError(sentence) from error
+
+
+def generation_too_large(config: InferenceConfig) -> str:
+    """The sentence of :func:`memory_said` for generation, naming the options that need less and go with those that
+    are given and with the number of processes."""
+    options = []
+    if world().size == 1:
+        options += ["--offload model"] * (config.offload == "none")
+        options += ["--offload group (which needs the least)"] * (config.offload != "group" and not config.compile)
+    options += ["--vae-tiling"] * (not config.vae_tiling) + ["--fp8"] * (not config.fp8)
+    return f"The GPU's memory is too small for this model and size: give {one_of([*options, 'a smaller --size'])}."
+
+
+def one_of(options: Sequence[str]) -> str:
+    """``"a, b or c"``."""
+    return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + [options[-1]])
 
 
 def check_split(transformer: AsymTalkerTransformer3DModel, latent_size: tuple[int, int], processes: int) -> None:
@@ -146,7 +184,7 @@ def _to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> 
     )
 
 
-def _move(pipeline: "AsymTalkerPipeline", device: torch.device, offload: str) -> None:
+def _move(pipeline: DiffusionPipeline, device: torch.device, offload: str) -> None:
     """To the device, or to the host's memory with hooks that bring to the device what runs.
 
     In groups: the transformer by blocks, the next one copied while one runs; the codec, which runs frame by frame, by
@@ -159,18 +197,29 @@ def _move(pipeline: "AsymTalkerPipeline", device: torch.device, offload: str) ->
         pipeline.enable_model_cpu_offload(device=device)
         return
     on_gpu, cpu = device.type == "cuda", torch.device("cpu")
-    pipeline.transformer.enable_group_offload(
-        device, cpu, offload_type="block_level", num_blocks_per_group=1, use_stream=on_gpu
-    )
-    pipeline.vae.enable_group_offload(device, cpu, offload_type="leaf_level")
-    for part in (pipeline.audio_encoder, pipeline.image_encoder):
-        if part is not None:
+    for name, part in pipeline.components.items():
+        if name == "transformer":
+            part.enable_group_offload(
+                device, cpu, offload_type="block_level", num_blocks_per_group=1, use_stream=on_gpu
+            )
+        elif name == "vae":
+            part.enable_group_offload(device, cpu, offload_type="leaf_level")
+        elif isinstance(part, nn.Module):
             part.to(device)
 
 
-def _set_attention(transformer: AsymTalkerTransformer3DModel, name: str, device: torch.device) -> None:
-    """Take diffusers' attention of this name, after trying it: some show only when called that they are for another
-    machine, precision or head size."""
+def set_attention(transformer: ModelMixin, name: str, device: torch.device) -> None:
+    """Take diffusers' attention of this name, after loading and trying it: some show only when called that they are
+    for another machine, precision or head size.
+
+    Args:
+        transformer: its config has the number and size of the heads; its weights may be anywhere.
+        name: of the kernel.
+        device: where it is to run.
+
+    Raises:
+        UserError: if it cannot be used here.
+    """
     head = (1, 4, transformer.config.num_attention_heads, transformer.config.attention_head_dim)
     states = torch.zeros(head, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32, device=device)
     try:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor
 
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, latent_size
 from asymtalker.config import Recipe
 from asymtalker.costs import recipe_audio_encoder, recipe_codec
 from asymtalker.errors import UserError
@@ -97,17 +97,16 @@ def random_pipeline(
         UserError: if tokens do not divide the size, or see :func:`random_parts`.
     """
     parts = random_parts(recipe, device, dtype, seed)
-    check_size(recipe, parts.codec.spatial, size)
+    latent_size(size, parts.codec.spatial, recipe.teacher.model.patch_size)
     transformer = random_network(lambda: build_transformer(recipe.teacher.model, parts), device, dtype, seed + 2)
     chunk, sampler = recipe.teacher.chunk, recipe.sampler
-    sample_size: Any = size[0] if size[0] == size[1] else size
     return AsymTalkerPipeline(
         transformer=transformer,
         vae=parts.codec.vae,
         audio_encoder=parts.audio_encoder,
         feature_extractor=parts.extractor,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),
-        sample_size=sample_size,
+        sample_size=size,
         chunk_frames=chunk.frames,
         continuity_frames=chunk.continuity_frames,
         num_inference_steps=sampler.num_steps,
@@ -116,22 +115,3 @@ def random_pipeline(
         identity=recipe.teacher.model.identity,
         name="random",
     )
-
-
-def check_size(recipe: Recipe, spatial: int, size: tuple[int, int]) -> None:
-    """Check that tokens divide a size.
-
-    Args:
-        recipe: gives the patch.
-        spatial: pixels on a side of a latent cell.
-        size: height and width in pixels.
-
-    Raises:
-        UserError: if they do not.
-    """
-    steps = [spatial * patch for patch in recipe.teacher.model.patch_size[1:]]
-    if any(side < step or side % step for side, step in zip(size, steps, strict=True)):
-        raise UserError(
-            f"--size must be multiples of {steps[0]} and {steps[1]}, a token's height and width in pixels,"
-            f" not {size[0]}x{size[1]}."
-        )

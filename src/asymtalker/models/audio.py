@@ -139,8 +139,11 @@ class AudioFeatures:
             samples = self.source.read(first, first + length)
             inputs = self.extractor(samples, sampling_rate=timeline.SAMPLE_RATE, return_tensors="pt").input_values
             device = self.encoder.device
+            if device.type == "cuda":
+                inputs = inputs.pin_memory()  # which a copy need not wait for what the GPU is doing
+            inputs = inputs.to(device, non_blocking=True).to(self.encoder.dtype)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                hidden = self.encoder(inputs.to(device, self.encoder.dtype)).last_hidden_state.float()
+                hidden = self.encoder(inputs).last_hidden_state.float()
             self._blocks[index] = at_frames(hidden, CONTEXT_FRAMES * timeline.SAMPLES_PER_FRAME, BLOCK_FRAMES)
             if len(self._blocks) > 4:  # a chunk with its context spans three blocks at most
                 self._blocks.popitem(last=False)

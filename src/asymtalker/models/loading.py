@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from transformers import Wav2Vec2Model
+from transformers.utils import logging as transformers_logging
 
 from asymtalker.errors import UserError
 from asymtalker.models.audio import load_audio_encoder
@@ -27,6 +29,7 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
+    quiet_loading()
     try:
         if kind is Wav2Vec2Model:
             return load_audio_encoder(folder, dtype)
@@ -56,6 +59,12 @@ def weight_files(folder: Path) -> list[str]:
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise UserError(f"{folder} lacks {', '.join(missing)}: fetch the checkpoint anew.")
     return names
+
+
+def quiet_loading() -> None:
+    """Take off the bars that transformers and diffusers draw while they read weights from the disk."""
+    for library in (transformers_logging, diffusers_logging):
+        library.disable_progress_bar()
 
 
 def find_folder(name: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Path:
@@ -101,5 +110,5 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         known = "cuda" if torch.cuda.is_available() else "no GPU"
         raise UserError(
-            f"The device {name} cannot be used (PyTorch has cpu and {known} here): leave --device out."
+            f"The device {name} cannot be used (PyTorch has cpu and {known} here): choose another, or leave it out."
         ) from error

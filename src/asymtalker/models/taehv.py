@@ -4,6 +4,7 @@ Ours after the layout of madebyollin's ``taew2_1`` (github.com/madebyollin/taehv
 Like the codec it is causal; unlike it, it has no attention and no norms. It takes normalised latents as they are.
 """
 
+import inspect
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ WIDTHS = (256, 128, 64, 64)
 TIME_GROWTH = (1, 2, 2)
 """Frames that each of the three stages makes of one."""
 SURPLUS_FRAMES = TEMPORAL_COMPRESSION - 1  # the first latent frame is one frame, but gives as many as all
+WAN = inspect.signature(AutoencoderKLWan).parameters
+"""Defaults are Wan2.1's own codec's."""
 PIECE = 4
 """Latent frames decoded together; memory does not grow with the length of a chunk."""
 
@@ -112,8 +115,8 @@ def load_preview(path: Path, vae: AutoencoderKLWan) -> PreviewDecoder:
         vae: the codec.
 
     Raises:
-        UserError: if the file cannot be read, naming the first weight that does not fit, or the codec's latents have
-            another shape.
+        UserError: if the file cannot be read, naming the first weight that does not fit, or the codec's latents are
+            others than Wan2.1's.
     """
     config = vae.config
     if (config.scale_factor_spatial, config.scale_factor_temporal) != (8, TEMPORAL_COMPRESSION):
@@ -121,6 +124,8 @@ def load_preview(path: Path, vae: AutoencoderKLWan) -> PreviewDecoder:
             f"The preview decoder is for codecs that shrink pictures 8 times, as Wan2.1's: this one shrinks them"
             f" {config.scale_factor_spatial} times."
         )
+    if config.z_dim == WAN["z_dim"].default and config.latents_mean != WAN["latents_mean"].default:
+        raise UserError("The preview decoder is for Wan2.1's latents: this model's codec makes others; leave it out.")
     with torch.device("meta"):
         decoder = PreviewDecoder(config.z_dim)
     weights = _read(path)

@@ -1,7 +1,8 @@
 """What the frozen networks make of a corpus: computed chunk by chunk, and kept beside the corpus (end of appendix F).
 
 Encoding a chunk costs far more than a training step of a small network, so latents, identity references, audio
-features and mouth boxes are written once, floats as float16, as ``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
+features, face masks and mouth boxes are written once, floats as float16, as
+``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
 The hash covers the weights, precision, lengths and bucket the values depend on, so a retrained codec or audio encoder
 never meets stale values, and a new audio encoder does not throw away the latents. A file older than the shard of its
 clip is made again.
@@ -19,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,10 @@ class Encoder:
         blocks = [(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
         return torch.from_numpy(np.concatenate([mouth_boxes(clip.mask(*block), view.box) for block in blocks]))
 
+    def mask(self, row: ManifestRow, start: int, stop: int) -> Tensor:
+        """Face masks ``(stop - start, H, W)`` uint8 of frames ``[start, stop)``, as they are seen."""
+        return torch.from_numpy(self.view(row).cut(self._clip(row).mask(start, stop)))
+
     def _clip(self, row: ManifestRow) -> corpus.Clip:
         return corpus.open_clip(self.folder, row.key)
 
@@ -174,7 +179,7 @@ class Folders:
     latents: Path
     identity: Path
     audio: Path
-    mouth: Path
+    face: Path
 
     @classmethod
     def of(cls, folder: Path, frozen: Frozen, chunk_frames: int, bucket: Size | None = None) -> "Folders":
@@ -189,7 +194,7 @@ class Folders:
             root / f"latents-{codec}",
             root / f"{frozen.strategy}-{identity}",
             root / f"audio-{audio}",
-            root / f"mouth-{_hash(MOUTH, *seen)}",
+            root / f"face-{_hash(MOUTH, *seen)}",
         )
 
 
@@ -215,7 +220,7 @@ class Cache:
         bucket = self.encoder.bucket(row)
         if (view := whole_view(row, bucket)) is not None:
             return view
-        left, top, right, bottom = _read(self.folders(row).mouth, row, "view", slice(None)).tolist()
+        left, top, right, bottom = _read(self.folders(row).face, row, "view", slice(None)).tolist()
         return View((left, top, right, bottom), bucket)
 
     def latents(self, row: ManifestRow, chunk: int) -> Tensor:
@@ -233,7 +238,15 @@ class Cache:
 
     def mouth(self, row: ManifestRow, start: int, stop: int) -> Tensor:
         """See :meth:`Encoder.mouth`."""
-        return _read(self.folders(row).mouth, row, "boxes", slice(start, stop))
+        return _read(self.folders(row).face, row, "boxes", slice(start, stop))
+
+    def mask(self, row: ManifestRow, start: int, stop: int) -> Tensor:
+        """See :meth:`Encoder.mask`."""
+        folder, (height, width) = self.folders(row).face, self.encoder.bucket(row)
+        edges = _read(folder, row, "mask_edges", slice(start, stop + 1)).tolist()
+        packed = _read(folder, row, "masks", slice(edges[0], edges[-1])).numpy().tobytes()
+        masks = [zlib.decompress(packed[low - edges[0] : high - edges[0]]) for low, high in pairwise(edges)]
+        return torch.frombuffer(bytearray(b"".join(masks)), dtype=torch.uint8).view(-1, height, width)
 
     def files(self, row: ManifestRow) -> dict[Path, Callable[[], dict[str, Tensor]]]:
         """The files of a clip, and what each is made of."""
@@ -250,17 +263,24 @@ class Cache:
             values = torch.stack([encoder.reference(row, reference) for reference in range(len(wanted))])
             return {name: values, "frames": torch.tensor(wanted)}
 
-        def mouth() -> dict[str, Tensor]:
+        def face() -> dict[str, Tensor]:
+            packed = [
+                zlib.compress(mask.numpy().tobytes(), 1)  # of 512 x 512 pixels about a kilobyte
+                for first in range(0, frames, BLOCK)
+                for mask in encoder.mask(row, first, min(first + BLOCK, frames))
+            ]
             return {
                 "boxes": encoder.mouth(row, 0, frames),
                 "view": torch.tensor(encoder.view(row).box, dtype=torch.float64),
+                "masks": torch.frombuffer(bytearray(b"".join(packed)), dtype=torch.uint8),
+                "mask_edges": torch.tensor([0, *accumulate(map(len, packed))]),
             }
 
         return {
             _file(folders.latents, row): latents,
             _file(folders.identity, row): identity,
             _file(folders.audio, row): lambda: {"features": encoder.audio(row, -AUDIO_MARGIN, frames + AUDIO_MARGIN)},
-            _file(folders.mouth, row): mouth,
+            _file(folders.face, row): face,
         }
 
     def missing(self, row: ManifestRow) -> dict[Path, Callable[[], dict[str, Tensor]]]:
@@ -274,8 +294,8 @@ def encode_corpus(encoder: Encoder, rows: Sequence[ManifestRow]) -> Cache:
 
     Per clip: latents ``(S, C, T, h, w)`` of chunks at :func:`chunk_starts`, identity references at
     :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and of the whole clip audio
-    features ``(F + 2 AUDIO_MARGIN, A)`` and :func:`mouth_boxes`. Under ``torchrun`` each process encodes its share and
-    waits for the others.
+    features ``(F + 2 AUDIO_MARGIN, A)``, face masks and :func:`mouth_boxes`. Under ``torchrun`` each process
+    encodes its share and waits for the others.
 
     Args:
         encoder: of the corpus.

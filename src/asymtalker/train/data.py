@@ -1,7 +1,9 @@
 """Random training chunks of a corpus, encoded now or read from the cache, and what the losses ask for beside them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from asymtalker.models.identity import Identity
 from asymtalker.train.buckets import Size
 from asymtalker.train.cache import (
     AUDIO_MARGIN,
+    Cache,
     Encoder,
     chunk_starts,
     encode_corpus,
@@ -103,8 +106,8 @@ class ChunkSource:
         limit: use no more than this many clips, ``None`` for all.
         buckets: sizes (height, width in pixels) of which each clip takes the nearest in shape; empty for the clips'
             own, which is then one.
-        cache: encode the clips first and keep that beside the corpus; otherwise each chunk is encoded when it is drawn
-            and nothing is written.
+        cache: encode the clips first (:attr:`encoded`) and keep that beside the corpus; otherwise each chunk is
+            encoded when it is drawn and nothing is written.
 
     Raises:
         UserError: if the split has no clip that is long enough, or clips of a size that cannot be trained on.
@@ -133,10 +136,20 @@ class ChunkSource:
                 f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest"
                 f" has {longest}); add longer clips or use a shorter chunk"
             )
-        encoder = Encoder(folder, frozen, chunk.frames, buckets)
-        self._groups = encoder.group(self.rows)
+        self._encoder, self._cache = Encoder(folder, frozen, chunk.frames, buckets), cache
+        self._groups = self._encoder.group(self.rows)
         self._bucket = {row.key: size for size, rows in self._groups.items() for row in rows}
-        self.encoded = encode_corpus(encoder, self.rows) if cache else encoder
+
+    @cached_property
+    def encoded(self) -> Encoder | Cache:
+        """What batches are made of. With ``cache`` the first use encodes the clips that are not yet, which may take
+        hours; all processes come here together."""
+        return encode_corpus(self._encoder, self.rows) if self._cache else self._encoder
+
+    @property
+    def largest(self) -> Size:
+        """That of most pixels of :attr:`sizes`."""
+        return max(self.sizes, key=math.prod)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -217,10 +230,7 @@ class ChunkSource:
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
-        masks = []
-        for row, at in self._rows_of(batch):
-            mask = corpus.open_clip(self.folder, row.key).mask(at + start, at + stop)
-            masks.append(torch.from_numpy(self.encoded.view(row).cut(mask))[None])
+        masks = [self.encoded.mask(row, at + start, at + stop)[None] for row, at in self._rows_of(batch)]
         return self._seen(masks, batch).float() / 255
 
     def mouth(self, batch: Batch) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, recompute_decoder
 from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -34,6 +34,7 @@ from asymtalker.train.losses import (
     flow_matching_loss,
     temporal_consistency_loss,
 )
+from asymtalker.train.needs import check_fits, frozen_like, plan_teacher
 from asymtalker.train.network import save_transformer, start_transformer
 from asymtalker.train.sample import write_sample
 
@@ -46,7 +47,7 @@ SAMPLE_STEPS = 10
 def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
     """Train and write ``run_path/transformer`` (averaged weights, a diffusers folder) at every checkpoint.
 
-    The corpus is encoded first, once (:mod:`asymtalker.train.data`). The same command resumes, bit for bit on a CPU.
+    The corpus is encoded first, once (:mod:`asymtalker.train.cache`). The same command resumes, bit for bit on a CPU.
 
     Args:
         config: sizes, losses and schedule.
@@ -58,22 +59,25 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
     """
     loop = config.loop
-    start(loop.device)
-    check_world(loop)
+    device = start(loop.device)
+    check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
-    check_fit(config, source)
+    check_sizes(source, config.model.patch_size, config.crop)
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
+    check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), device)
     transformer = start_transformer(config, frozen).train()
     ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
+    encode_all(source, held_out)
     if loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+        recompute_decoder(frozen.codec.vae)
     optimizer = build_optimizer(transformer, config.optimizer)
 
     def step(index: int) -> dict[str, Tensor]:
-        decode = index % config.pixel_every == 0
+        decode = config.pixel_every <= loop.steps and index % config.pixel_every == 0
         record = StepRecord()
         for generator in micro_batches(loop, index):
             batch = draw_batch(config, source, generator)
@@ -248,23 +252,33 @@ def held_out_losses(
     return values | {"held_out": sum(values.values()) / len(values)}
 
 
-def check_fit(config: TeacherConfig, source: ChunkSource) -> None:
+def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
     """Check that windows and patches fit the clips.
+
+    Args:
+        source: of the clips.
+        patch_size: latent frames, rows and columns of cells that make one token.
+        crop: sides of the windows in latent cells, 0 for whole frames.
 
     Raises:
         UserError: naming what does not.
     """
-    patch = config.model.patch_size[1:]
     for size in source.sizes:
         cells = tuple(side // source.spatial for side in size)
         shown = " x ".join(map(str, cells))
-        if config.crop > min(cells):
-            raise UserError(f"--config.crop is {config.crop} latent cells, but clips of {source.folder} have {shown}.")
-        if any(side % step for side, step in zip(cells, patch, strict=True)):
+        if crop > min(cells):
+            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
+        if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
             raise UserError(
-                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch[0]} x {patch[1]} do not"
-                " divide: use clips of another size, or other --config.buckets."
+                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
+                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
             )
+
+
+def encode_all(*sources: ChunkSource | None) -> None:
+    """Encode what is to be kept of corpora, once everything that could refuse the run has been looked at."""
+    for source in filter(None, sources):
+        _ = source.encoded
 
 
 def open_held_out(

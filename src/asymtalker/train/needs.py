@@ -15,23 +15,25 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import flow, timeline
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, latent_size
 from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.costs import (
     Cost,
     checkpoint_blocks,
+    checkpoint_decoder,
     measure,
     num_parameters,
     on_meta,
     recipe_audio_encoder,
     recipe_codec,
 )
+from asymtalker.distributed import from_all
 from asymtalker.errors import UserError
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
 from asymtalker.models.identity import Identity
 from asymtalker.models.magvit import MagvitTokenizer
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.plan import Plan, Weights, check_shares
+from asymtalker.plan import Plan, Weights, check_gpus, check_memory
 from asymtalker.rollout import Conditions, predict_velocity
 from asymtalker.run_folder import precision
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -222,20 +224,19 @@ def _encode_on_the_fly(
     return flops + blocks * measure(hear, autocast).flops
 
 
-def latent_cells(config: TransformerConfig, frozen: Frozen, size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of latent cells of a picture.
+def check_fits(make_plan: Callable[[], Plan], device: torch.device) -> None:
+    """Check that a training fits on its GPUs before its network is made; where there are none, nothing is checked.
+
+    Args:
+        make_plan: gives the plan, of :func:`plan_teacher` or :func:`plan_distill`.
+        device: this process's; it may hold the frozen networks already.
 
     Raises:
-        UserError: if tokens do not divide it.
+        UserError: what is needed, what the GPU with the least has free, and what would fit.
     """
-    steps = [frozen.codec.spatial * side for side in config.patch_size[1:]]
-    if any(side < step or side % step for side, step in zip(size, steps, strict=True)):
-        raise UserError(
-            f"--size must be multiples of {steps[0]} and {steps[1]}, a token's height and width in pixels,"
-            f" not {size[0]}x{size[1]}."
-        )
-    height, width = (side // frozen.codec.spatial for side in size)
-    return height, width
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        check_memory(make_plan(), min(from_all(free + torch.cuda.memory_reserved(device))))
 
 
 def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], gpus: int) -> Plan:
@@ -251,8 +252,8 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
         UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
     """
     loop = config.loop
-    check_shares(config, gpus)
-    whole = latent_cells(config.model, frozen, size)
+    check_gpus(config, gpus)
+    whole = latent_size(size, frozen.codec.spatial, config.model.patch_size)
     shapes = [(1.0, loop.batch, whole)]  # share of the steps, chunks, cells
     if config.crop and config.model.identity in ("tre", "etr"):
         fewer = max(1, loop.batch * config.crop**2 // (whole[0] * whole[1]))
@@ -291,20 +292,26 @@ def decoded_share(config: TeacherConfig) -> float:
 
 
 def _pixel_losses(config: TeacherConfig, frozen: Frozen, batch: int, cells: tuple[int, int]) -> Cost:
-    """Decoding the window of the pixel losses with gradient, and the true latents without."""
+    """Decoding the window of the pixel losses with gradient, and the true latents without: the operations of a window
+    behind its lead-in, as nearly all are, and the memory of the larger one at the very start of a video."""
     from asymtalker.train.loop import LEAD_LATENTS  # which checks the memory before it trains
 
-    length = LEAD_LATENTS + timeline.latents_of_frames(config.pixel_frames) - 1
-    shape = batch, frozen.codec.channels, length, *cells
+    vae, autocast = frozen.codec.vae, precision(config.loop)
+    if config.loop.gradient_checkpointing:
+        vae = checkpoint_decoder(vae, autocast)
+    length = timeline.latents_of_frames(config.pixel_frames) - 1
 
-    def run() -> Tensor:
-        predicted = torch.empty(shape, device="meta", requires_grad=True)
-        decoded = frozen.codec.vae.decode(predicted).sample.float()
+    def run(lead: int, window: int) -> Tensor:
+        given, predicted = (
+            torch.empty(batch, frozen.codec.channels, frames, *cells, device="meta") for frames in (lead, window)
+        )
+        decoded = vae.decode(torch.cat([given, predicted.requires_grad_()], dim=2)).sample.float()
         with torch.no_grad():
-            pixels = frozen.codec.vae.decode(predicted).sample.float()
+            pixels = vae.decode(torch.cat([given, predicted], dim=2)).sample.float()
         return (decoded - pixels).abs().mean()
 
-    return measure(run, precision(config.loop))
+    behind, start = (measure(partial(run, *frames), autocast) for frames in ((LEAD_LATENTS, length), (0, length + 1)))
+    return replace(behind, peak=max(behind.peak, start.peak))
 
 
 def plan_distill(
@@ -323,8 +330,8 @@ def plan_distill(
         UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
     """
     loop, autocast = config.loop, precision(config.loop)
-    check_shares(config, gpus)
-    cells = latent_cells(model, frozen, size)
+    check_gpus(config, gpus)
+    cells = latent_size(size, frozen.codec.spatial, model.patch_size)
     network = passes(model, config.chunk, frozen, loop, config.lora_rank, cells, loop.batch)
     forward, there_and_back = network.forward.flops, network.forward.flops + network.backward + network.again
     decode = _decode(frozen, autocast, loop.batch, timeline.latents_of_frames(config.chunk.frames), cells)

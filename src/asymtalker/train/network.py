@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from asymtalker.checkpoint import load_tensors
-from asymtalker.config import LoopConfig, TeacherConfig, TransformerConfig
+from asymtalker.config import IdentityStrategy, LoopConfig, TeacherConfig, TransformerConfig
 from asymtalker.distributed import barrier, place, whole_tensor, world
 from asymtalker.errors import UserError
 from asymtalker.models.identity import transformer_arguments
@@ -89,6 +90,25 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def transformer_config(settings: dict[str, Any], identity: IdentityStrategy) -> TransformerConfig:
+    """The size of a transformer that was saved.
+
+    Args:
+        settings: of :func:`read_settings`; what they do not name is as it is by default.
+        identity: how the portrait enters, which they do not tell.
+
+    Raises:
+        UserError: if a setting that has no default is missing.
+    """
+    names = {field.name for field in fields(TransformerConfig)}
+    known: dict[str, Any] = {name: value for name, value in settings.items() if name in names}
+    try:
+        known["patch_size"] = tuple(known["patch_size"])
+        return TransformerConfig(**known, identity=identity)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"The transformer's config.json is not whole ({error}): make or fetch it anew.") from error
+
+
 def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> AsymTalkerTransformer3DModel:
     """The transformer in ``folder``, in float32, placed where it is trained: no process holds more than its shards.
 
@@ -116,7 +136,10 @@ def check_weights(folder: Path, transformer: nn.Module) -> None:
         UserError: naming the file, or the weight and its shape.
     """
     expected = {name: tuple(value.shape) for name, value in transformer.state_dict().items()}
-    for file in (folder / name for name in weight_files(folder)):
+    names = weight_files(folder)
+    if others := sorted(file.name for file in folder.glob("*.safetensors") if file.name not in names):
+        raise UserError(f"{folder} holds weights that are not this network's, {others[0]}: move them away.")
+    for file in (folder / name for name in names):
         try:
             with safe_open(file, "pt") as weights:
                 for name in list(weights.keys()):
@@ -136,15 +159,11 @@ def adapt(transformer: AsymTalkerTransformer3DModel, rank: int, loop: LoopConfig
     precision it is computed in.
 
     Args:
-        transformer: whole, on its device.
+        transformer: whole, on its device; not sharded.
         rank: of the changes.
         loop: precision.
 
-    Raises:
-        UserError: if peft is not installed, or there are several processes.
     """
-    if world().size > 1:
-        raise UserError("--config.lora-rank is for one process: leave torchrun out, or train all weights.")
     from peft import LoraConfig
 
     torch.manual_seed(loop.seed)

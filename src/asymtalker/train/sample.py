@@ -6,6 +6,7 @@ import torch
 from asymtalker import corpus, timeline
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.config import ChunkConfig, SamplerConfig
+from asymtalker.distributed import world
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import rollout
@@ -52,6 +53,8 @@ def write_sample(
             seed=0,
         )
         made = np.concatenate([to_frames(piece.new_pixels) for piece in chunks])
+    if not world().main:  # which makes a sample as its share of a sharded network is needed for it
+        return
     (run.path / "samples").mkdir(exist_ok=True)
     write_video(run.path / "samples" / f"step-{step:06d}.mp4", np.concatenate([real, made], axis=2), samples)
     shown = np.linspace(0, num_frames - 1, STRIP).astype(int)
