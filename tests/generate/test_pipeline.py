@@ -283,7 +283,7 @@ def broken(checkpoint: Path, folder: Path, how: str) -> Path:
     [
         ("no index", r"no model_index\.json"),
         ("damaged index", "damaged"),
-        ("another class", "checkpoint of WanPipeline"),
+        ("another class", "tells of a WanPipeline"),
         ("missing part", "lacks vae"),
         ("missing weights", "transformer cannot be loaded"),
         ("damaged vae", "vae cannot be loaded"),

@@ -17,7 +17,6 @@ from asymtalker.train.loop import train_teacher
 from asymtalker.train.network import (
     load_transformer,
     merged,
-    read_settings,
     save_transformer,
     transformer_config,
 )
@@ -63,9 +62,12 @@ def test_weights_in_several_files_are_read_and_a_missing_file_is_named(folder):
 
 
 def test_the_size_of_a_saved_transformer_is_what_it_was_made_with(folder):
-    assert transformer_config(read_settings(folder), "tre") == TOY_TRANSFORMER
+    assert transformer_config(folder, "tre") == TOY_TRANSFORMER
+    config = json.loads((folder / "config.json").read_text())
+    del config["patch_size"]
+    (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"not whole .*patch_size"):
-        transformer_config({}, "tre")
+        transformer_config(folder, "tre")
 
 
 @pytest.mark.parametrize("part", ["train", "distill"])

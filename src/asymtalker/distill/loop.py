@@ -40,7 +40,6 @@ from asymtalker.train.needs import check_fits, frozen_like, plan_distill
 from asymtalker.train.network import (
     adapt,
     load_transformer,
-    read_settings,
     save_transformer,
     shared_copy,
     transformer_config,
@@ -134,7 +133,7 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     check_world(loop, config.lora_rank)
     strategy = identity_strategy(model_path)
     frozen = load_frozen(model_path, strategy, loop)
-    teacher = transformer_config(read_settings(model_path / "transformer"), strategy)
+    teacher = transformer_config(model_path / "transformer", strategy)
     check_noise(config, teacher)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
@@ -142,13 +141,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     check_sizes(source, teacher.patch_size)
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
     check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), device)
-    nets = Networks.load(model_path / "transformer", loop, config.lora_rank)
-    average = load_transformer(model_path / "transformer", loop) if is_sharded() else None
-    ema = EMA(nets.student, config.student.ema_decay, average)
+    nets, ema = start_networks(config, model_path / "transformer")
     encode_all(source, shown)
-    if loop.gradient_checkpointing:
-        nets.student.enable_gradient_checkpointing()
-        nets.critic.enable_gradient_checkpointing()
     student_optimizer = build_optimizer(nets.student, config.student)
     critic_optimizer = build_optimizer(nets.critic, config.critic)
     updates = config.critic_updates + 1
@@ -199,6 +193,21 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         "ema": ema,
     }
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+
+
+def start_networks(config: DistillConfig, folder: Path) -> tuple[Networks, EMA[AsymTalkerTransformer3DModel]]:
+    """Teacher, student and critic of the transformer in ``folder``, and the average that the student becomes.
+
+    Raises:
+        UserError: if the folder does not hold a whole transformer.
+    """
+    loop = config.loop
+    nets = Networks.load(folder, loop, config.lora_rank)
+    ema = EMA(nets.student, config.student.ema_decay, load_transformer(folder, loop) if is_sharded() else None)
+    if loop.gradient_checkpointing:
+        nets.student.enable_gradient_checkpointing()
+        nets.critic.enable_gradient_checkpointing()
+    return nets, ema
 
 
 def check_noise(config: DistillConfig, teacher: TransformerConfig) -> None:

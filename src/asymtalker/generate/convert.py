@@ -1,6 +1,5 @@
 """A checkpoint to train from, of published Wan2.1 weights: what fits is kept, sound takes the place of text."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
-from asymtalker.models.loading import find_folder, load_part, weight_files
+from asymtalker.models.loading import find_folder, load_part, read_settings, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import parse_size
 from asymtalker.stages import Convert
@@ -177,15 +176,7 @@ def _fitted(folder: Path, name: str, weight: Tensor, shape: torch.Size) -> Tenso
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json: give the folder of a Wan2.1 checkpoint of diffusers.")
-    try:
-        config = json.loads(path.read_text())
-        kind = config["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: fetch the checkpoint anew.") from error
-    if kind != "WanTransformer3DModel":
-        raise UserError(f"{path} tells of a {kind}, not of Wan's WanTransformer3DModel.")
+    config = read_settings(path, "WanTransformer3DModel")
     if missing := [key for key in (*SHARED, "in_channels", "out_channels") if key not in config]:
         raise UserError(f"{path} has no {missing[0]}: fetch the checkpoint anew.")
     if config.get("qk_norm") != "rms_norm_across_heads":

@@ -1,13 +1,12 @@
 """The folder of a checkpoint: where it is, and what its ``model_index.json`` says."""
 
-import json
 from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from asymtalker.errors import UserError
-from asymtalker.models.loading import find_folder
+from asymtalker.models.loading import find_folder, read_settings
 
 
 def checkpoint_folder(name: str | Path | None) -> Path:
@@ -35,16 +34,7 @@ def read_index(folder: Path, pipeline: str, parts: Collection[str]) -> dict[str,
     Raises:
         UserError: if something is missing, damaged, or for another class.
     """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(f"{folder} is not a checkpoint: it has no model_index.json.")
-    try:
-        content = json.loads(index.read_text())
-        kind = content["_class_name"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{index} is damaged: fetch the checkpoint again.") from error
-    if kind != pipeline:
-        raise UserError(f"{folder} is a checkpoint of {kind}, not of {pipeline}.")
+    content = read_settings(folder / "model_index.json", pipeline)
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")

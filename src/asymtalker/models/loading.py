@@ -40,6 +40,28 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
         raise UserError(f"{folder} cannot be loaded as {kind.__name__} ({reason}): make or fetch it anew.") from error
 
 
+def read_settings(path: Path, kind: str) -> dict[str, Any]:
+    """What a JSON file of diffusers (``config.json``, ``model_index.json``) tells of a class.
+
+    Args:
+        path: the file.
+        kind: name of the class it has to be of.
+
+    Raises:
+        UserError: if it is missing, damaged, or of another class.
+    """
+    if not path.is_file():
+        raise UserError(f"{path.parent} has no {path.name}: give the folder of a saved {kind}.")
+    try:
+        settings = json.loads(path.read_text())
+        found = settings["_class_name"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is damaged: make or fetch it anew.") from error
+    if found != kind:
+        raise UserError(f"{path} tells of a {found}, not of {kind}.")
+    return settings
+
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -16,11 +16,12 @@ from asymtalker.config import IdentityStrategy, LoopConfig, TeacherConfig, Trans
 from asymtalker.distributed import barrier, place, whole_tensor, world
 from asymtalker.errors import UserError
 from asymtalker.models.identity import transformer_arguments
-from asymtalker.models.loading import weight_files
+from asymtalker.models.loading import read_settings, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.train.frozen import Frozen, check_settings
 from asymtalker.whole import save_whole
 
+CLASS = AsymTalkerTransformer3DModel.__name__
 LORA_MODULES = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
 LORA_TRAINED_TOO = (
     "patch_embedding", "condition_embedder.text_embedder", "condition_embedder.image_embedder", "visual_tokens",
@@ -39,7 +40,7 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
         with init_empty_weights(include_buffers=False):
             expected = build_transformer(config.model, frozen)
         folder = config.init / "transformer"
-        check_settings(folder, read_settings(folder), json.loads(expected.to_json_string()))
+        check_settings(folder, read_settings(folder / "config.json", CLASS), json.loads(expected.to_json_string()))
         return load_transformer(folder, config.loop, config.lora_rank)
     if config.lora_rank:
         raise UserError("--config.lora-rank changes weights that are there: give them with --config.init.")
@@ -71,42 +72,25 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
     )
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a transformer.
-
-    Raises:
-        UserError: if there is none, or it is of another class.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"There is no {path}: give the folder of a trained transformer.")
-    try:
-        settings = json.loads(path.read_text())
-        kind = settings["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: make or fetch it anew.") from error
-    if kind != AsymTalkerTransformer3DModel.__name__:
-        raise UserError(f"{path} tells of a {kind}, not of {AsymTalkerTransformer3DModel.__name__}.")
-    return settings
-
-
-def transformer_config(settings: dict[str, Any], identity: IdentityStrategy) -> TransformerConfig:
+def transformer_config(folder: Path, identity: IdentityStrategy) -> TransformerConfig:
     """The size of a transformer that was saved.
 
     Args:
-        settings: of :func:`read_settings`; what they do not name is as it is by default.
+        folder: where ``save_pretrained`` wrote it; what its settings do not name is as it is by default.
         identity: how the portrait enters, which they do not tell.
 
     Raises:
-        UserError: if a setting that has no default is missing.
+        UserError: if a setting that has no default is missing, or see
+            :func:`asymtalker.models.loading.read_settings`.
     """
+    settings = read_settings(folder / "config.json", CLASS)
     names = {field.name for field in fields(TransformerConfig)}
     known: dict[str, Any] = {name: value for name, value in settings.items() if name in names}
     try:
         known["patch_size"] = tuple(known["patch_size"])
         return TransformerConfig(**known, identity=identity)
     except (TypeError, KeyError) as error:
-        raise UserError(f"The transformer's config.json is not whole ({error}): make or fetch it anew.") from error
+        raise UserError(f"{folder / 'config.json'} is not whole ({error}): make or fetch it anew.") from error
 
 
 def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> AsymTalkerTransformer3DModel:
@@ -120,7 +104,7 @@ def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> Asym
     Raises:
         UserError: if a file or a weight is missing, damaged or of another shape than the configuration tells.
     """
-    settings = read_settings(folder)
+    settings = read_settings(folder / "config.json", CLASS)
     with init_empty_weights(include_buffers=False):
         transformer = cast(AsymTalkerTransformer3DModel, AsymTalkerTransformer3DModel.from_config(settings))
     check_weights(folder, transformer)
