@@ -41,14 +41,17 @@ class Gpu:
 
 
 GPUS = (
-    Gpu("A100-40GB", 40 * GB, 312e12),  # NVIDIA A100 Tensor Core GPU data sheet, 2021
-    Gpu("A100", 80 * GB, 312e12),  # the same
-    Gpu("H100", 80 * GB, 989e12),  # NVIDIA H100 data sheet, SXM: 1,979 with sparsity
-    Gpu("H200", 141 * GB, 989e12),  # NVIDIA H200 data sheet, SXM: 1,979 with sparsity
-    Gpu("L40S", 48 * GB, 362e12),  # NVIDIA L40S data sheet: 362.05
-    Gpu("RTX4090", 24 * GB, 165e12),  # NVIDIA Ada GPU architecture, appendix A: 165.2
-    Gpu("RTX5090", 32 * GB, 209e12),  # NVIDIA RTX Blackwell GPU architecture, appendix A: 209.5
+    Gpu("A100-40GB", 40 * GB, 312e12),
+    Gpu("A100", 80 * GB, 312e12),
+    Gpu("H100", 80 * GB, 989e12),
+    Gpu("H200", 141 * GB, 989e12),
+    Gpu("L40S", 48 * GB, 362e12),
+    Gpu("RTX4090", 24 * GB, 165e12),
+    Gpu("RTX5090", 32 * GB, 209e12),
 )
+"""NVIDIA's figures without sparsity, of H100 and H200 the SXM modules', as third parties quote them (A100, H100:
+glennklockwood.com/garden/processors; L40S, RTX 4090: hmc-tech.com/gpus); the RTX 5090's is half its FP16 figure, which
+is with FP16 sums."""
 
 
 def gpu_named(name: str) -> Gpu:
