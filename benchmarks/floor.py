@@ -1,5 +1,5 @@
 """What a chunk asks of a GPU, counted without one, and the FPS that no program can pass:
-python benchmarks/floor.py RECIPE SIZE [--gpu H200] [--share 0.7], the share being what matrix products reach of its peak.
+python benchmarks/floor.py RECIPE SIZE [--gpu H200] [--share 0.7], where matrix products reach that share of its peak.
 """
 
 import argparse
