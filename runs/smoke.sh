@@ -14,7 +14,7 @@ asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
     --transformer "$out/teacher/transformer" --dtype float32 --out "$out/teacher-model"
 asymtalker distill --recipe smoke --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --recipe smoke --vae "$out/codec/vae" --audio "$out/audio" \
-    --transformer "$out/student/transformer" --out "$out/student-model"
+    --transformer "$out/student/transformer" --name asymtalker-smoke --out "$out/student-model"
 asymtalker synth --split test --out "$out/test" --clips 2 --seconds 4 --shard-clips 1
 asymtalker evaluate --model "$out/student-model" --reference "$out/test" --readout "$out/readout/readout" \
     --seconds 1,2,4 --offline --out "$out/report"

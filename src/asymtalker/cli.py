@@ -40,6 +40,14 @@ class Verb:
     """A function of one instance of it."""
 
 
+KNOWN_WARNINGS = (
+    "Mismatch dtype between input and weight",  # of norms in float32 under autocast on a CPU, as is meant
+    "FSDP2-wrapped module .* returned a view tensor",  # see asymtalker.distributed.place
+    "`torch.distributed._functional_collectives.all_gather_tensor` is deprecated",  # in diffusers
+    "Float8Tensor does not implement",  # torchao's, compiled
+)
+"""Beginnings, as regular expressions, of what libraries warn developers of and no user can change."""
+
 VERBS = {
     "generate": Verb(
         "make a talking video from a portrait and a voice", "asymtalker.cli:Generate", "asymtalker.cli:generate"
@@ -383,8 +391,8 @@ def _quiet_libraries() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     for name in ("torchao", "torch.utils._pytree"):  # the latter of torchao's own types
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 @contextlib.contextmanager
@@ -436,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         if rank > 0 and not isinstance(error, LostProcessError):
-            time.sleep(2)  # where the first process has found the same, torchrun ends this one meanwhile
+            time.sleep(10)  # where the first process has found the same, torchrun ends this one meanwhile
         print(f"asymtalker: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:

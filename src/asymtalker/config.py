@@ -232,7 +232,7 @@ class TeacherConfig:
     chunk: ChunkConfig
     buckets: tuple[tuple[int, int], ...] = ()
     """Sizes (height, width in pixels) that clips are scaled to and cut to, each to the one nearest to its own shape;
-    a batch holds clips of one. Empty for the clips' own size, which is then one."""
+    a batch holds clips of one. Empty for the clips' own size, which is then one. As flags: 512 512 640 416."""
     tgc_weight: float = 0.1
     """Weight of the temporal gradient consistency loss; the paper's value is lost in the text."""
     ff_weight: float = 0.1
@@ -245,7 +245,7 @@ class TeacherConfig:
     pixel_max_sigma: float = 0.5
     """Pixel losses apply only below this noise level, where the predicted clean chunk means something."""
     pixel_every: int = 1
-    """Steps between steps with pixel losses."""
+    """Steps between steps with pixel losses; more than ``loop.steps`` for none at all."""
     continuity_dropout: float = 0.2
     """Share of chunks trained without continuity reference, as the first chunk of a video is generated."""
     audio_dropout: float = 0.1
@@ -272,6 +272,11 @@ class TeacherConfig:
     lora_rank: int = 0
     """Train low-rank changes of this rank to the linear layers of the blocks instead of all weights (LoRA), for one
     card; 0 trains all. Needs ``init``."""
+
+    @property
+    def pixel_losses(self) -> bool:
+        """Whether there are any."""
+        return self.pixel_every <= self.loop.steps
 
 
 @dataclass(frozen=True, kw_only=True)

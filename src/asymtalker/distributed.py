@@ -8,9 +8,9 @@ of its own and processes share them out, so the same gradient comes out of howev
 import atexit
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,14 +19,22 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from asymtalker.config import LoopConfig
+from asymtalker.config import (
+    AudioTrainConfig,
+    CodecTrainConfig,
+    DistillConfig,
+    LoopConfig,
+    ReadoutTrainConfig,
+    TeacherConfig,
+)
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import choose_device
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig)
 
-TIMEOUT = timedelta(days=1)  # some wait while others encode; torchrun notices a process that died at once
+TIMEOUT, LONG_TIMEOUT = timedelta(hours=1), timedelta(days=7)  # torchrun notices a process that died at once
 
 
 @dataclass(frozen=True)
@@ -79,15 +87,35 @@ def start(device: str) -> torch.device:
     return where
 
 
+def on_its_device(config: C) -> C:
+    """The settings of a training with the device that is this process's, after it has met the others.
+
+    Raises:
+        UserError: see :func:`start`.
+    """
+    return replace(config, loop=replace(config.loop, device=str(start(config.loop.device))))
+
+
 def is_sharded() -> bool:
     """Whether networks are sharded, over one process or more."""
     return dist.is_initialized()
 
 
-def barrier() -> None:
-    """Wait for the other processes, if there are any."""
+def patient_group() -> dist.ProcessGroup | None:
+    """The processes, if there are several, waiting for each other for days; to be made while they are together."""
+    if not dist.is_initialized():
+        return None
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=LONG_TIMEOUT))
+
+
+def barrier(group: dist.ProcessGroup | None = None) -> None:
+    """Wait for the other processes, if there are any.
+
+    Args:
+        group: of :func:`patient_group`, where one may have far more to do than another.
+    """
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group)
 
 
 def from_main(value: Any) -> Any:
@@ -165,7 +193,8 @@ def place(module: M, loop: LoopConfig) -> M:
     The linear maps of each block are a unit (FSDP2): their weights are gathered, in the run's precision, when the
     block is computed and given up again after it; gradients are averaged in float32. All else (norms, modulation,
     patches, time, sound, output) is a unit that stays in float32, as autocast has it without ``torchrun``. Weights,
-    gradients and whatever an optimizer keeps of them are float32 shards.
+    gradients and whatever an optimizer keeps of them are float32 shards. What the last linear map of a block returns
+    must not be changed in place: FSDP2 has to see its gradient.
 
     Args:
         module: the transformer, with weights or on the meta device; the latter gets memory, without values yet.

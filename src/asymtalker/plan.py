@@ -184,9 +184,9 @@ def check_memory(plan: Plan, free_bytes: float) -> None:
         free_bytes: free memory of each GPU.
 
     Raises:
-        UserError: what it needs, what there is, and what would fit.
+        UserError: what it needs, what there is, and what would fit, if it does not even without slack.
     """
-    if plan.total() > free_bytes:
+    if plan.total() / (1 + SLACK) > free_bytes:  # what is only assumed refuses nobody
         raise UserError(_too_large(plan, free_bytes))
 
 
@@ -237,7 +237,7 @@ def _changes(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
     if plan.gpus == 1 and not config.lora_rank and not loop.cpu_offload:
         changed = replace(config, lora_rank=LORA_RANK)
         yield f"--config.lora-rank {LORA_RANK}", "lora_rank", plan.again(changed)
-    if isinstance(config, TeacherConfig) and config.pixel_every <= loop.steps:
+    if isinstance(config, TeacherConfig) and config.pixel_losses:
         changed = replace(config, pixel_every=loop.steps + 1)
         yield f"--config.pixel-every {loop.steps + 1} (no pixel losses)", "pixel_every", plan.again(changed)
 

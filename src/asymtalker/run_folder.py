@@ -161,11 +161,11 @@ def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]
         ) from error
 
 
-GOES_ON = "the same command goes on from the last checkpoint"
+GOES_ON = "the same command goes on from the last checkpoint, or the start if there is none"
 
 
 @contextlib.contextmanager
-def _interrupted(progress: Progress, step: int) -> Iterator[None]:
+def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[None]:
     """Say what to do when a run is stopped, another process is lost, or the GPU's memory is full."""
     try:
         yield
@@ -174,15 +174,18 @@ def _interrupted(progress: Progress, step: int) -> Iterator[None]:
             progress.console.print(f"stopped in step {step + 1}; {GOES_ON}")
         raise
     except torch.OutOfMemoryError as error:
+        less = "give a smaller --config.loop.batch" if loop.batch > 1 else "take smaller frames or more GPUs"
         raise UserError(
-            f"The GPU's memory is full in step {step + 1}: give a smaller --config.loop.batch, or see what"
-            " needs how much by --dry-run."
+            f"The GPU's memory is full in step {step + 1}: {less}; of teacher and student --dry-run says what fits."
         ) from error
     except RuntimeError as error:
         lost = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
         if world().size == 1 or not any(sign in str(error) for sign in lost):
             raise
-        raise LostProcessError(f"Another process of this job was lost in step {step + 1}: {GOES_ON}.") from error
+        reason = str(error).strip().splitlines()[0]
+        raise LostProcessError(
+            f"Another process of this job was lost in step {step + 1} ({reason}): {GOES_ON}."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -203,6 +206,7 @@ def _ended_by_others() -> Iterator[None]:
         with open(read, "rb", buffering=0) as signals:
             while number := signals.read(1):
                 if number[0] == signal.SIGTERM:
+                    time.sleep(world().rank)  # the first, if it is there, ends the job by then
                     print(f"This job was stopped, or lost a process: {GOES_ON}.", file=sys.stderr, flush=True)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -242,11 +246,13 @@ def run_steps(
     console = Console(stderr=True)
     values = TextColumn("{task.fields[last]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     shown = Progress(*columns, values, console=console, expand=True, disable=not world().main)
+    if done and world().main:
+        console.print(f"going on from step {done}" if done < loop.steps else f"all {done} steps are done")
     with _ended_by_others(), shown as progress:
         bar = progress.add_task("", total=loop.steps, completed=done, last="")
         for index in range(done, loop.steps):
             count = index + 1
-            with _interrupted(progress, index):
+            with _interrupted(progress, loop, index):
                 values = step(index)
                 since += 1
                 for name, value in values.items():

@@ -6,7 +6,7 @@ Every default comes from a recipe, and every value of it can be given as a flag:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from asymtalker import timeline
 from asymtalker.config import (
@@ -22,8 +22,6 @@ from asymtalker.config import (
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
 from asymtalker.registry import named_portraits
-
-C = TypeVar("C", CodecTrainConfig, AudioTrainConfig, ReadoutTrainConfig, TeacherConfig, DistillConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -335,17 +333,6 @@ def check_alone(part: str, loop: LoopConfig) -> None:
         raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
 
 
-def on_its_device(config: C) -> C:
-    """The settings of a training with the device that is this process's, after it has met the others.
-
-    Raises:
-        UserError: see :func:`asymtalker.distributed.start`.
-    """
-    from asymtalker.distributed import start
-
-    return replace(config, loop=replace(config.loop, device=str(start(config.loop.device))))
-
-
 def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
     """The ``train`` verb."""
     check_loop(settings.config.loop)
@@ -359,20 +346,20 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
 
         check_lengths(settings.config)
         portraits = settings.portraits and named_portraits(settings.portraits)[0]
-        train_codec(on_its_device(settings.config), settings.run, settings.corpus, portraits)
+        train_codec(settings.config, settings.run, settings.corpus, portraits)
     elif isinstance(settings, TrainAudio):
         from asymtalker.train.audio import train_audio
 
-        train_audio(on_its_device(settings.config), settings.run)
+        train_audio(settings.config, settings.run)
     elif isinstance(settings, TrainReadout):
         from asymtalker.train.readout import train_readout
 
-        train_readout(on_its_device(settings.config), settings.run, settings.corpus)
+        train_readout(settings.config, settings.run, settings.corpus)
     else:
         from asymtalker.train.loop import train_teacher
 
         check_lengths(settings.config)
-        train_teacher(on_its_device(settings.config), settings.run, settings.corpus, settings.model)
+        train_teacher(settings.config, settings.run, settings.corpus, settings.model)
 
 
 def distill(settings: Distill | PlanDistill) -> None:
@@ -384,7 +371,7 @@ def distill(settings: Distill | PlanDistill) -> None:
     from asymtalker.distill.loop import distill as run
 
     check_lengths(settings.config)
-    run(on_its_device(settings.config), settings.run, settings.corpus, settings.model)
+    run(settings.config, settings.run, settings.corpus, settings.model)
 
 
 def plan(settings: PlanTeacher | PlanDistill) -> None:
@@ -416,7 +403,7 @@ def encode(settings: Encode) -> None:
     from asymtalker.train.cache import encode as run
 
     check_lengths(settings.config)
-    folder = run(on_its_device(settings.config), settings.corpus, settings.model)
+    folder = run(settings.config, settings.corpus, settings.model)
     if world().main:
         print(folder)
 

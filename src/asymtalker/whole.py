@@ -97,11 +97,11 @@ def clear_parts(folder: Path) -> None:
 
     What was to be replaced takes its place again where nothing has taken it, and all else that is left goes.
     """
-    for old in list(folder.glob(".*.old")):
-        path = folder / old.name[1:].rsplit(".", 3)[0]
-        _remove(old) if path.exists() else os.replace(old, path)
-    for pattern in (".*.part", ".*.part.*"):  # the latter are of videos: the room kept back, and ``.NAME.part.mp4``
-        for left in list(folder.glob(pattern)):
+    for left in list(folder.glob(".*")):
+        if old := re.fullmatch(r"\.(.+)\.[^.]+\.\d+\.old", left.name):
+            path = folder / old[1]
+            _remove(left) if path.exists() else os.replace(left, path)
+        elif re.fullmatch(r"\..+(\.\d+\.part(\.reserve)?|\.part\.mp4)", left.name):  # the latter two of videos
             _remove(left)
 
 

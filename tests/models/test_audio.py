@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Wav2Vec2Model
 
 from asymtalker import timeline
-from asymtalker.models.audio import BLOCK_FRAMES, ArraySource, AudioFeatures, at_frames, load_audio_encoder
+from asymtalker.models.audio import BLOCK_FRAMES, ArraySource, AudioFeatures, at_frames
+from asymtalker.models.loading import load_network
 
 FRAMES = 520  # five blocks and a bit
 
@@ -56,10 +58,10 @@ def test_weights_that_are_missing_are_not_drawn_at_random(toy_audio_encoder, tmp
     weights = load_file(path)
     assert weights.pop("masked_spec_embed") is not None  # published encoders lack it; it serves their training only
     save_file(weights, path, {"format": "pt"})
-    loaded = load_audio_encoder(tmp_path, torch.float32)
+    loaded = load_network(Wav2Vec2Model, tmp_path, torch.float32)
     expected = toy_audio_encoder.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items() if name in weights)
     del weights["encoder.layer_norm.weight"]
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"1 of its weights are missing, such as encoder\.layer_norm\.weight"):
-        load_audio_encoder(tmp_path, torch.float32)
+        load_network(Wav2Vec2Model, tmp_path, torch.float32)

@@ -1,9 +1,11 @@
 """One process of a training, started by torchrun: process.py CORPUS MODEL JOBS, each job ``[what, run, changes]``.
 
-With ``DIES_IN_STEP`` in the environment the second process is killed in that step. Bad input and signals go the way of
+With ``DIES_IN_STEP`` in the environment the second process is killed in that step, with ``STUCK_IN_STEP`` the first
+handles no signals in it. Bad input and signals go the way of
 the command line.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -44,10 +46,25 @@ def die_in_step(number: int) -> None:
     teacher_loop.optimizer_step = last
 
 
+def be_stuck_in_step(number: int) -> None:
+    """Let this process be where it handles no signals for some seconds, as in NCCL, in its ``number``-th step."""
+    real, calls = teacher_loop.optimizer_step, []
+
+    def stuck(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 30_000_000)
+        return real(*arguments)
+
+    teacher_loop.optimizer_step = stuck
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if "DIES_IN_STEP" in os.environ and os.environ["RANK"] == "1":
         die_in_step(int(os.environ["DIES_IN_STEP"]))
+    if "STUCK_IN_STEP" in os.environ and os.environ["RANK"] == "0":
+        be_stuck_in_step(int(os.environ["STUCK_IN_STEP"]))
     try:
         with _stops_interrupt():
             for job in json.loads(sys.argv[3]):

@@ -172,3 +172,12 @@ def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_pat
     again = torchrun(2, *arguments)
     assert again.returncode == 0, again.stderr[-3000:]
     assert [line["step"] for line in logged(tmp_path / "run") if "fm" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_process_that_handles_no_signals_says_that_another_was_lost(tmp_path, toy_corpus, tiny_pipeline_folder):
+    script = str(Path(__file__).with_name("process.py"))
+    jobs = json.dumps([["teacher", str(tmp_path / "run"), {"steps": 4}]])
+    lost = torchrun(2, script, str(toy_corpus), str(tiny_pipeline_folder), jobs, DIES_IN_STEP="3", STUCK_IN_STEP="3")
+    assert lost.returncode != 0
+    assert lost.stderr.count("This job was stopped, or lost a process") == 1

@@ -15,7 +15,7 @@ from asymtalker.plan import Plan
 from asymtalker.train import needs
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
-from asymtalker.train.loop import draw_batch, teacher_losses
+from asymtalker.train.loop import draw_batch, encode_all, teacher_losses
 from asymtalker.train.needs import check_fits, frozen_like, frozen_of_recipe, passes, plan_distill, plan_teacher
 from asymtalker.train.network import build_transformer, start_transformer
 from toy import TOY_CHUNK, TOY_SIZE, TOY_TRANSFORMER, toy_distill, toy_loop, toy_teacher
@@ -36,6 +36,7 @@ def empty(frozen):
 def teacher_step(config: TeacherConfig, frozen, corpus) -> int:
     """Operations of a real step."""
     source = ChunkSource(corpus, "train", frozen, config.chunk)
+    encode_all(source)
     transformer = start_transformer(config, frozen).train()
     if config.loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
@@ -91,6 +92,7 @@ def test_operations_of_a_distillation_step_are_the_mean_of_real_ones(
 ):
     config = toy_distill(student_continuity=continuity)
     source = ChunkSource(toy_corpus, "train", frozen, config.chunk, config.chunks)
+    encode_all(source)
     nets = Networks.load(tiny_pipeline_folder / "transformer", config.loop)
     critic = student = 0
     extents = [Extent(*lengths) for lengths in product(range(1, config.chunks + 1), range(config.steps_per_sample))]

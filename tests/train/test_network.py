@@ -14,6 +14,7 @@ from asymtalker.distributed import check_processes, check_world
 from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.train.loop import train_teacher
+from asymtalker.train.needs import check_fits
 from asymtalker.train.network import (
     load_transformer,
     merged,
@@ -72,7 +73,7 @@ def test_the_size_of_a_saved_transformer_is_what_it_was_made_with(folder):
 
 @pytest.mark.parametrize("part", ["train", "distill"])
 def test_training_is_refused_where_the_gpu_is_too_small(part, tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    monkeypatch.setattr(f"asymtalker.{part}.loop.start", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(f"asymtalker.{part}.loop.check_fits", lambda plan, _: check_fits(plan, torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
     work, config = {"train": (train_teacher, toy_teacher()), "distill": (distill, toy_distill())}[part]

@@ -17,7 +17,7 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start, world
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, on_its_device, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -128,8 +128,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
-    loop = config.loop
-    device = start(loop.device)
+    config = on_its_device(config)
+    loop, device = config.loop, torch.device(config.loop.device)
     check_world(loop, config.lora_rank)
     strategy = identity_strategy(model_path)
     frozen = load_frozen(model_path, strategy, loop)

@@ -106,6 +106,7 @@ def bench_generate(
             _write_sound(sound, AudioFile(audio), length)
             runs = SHORT_RUNS if length <= SHORT_SECONDS else 1
             inputs = {"runs": runs, "audio": str(sound), "output": str(Path(folder) / "out.mp4")}
+            print(f"measuring {length:g} s of sound", file=sys.stderr)
             made = _measure_apart("pipeline", job | inputs, gpus)
             machine, network = made.pop("machine"), made.pop("network")
             results.append({"seconds": length, "runs": runs} | made)
@@ -166,6 +167,7 @@ def bench_train(
         "gradient_checkpointing": gradient_checkpointing, "gpus": gpus,
     }  # fmt: skip
     load = load_average()
+    print(f"measuring {steps} steps", file=sys.stderr)
     result = _measure_apart("training", settings, gpus)
     machine, network = result.pop("machine"), result.pop("network")
     ceiling, no_ceiling = _measure_beside("ceiling", {"network": network, "attention": None})
@@ -327,6 +329,7 @@ def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[s
 
 def _measure_beside(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | None, Exception | None]:
     """What a measuring process has found, or what it failed with: it must not cost the results that are there."""
+    print(f"measuring {task}", file=sys.stderr)
     try:
         return _measure_apart(task, job), None
     except (UserError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker.codec import latent_size
-from asymtalker.config import Recipe
+from asymtalker.config import Recipe, TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
@@ -96,6 +96,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
     )
     save_whole(settings.out, pipeline.save_pretrained)
     _say(conversion, transformer)
+    _say_sizes(transformer, recipe.teacher.model, settings.recipe)
     return conversion
 
 
@@ -217,3 +218,17 @@ def _say(conversion: Conversion, transformer: AsymTalkerTransformer3DModel) -> N
             )
             for part in parts:
                 console.print(f"  {part}", markup=False)
+
+
+def _say_sizes(transformer: AsymTalkerTransformer3DModel, model: TransformerConfig, recipe: str) -> None:
+    """The flags to train with where the recipe is of another size."""
+    others = {name: transformer.config[name] for name, value in vars(model).items() if name in SHARED}
+    flags = [
+        f"--config.model.{name.replace('_', '-')} {' '.join(map(str, value)) if name == 'patch_size' else value}"
+        for name, value in others.items()
+        if (tuple(value) if name == "patch_size" else value) != vars(model)[name]
+    ]
+    if flags:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"The recipe {recipe} is of another size: train with {' '.join(flags)}.", markup=False
+        )

@@ -1,8 +1,7 @@
 """wav2vec2 features at 25 FPS: frame ``k`` always sees second ``k/25``, whatever the chunk (section 3.1)."""
 
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -61,23 +60,6 @@ def build_audio_encoder(config: AudioEncoderConfig) -> Wav2Vec2Model:
             apply_spec_augment=False,
         )
     )
-
-
-def load_audio_encoder(folder: Path, dtype: torch.dtype) -> Wav2Vec2Model:
-    """A wav2vec2 from its folder, safetensors only.
-
-    Raises:
-        OSError: if the folder or a file of it is missing.
-        SafetensorError: if the weights are damaged.
-        ValueError: if some are missing, which transformers would draw at random.
-    """
-    loaded: Any = Wav2Vec2Model.from_pretrained(folder, dtype=dtype, use_safetensors=True, output_loading_info=True)
-    encoder, report = loaded
-    # the one weight that published encoders lack, used in their training only
-    missing = sorted(name for name in report["missing_keys"] if name != "masked_spec_embed")
-    if missing:
-        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
-    return encoder
 
 
 def at_frames(hidden: Tensor, first: int, num_frames: int) -> Tensor:

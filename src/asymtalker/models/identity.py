@@ -20,6 +20,7 @@ from asymtalker import timeline
 from asymtalker.codec import Codec
 from asymtalker.config import IdentityStrategy
 from asymtalker.errors import UserError
+from asymtalker.models.loading import load_network
 from asymtalker.models.magvit import MagvitTokenizer, load_published
 
 ImageEncoder = CLIPVisionModel | MagvitTokenizer
@@ -175,11 +176,11 @@ def load_image_encoder(strategy: IdentityStrategy, source: str | Path | None) ->
         raise UserError(f"the identity strategy {strategy} needs an image encoder: give its folder, file or hub id")
     try:
         if strategy == "clip":
-            encoder = CLIPVisionModel.from_pretrained(source, use_safetensors=True)
+            encoder = load_network(CLIPVisionModel, source, torch.float32)
         elif Path(source).is_file():
             encoder = load_published(Path(source), MagvitTokenizer())
         else:
-            encoder = MagvitTokenizer.from_pretrained(source, use_safetensors=True)
+            encoder = load_network(MagvitTokenizer, source, torch.float32)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"cannot load the image encoder of the identity strategy {strategy}: {reason}") from error

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from transformers import Wav2Vec2Model
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from asymtalker.errors import UserError
-from asymtalker.models.audio import load_audio_encoder
+
+UNUSED = {"masked_spec_embed"}
+"""Weights of wav2vec2's own training, which published encoders lack."""
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -31,13 +34,32 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
         raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
     quiet_loading()
     try:
-        if kind is Wav2Vec2Model:
-            return load_audio_encoder(folder, dtype)
-        options = {"torch_dtype": dtype, "use_safetensors": True} if issubclass(kind, torch.nn.Module) else {}
-        return kind.from_pretrained(folder, **options)
+        return load_network(kind, folder, dtype) if issubclass(kind, nn.Module) else kind.from_pretrained(folder)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{folder} cannot be loaded as {kind.__name__} ({reason}): make or fetch it anew.") from error
+
+
+def load_network(kind: Any, source: str | Path, dtype: torch.dtype) -> Any:
+    """A network of diffusers or transformers, of safetensors, all of its weights being there: either library would
+    draw missing ones at random.
+
+    Args:
+        kind: its class.
+        source: folder or hub id.
+        dtype: of its weights.
+
+    Raises:
+        OSError: if the folder or a file of it is missing.
+        SafetensorError: if the weights are damaged.
+        ValueError: if some are missing.
+    """
+    option = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
+    options: dict[str, Any] = {option: dtype, "use_safetensors": True, "output_loading_info": True}
+    network, report = kind.from_pretrained(source, **options)
+    if missing := sorted(set(report["missing_keys"]) - UNUSED):
+        raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+    return network
 
 
 def read_settings(path: Path, kind: str) -> dict[str, Any]:
@@ -60,9 +82,6 @@ def read_settings(path: Path, kind: str) -> dict[str, Any]:
     if found != kind:
         raise UserError(f"{path} tells of a {found}, not of {kind}.")
     return settings
-
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -132,5 +151,6 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         known = "cuda" if torch.cuda.is_available() else "no GPU"
         raise UserError(
-            f"The device {name} cannot be used (PyTorch has cpu and {known} here): choose another, or leave it out."
+            f"The device {name} cannot be used (PyTorch has cpu and {known} here): choose another with --device"
+            " or, in training, --config.loop.device."
         ) from error

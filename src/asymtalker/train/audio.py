@@ -14,6 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker import timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.config import AudioTrainConfig
+from asymtalker.distributed import on_its_device
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.phonemes import PHONEMES, frame_phonemes
@@ -58,6 +59,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     Speech is synthesised as it is needed, a pure function of seed and step, so the same command resumes exactly.
     """
     check_share(config.pico_share)
+    config = on_its_device(config)
     loop = config.loop
     run = RunFolder(run_path, config)
     torch.manual_seed(loop.seed)

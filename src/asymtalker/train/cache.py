@@ -35,7 +35,7 @@ from asymtalker import corpus
 from asymtalker.codec import to_pixels
 from asymtalker.config import TeacherConfig
 from asymtalker.corpus import ManifestRow
-from asymtalker.distributed import barrier, start, world
+from asymtalker.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.errors import UserError
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, ArraySource, AudioFeatures
 from asymtalker.train.buckets import BLOCK, Size, View, nearest_bucket, view_of, whole_view
@@ -311,6 +311,7 @@ def encode_corpus(encoder: Encoder, rows: Sequence[ManifestRow]) -> Cache:
             f"{encoder.folder} may not be written to, and what is encoded of a corpus is kept beside it: change its"
             " permissions, or give --config.loop.no-cache to encode every chunk when it is drawn"
         )
+    waiting = patient_group()
     if share:
         columns = (
             TextColumn("encoding clips"),
@@ -325,7 +326,7 @@ def encode_corpus(encoder: Encoder, rows: Sequence[ManifestRow]) -> Cache:
                     tensors = {name: value.contiguous() for name, value in make().items()}
                     with whole(target) as partial:
                         save_file(tensors, partial)
-    barrier()
+    barrier(waiting)
     return cache
 
 
@@ -344,7 +345,7 @@ def encode(config: TeacherConfig, corpus_path: Path, model_path: Path) -> Path:
         UserError: if a folder does not hold what it should, or there is no clip that is long enough.
     """
     began = time.perf_counter()
-    start(config.loop.device)
+    config = on_its_device(config)
     encoder = Encoder(
         corpus_path, load_frozen(model_path, config.model.identity, config.loop), config.chunk.frames, config.buckets
     )

@@ -20,6 +20,7 @@ from asymtalker import corpus, media
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import build_vae, latent_statistics, to_pixels
 from asymtalker.config import CodecTrainConfig, LoopConfig
+from asymtalker.distributed import on_its_device
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.run_folder import (
@@ -52,6 +53,7 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
         UserError: if neither source is given or one is empty.
     """
     source = ClipSource.open(config, corpus_path, portraits)
+    config = on_its_device(config)
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(loop.seed)

@@ -10,7 +10,7 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import Codec, recompute_decoder
 from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, start, world
+from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, on_its_device, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -58,8 +58,8 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
     """
-    loop = config.loop
-    device = start(loop.device)
+    config = on_its_device(config)
+    loop, device = config.loop, torch.device(config.loop.device)
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
@@ -77,7 +77,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     optimizer = build_optimizer(transformer, config.optimizer)
 
     def step(index: int) -> dict[str, Tensor]:
-        decode = config.pixel_every <= loop.steps and index % config.pixel_every == 0
+        decode = config.pixel_losses and index % config.pixel_every == 0
         record = StepRecord()
         for generator in micro_batches(loop, index):
             batch = draw_batch(config, source, generator)

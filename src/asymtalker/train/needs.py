@@ -273,7 +273,7 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
         for name, value in parts.items():
             flops[name] = flops.get(name, 0) + share * loop.micro_batches * value
         phase = {"forward and backward": network.peak}
-        if config.pixel_every <= loop.steps:
+        if config.pixel_losses:
             phase["pixel losses of all chunks"] = network.kept + pixels.peak
         phases = {name: max(value, phases.get(name, 0)) for name, value in phase.items()}
     if not loop.cache:
@@ -286,6 +286,8 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
 
 def decoded_share(config: TeacherConfig) -> float:
     """Share of all chunks, on average, whose frames are decoded for the pixel losses."""
+    if not config.pixel_losses:
+        return 0.0
     generator = flow.numbered_generator(config.loop.seed, 0)
     sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
     return (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every

@@ -12,6 +12,7 @@ from asymtalker import corpus
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import to_pixels
 from asymtalker.config import ReadoutTrainConfig
+from asymtalker.distributed import on_its_device
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.readout import APERTURE, SIDE, FaceReadout, readings_of
@@ -43,6 +44,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     keys = [row.key for row in rows if row.split == "train" and row.kind != "real" and not row.rejected_by]
     if not keys:
         raise UserError(f"{corpus_path}: no training clip with ground truth; the readout needs a synthetic corpus")
+    config = on_its_device(config)
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path)})
     torch.manual_seed(loop.seed)
