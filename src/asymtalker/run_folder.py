@@ -35,6 +35,7 @@ from asymtalker.errors import LostProcessError, UserError
 from asymtalker.whole import clear_parts, write_whole
 
 RUN_CONFIG = "config.json"
+SHOWN_CHANGES = 8
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
 # the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve.
 RESUMABLE = (
@@ -86,7 +87,9 @@ class RunFolder:
                 if not line.startswith(RESUMABLE)
             ]
             if changed:
-                raise UserError(f"{path}: holds a run with other settings ({'; '.join(changed)}); use another folder")
+                more = [f"and {len(changed) - SHOWN_CHANGES} more"] if len(changed) > SHOWN_CHANGES else []
+                shown = "; ".join([*changed[:SHOWN_CHANGES], *more])
+                raise UserError(f"{path}: holds a run with other settings ({shown}); use another folder")
         barrier()  # all have looked
         if world().main:
             write_whole(saved, json.dumps(resolved, indent=2))

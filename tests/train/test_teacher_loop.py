@@ -14,6 +14,7 @@ import torch
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.recipes import smoke
 from asymtalker.run_folder import RunFolder, build_optimizer
 from asymtalker.train import loop as teacher_loop
 from asymtalker.train.data import ChunkSource
@@ -285,3 +286,12 @@ def test_a_run_without_git_records_an_unknown_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     RunFolder(tmp_path / "run", toy_teacher())
     assert json.loads((tmp_path / "run" / "version.json").read_text())["commit"] == "unknown"
+
+
+def test_a_run_of_other_settings_is_refused_with_the_first_differences(tmp_path):
+    RunFolder(tmp_path, toy_teacher()).checkpoint.mkdir()
+    with pytest.raises(UserError, match=r"other settings \(shift: 3\.0 -> 4\.0\)"):
+        RunFolder(tmp_path, toy_teacher(shift=4.0))
+    with pytest.raises(UserError, match=r"\(.*; and \d+ more\); use another folder"):
+        RunFolder(tmp_path, smoke().codec)
+    RunFolder(tmp_path, toy_teacher(loop=toy_loop(steps=99)))  # goes on
