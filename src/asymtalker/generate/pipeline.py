@@ -31,7 +31,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import load_part, quiet_loading
+from asymtalker.models.loading import hide_bars, load_part
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import (
@@ -461,7 +461,7 @@ def load_pipeline(
     check_inference(inference)
     where = start(device)
     folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
-    quiet_loading()
+    hide_bars()
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     with memory_said(generation_too_large(inference)):
         return place(AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype), where, inference)

@@ -32,7 +32,7 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
-    quiet_loading()
+    hide_bars()
     try:
         return load_network(kind, folder, dtype) if issubclass(kind, nn.Module) else kind.from_pretrained(folder)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
@@ -102,8 +102,8 @@ def weight_files(folder: Path) -> list[str]:
     return names
 
 
-def quiet_loading() -> None:
-    """Take off the bars that transformers and diffusers draw while they read weights from the disk."""
+def hide_bars() -> None:
+    """Take off the bars that transformers and diffusers draw while they read or write weights on the disk."""
     for library in (transformers_logging, diffusers_logging):
         library.disable_progress_bar()
 

@@ -17,6 +17,7 @@ from asymtalker.config import AudioTrainConfig
 from asymtalker.distributed import on_its_device
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import build_audio_encoder
+from asymtalker.models.loading import hide_bars
 from asymtalker.phonemes import PHONEMES, frame_phonemes
 from asymtalker.run_folder import (
     RunFolder,
@@ -61,6 +62,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     check_share(config.pico_share)
     config = on_its_device(config)
     loop = config.loop
+    hide_bars()
     run = RunFolder(run_path, config)
     torch.manual_seed(loop.seed)
     model = PhonemeClassifier(build_audio_encoder(config.model)).to(loop.device).train()
