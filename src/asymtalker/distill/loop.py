@@ -129,7 +129,7 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
     config = on_its_device(config)
-    loop, device = config.loop, torch.device(config.loop.device)
+    loop = config.loop
     check_world(loop, config.lora_rank)
     strategy = identity_strategy(model_path)
     frozen = load_frozen(model_path, strategy, loop)
@@ -140,7 +140,7 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks, **kept)
     check_sizes(source, teacher.patch_size)
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
-    check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), device)
+    check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), frozen.device)
     nets, ema = start_networks(config, model_path / "transformer")
     encode_all(source, shown)
     student_optimizer = build_optimizer(nets.student, config.student)

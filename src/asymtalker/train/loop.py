@@ -59,7 +59,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
     """
     config = on_its_device(config)
-    loop, device = config.loop, torch.device(config.loop.device)
+    loop = config.loop
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
@@ -67,7 +67,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
     check_sizes(source, config.model.patch_size, config.crop)
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
-    check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), device)
+    check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), frozen.device)
     transformer = start_transformer(config, frozen).train()
     ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
     encode_all(source, held_out)
