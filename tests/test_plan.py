@@ -18,7 +18,7 @@ def made(config=None, gpus: int = 1) -> Plan:
     states = {"weights": 20 * GB} if config.lora_rank else STATES
     weights = Weights({"transformer": (10**11, 10**11)}, states, 4 * GB, 0, 0, 4, 2 * GB)
     phases = {"forward and backward": 10 * GB * config.loop.batch}
-    return Plan("teacher", config, (64, 64), gpus, weights, {"forward": 1e15}, phases, lambda c: made(c, gpus))
+    return Plan("teacher", config, (64, 64), gpus, weights, {"forward": 1e15}, phases, 0, lambda c: made(c, gpus))
 
 
 def test_states_are_shared_out_and_the_rest_is_not():

@@ -19,6 +19,7 @@ from asymtalker.config import (
     TransformerConfig,
 )
 from asymtalker.corpus import NewClip
+from asymtalker.distill.loop import Generated, generate
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 
 TOY_SIZE = 32
@@ -165,3 +166,9 @@ def assert_same(first, second):
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+def roll_out(config: DistillConfig, nets, frozen, source, extent, generator: torch.Generator) -> Generated:
+    """What the student makes of the batch that ``generator`` draws."""
+    batch = source.batch(config.loop.batch, generator)
+    return generate(config, nets, frozen, source, extent, batch, generator)

@@ -93,7 +93,7 @@ class OptimizerState:
         self.optimizer = optimizer
         for weight in self.weights.values():
             moments = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
-            optimizer.state[weight] = {"step": torch.zeros(())} | moments
+            optimizer.state[weight] = {"step": torch.zeros((), device=weight.device)} | moments
 
     def state_dict(self) -> dict[str, Tensor]:
         state = self.optimizer.state
@@ -128,7 +128,7 @@ def load_checkpoint(path: Path, parts: dict[str, Stateful]) -> int:
     Raises:
         UserError: if the folder is of another model or not readable.
     """
-    if not path.exists():
+    if not from_main(path.exists()):  # a disk that machines share may show it later to some
         return 0
     state = _tensors(0, parts)
     try:

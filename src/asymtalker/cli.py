@@ -14,12 +14,13 @@ import re
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -378,10 +379,9 @@ def _run(arguments: Sequence[str]) -> None:
         hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {', '.join(VERBS)}."
         raise UserError(f"There is no verb {name}: {hint}")
     verb = VERBS[name]
-    with _said():
-        settings = parse(name, _named(verb.settings), rest)
-        work: Callable[[Any], None] = _named(verb.work)
-        work(settings)
+    settings = parse(name, _named(verb.settings), rest)
+    work: Callable[[Any], None] = _named(verb.work)
+    work(settings)
 
 
 def _quiet_libraries() -> None:
@@ -398,7 +398,7 @@ def _quiet_libraries() -> None:
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
     """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
-    that is full."""
+    that is full, another process of the job that is gone."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -413,6 +413,14 @@ def _said() -> Iterator[None]:
         if error.errno not in FULL_DISK:
             raise
         raise UserError("The disk is full: make room and give the same command again.") from error
+    except RuntimeError as error:
+        if not _has_others():
+            raise
+        from asymtalker.distributed import GOES_ON, loss_of_process
+
+        if not (reason := loss_of_process(error)):
+            raise
+        raise LostProcessError(f"Another process of this job was lost ({reason}): {GOES_ON}.") from error
 
 
 @contextlib.contextmanager
@@ -431,31 +439,62 @@ def _stops_interrupt() -> Iterator[None]:
             signal.signal(stop, handler)
 
 
+def _has_others() -> bool:
+    """Whether this process has met others of its job."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process, having failed: one of several at once, see :func:`asymtalker.distributed.part`."""
+    if _has_others():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 
     Of the processes of ``torchrun`` the first one speaks, and another where it alone has something to say.
     """
     _quiet_libraries()
+    exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def exit_by(work: Callable[[], None]) -> None:
+    """Do some work and exit as :func:`main` does if it fails."""
     rank = int(os.environ.get("RANK", 0))
     try:
-        with _stops_interrupt():
-            _run(sys.argv[1:] if arguments is None else arguments)
+        with _stops_interrupt(), _said():
+            work()
         sys.stdout.flush()
+        if _has_others():
+            from asymtalker.distributed import part
+
+            part()
     except UserError as error:
         if rank > 0 and not isinstance(error, LostProcessError):
             time.sleep(10)  # where the first process has found the same, torchrun ends this one meanwhile
         print(f"asymtalker: {error}", file=sys.stderr)
-        sys.exit(2)
+        _exit(2)
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
         with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal
             if rank > 0 or (number == signal.SIGTERM and "RANK" in os.environ):  # torchrun's, not the user's
-                sys.exit(128 + number)
+                if _has_others():
+                    time.sleep(2)  # in which the thread of asymtalker.distributed says so
+                _exit(128 + number)
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             print(f"asymtalker: stopped by {name}.", file=sys.stderr)
-        sys.exit(128 + number)
+        _exit(128 + number)
     except BrokenPipeError:
         # Whoever read our output has left; without this Python would complain once more while shutting down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _exit(128 + signal.SIGPIPE)
+    except Exception:
+        if not _has_others():
+            raise
+        traceback.print_exc()
+        _exit(1)

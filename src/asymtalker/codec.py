@@ -134,12 +134,16 @@ class Codec:
         self.autocast = autocast
         self.channels: int = vae.config.z_dim
         self.spatial: int = vae.config.scale_factor_spatial
-        shape = (1, -1, 1, 1, 1)
-        self._mean = torch.tensor(vae.config.latents_mean).view(shape)
-        self._std = torch.tensor(vae.config.latents_std).view(shape)
+        self._statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std]).view(2, 1, -1, 1, 1, 1)
 
     def _precision(self, device: torch.device) -> AbstractContextManager:
         return torch.autocast(device.type, self.autocast, enabled=self.autocast is not None)
+
+    def _mean_and_std(self, device: torch.device) -> Tensor:
+        """``(2, 1, C, 1, 1, 1)``; copied to a device once, as a GPU's work would be waited for each time."""
+        if self._statistics.device != device:
+            self._statistics = self._statistics.to(device)
+        return self._statistics
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels ``(B, 3, F, H, W)`` in [-1, 1] to normalised latents ``(B, C, 1 + (F-1)/4, H/s, W/s)``, float32.
@@ -150,10 +154,12 @@ class Codec:
         timeline.latents_of_frames(pixels.shape[2])
         with self._precision(pixels.device):
             latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
-        return (latents - self._mean.to(latents.device)) / self._std.to(latents.device)
+        mean, std = self._mean_and_std(latents.device)
+        return (latents - mean) / std
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents ``(B, C, T, h, w)`` to pixels ``(B, 3, 1 + 4 (T-1), H, W)`` in [-1, 1], float32."""
-        raw = latents * self._std.to(latents.device) + self._mean.to(latents.device)
+        mean, std = self._mean_and_std(latents.device)
+        raw = latents * std + mean
         with self._precision(latents.device):
             return self.vae.decode(raw.to(self.vae.dtype)).sample.float()

@@ -112,11 +112,11 @@ class LoopConfig:
     device: str = "cpu"
     autocast: Literal["bfloat16", "float32"] = "bfloat16"
     cache: bool = True
-    """Keep what the frozen networks make of the corpus beside it, encoded once; false encodes every chunk when it is
-    drawn, and writes nothing to the corpus."""
+    """Encode the whole corpus first and keep that beside it, for a corpus that is drawn from again and again; false
+    encodes a chunk when it is drawn, unless it is kept already, and writes nothing to the corpus."""
     gradient_checkpointing: bool = False
-    """Compute the transformer's activations anew in the backward pass instead of keeping them: less memory, a third
-    more time."""
+    """Compute activations of the transformer and of the codec's decoder anew in the backward pass instead of keeping
+    them: far less memory, a third more time."""
     cpu_offload: bool = False
     """Keep weights, gradients and optimizer states of the sharded networks in the host's memory (needs ``torchrun``).
     """

@@ -5,9 +5,11 @@ of its own and processes share them out, so the same gradient comes out of howev
 ``torchrun`` there is one process, and networks are whole.
 """
 
-import atexit
 import os
-from collections.abc import Iterator
+import signal
+import sys
+import threading
+import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -28,12 +30,12 @@ from asymtalker.config import (
     TeacherConfig,
 )
 from asymtalker.errors import UserError
-from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import choose_device
 
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig)
 
+GOES_ON = "the same command starts it again, a training or encoding where it was"
 TIMEOUT, LONG_TIMEOUT = timedelta(hours=1), timedelta(days=7)  # torchrun notices a process that died at once
 
 
@@ -83,8 +85,45 @@ def start(device: str) -> torch.device:
         where = torch.device("cuda", torch.cuda.current_device())
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
-        atexit.register(dist.destroy_process_group)
+        _say_when_ended()
     return where
+
+
+def part() -> None:
+    """Leave the other processes, if there are any; for one whose work is done. One that has failed must not, but end
+    at once: NCCL would wait for what it still had to do with the others, and ``torchrun`` not see it fail."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def loss_of_process(error: RuntimeError) -> str | None:
+    """What an error says of another process that is gone; ``None`` for other errors."""
+    signs = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
+    if world().size == 1 or not any(sign in str(error) for sign in signs):
+        return None
+    return str(error).strip().splitlines()[0]
+
+
+def _say_when_ended() -> None:
+    """Say that the job ends when ``torchrun`` stops this process (SIGTERM), as it does when another was lost.
+
+    From a thread, as this process may be waiting for the lost one within NCCL, where Python handles no signals until
+    it is killed. The first two processes speak, of which one may be the lost one.
+    """
+    if world().size == 1 or world().rank > 1:
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        with open(read, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] == signal.SIGTERM:
+                    time.sleep(world().rank)  # the first, if it is there, ends the job by then
+                    print(f"This job was stopped, or lost a process: {GOES_ON}.", file=sys.stderr, flush=True)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def on_its_device(config: C) -> C:
@@ -169,16 +208,16 @@ def check_world(loop: LoopConfig, lora_rank: int = 0) -> None:
         raise UserError("--config.loop.cpu-offload needs torchrun, on one GPU: torchrun --nproc-per-node 1 ...")
 
 
-def micro_batches(loop: LoopConfig, number: int) -> Iterator[torch.Generator]:
-    """The random numbers of this process's micro-batches of one update.
+def micro_batches(loop: LoopConfig, update: int) -> range:
+    """The numbers of this process's micro-batches of one update, ``world().size`` apart from each other and from those
+    of the next update.
 
     Args:
         loop: how many there are over all processes.
-        number: of the update, counted from the start of the run.
+        update: counted from the start of the run.
     """
-    here = world()
-    for index in range(here.rank, loop.micro_batches, here.size):
-        yield numbered_generator(loop.seed, number * loop.micro_batches + index)
+    first = update * loop.micro_batches
+    return range(first + world().rank, first + loop.micro_batches, world().size)
 
 
 def gradient_share(loop: LoopConfig) -> float:
@@ -191,10 +230,10 @@ def place(module: M, loop: LoopConfig) -> M:
     """Put a network where it is trained: on the run's device whole or, under ``torchrun``, in shards.
 
     The linear maps of each block are a unit (FSDP2): their weights are gathered, in the run's precision, when the
-    block is computed and given up again after it; gradients are averaged in float32. All else (norms, modulation,
-    patches, time, sound, output) is a unit that stays in float32, as autocast has it without ``torchrun``. Weights,
-    gradients and whatever an optimizer keeps of them are float32 shards. What the last linear map of a block returns
-    must not be changed in place: FSDP2 has to see its gradient.
+    block is computed and given up again after it; gradients are averaged in float32. All other weights (norms,
+    modulation, patches, time, sound, output) are a unit gathered in float32, as autocast finds them without
+    ``torchrun``. What is trained, its gradients and whatever an optimizer keeps of it are float32 shards. What the
+    last linear map of a block returns must not be changed in place: FSDP2 has to see its gradient.
 
     Args:
         module: the transformer, with weights or on the meta device; the latter gets memory, without values yet.
@@ -213,6 +252,8 @@ def place(module: M, loop: LoopConfig) -> M:
         dtype = torch.bfloat16 if loop.autocast == "bfloat16" else None
         inside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         outside = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        if loop.cpu_offload and pin:  # the update is the processor's work, and torchrun leaves each process one thread
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
         for block in module.get_submodule("blocks").children():
             maps: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.Linear)]
             fully_shard(maps, mesh=mesh, mp_policy=inside, offload_policy=offload)

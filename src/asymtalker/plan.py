@@ -101,6 +101,7 @@ class Plan:
         weights: what the networks hold.
         flops: by part, floating-point operations of one optimizer step over all GPUs.
         phases: most bytes of activations on a GPU in each of the phases of a step, one after the other.
+        reading: most bytes of activations of encoding the next chunk meanwhile; 0 where all are kept.
         again: the same plan of other settings, for what would fit.
     """
 
@@ -111,6 +112,7 @@ class Plan:
     weights: Weights
     flops: dict[str, float]
     phases: dict[str, int]
+    reading: int
     again: Callable[[Any], "Plan"]
 
     @property
@@ -131,6 +133,7 @@ class Plan:
         phases = self.all_phases()
         worst = max(phases, key=lambda name: phases[name])
         memory[f"activations: {worst}"] = phases[worst]
+        memory |= {"activations: encoding the next chunk meanwhile": self.reading} if self.reading else {}
         memory["allocator's slack, assumed"] = SLACK * sum(memory.values())
         return memory
 
@@ -143,9 +146,10 @@ class Plan:
         """Weights and gradients that are there for a moment: gathered from shards, or cast by autocast."""
         weights, half = self.weights, 2 if self.loop.autocast == "bfloat16" else 4
         if self.gpus > 1 or self.loop.cpu_offload:
+            outside = 4 * weights.outside
             return {
-                "weights gathered: two blocks, and what is outside": 2 * half * weights.block + 4 * weights.outside,
-                "gradients of a block, before they are shared out": (half + 4) * weights.block,
+                "weights gathered: two blocks, and what is outside": 2 * half * weights.block + outside,
+                "gradients of these, before they are shared out": outside + max((half + 4) * weights.block, outside),
             }
         if half == 4 or self.config.lora_rank:  # which holds them so
             return {}
@@ -229,6 +233,9 @@ def _changes(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
     if not loop.gradient_checkpointing:
         changed = replace(config, loop=replace(loop, gradient_checkpointing=True))
         yield "--config.loop.gradient-checkpointing", "gradient_checkpointing", plan.again(changed)
+    if not loop.cache:
+        changed = replace(config, loop=replace(loop, cache=True))
+        yield "--config.loop.cache (encoding all of the corpus first)", "cache", plan.again(changed)
     if loop.batch > 1:
         yield "--config.loop.batch 1", "batch", plan.again(replace(config, loop=replace(loop, batch=1)))
     if not loop.cpu_offload and not config.lora_rank:
@@ -269,6 +276,7 @@ def print_plan(plan: Plan, gpu: Gpu, efficiency: float) -> None:
     console.print(
         f"time: {plan.seconds(gpu, efficiency):.3g} s a step, {plan.hours(gpu, efficiency):,.3g} hours in all, if"
         f" {efficiency:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s are reached (assumed)"
+        f"{', and what offloading moves to and fro' * loop.cpu_offload}"
     )
     total = plan.total()
     if total <= gpu.memory:

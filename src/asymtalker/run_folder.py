@@ -7,12 +7,9 @@ However many processes there are, the main one alone writes the log.
 import contextlib
 import json
 import math
-import os
 import platform
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -31,16 +28,17 @@ from asymtalker import config as configs
 from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.distributed import barrier, from_all, whole_tensor, world
-from asymtalker.errors import LostProcessError, UserError
+from asymtalker.errors import UserError
 from asymtalker.whole import clear_parts, write_whole
 
 RUN_CONFIG = "config.json"
 SHOWN_CHANGES = 8
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
-# the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve.
+# the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve; other
+# ``micro_batches`` change how many samples a step sees from then on.
 RESUMABLE = (
-    "loop.steps", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device", "loop.cache",
-    "loop.gradient_checkpointing", "loop.cpu_offload",
+    "loop.steps", "loop.micro_batches", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device",
+    "loop.cache", "loop.gradient_checkpointing", "loop.cpu_offload",
 )  # fmt: skip
 
 
@@ -169,11 +167,11 @@ GOES_ON = "the same command goes on from the last checkpoint, or the start if th
 
 @contextlib.contextmanager
 def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[None]:
-    """Say what to do when a run is stopped, another process is lost, or the GPU's memory is full."""
+    """Say what to do when a run is stopped, or the GPU's memory is full."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which _ended_by_others says
+        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which torchrun brings about
             progress.console.print(f"stopped in step {step + 1}; {GOES_ON}")
         raise
     except torch.OutOfMemoryError as error:
@@ -181,43 +179,6 @@ def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[No
         raise UserError(
             f"The GPU's memory is full in step {step + 1}: {less}; of teacher and student --dry-run says what fits."
         ) from error
-    except RuntimeError as error:
-        lost = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
-        if world().size == 1 or not any(sign in str(error) for sign in lost):
-            raise
-        reason = str(error).strip().splitlines()[0]
-        raise LostProcessError(
-            f"Another process of this job was lost in step {step + 1} ({reason}): {GOES_ON}."
-        ) from error
-
-
-@contextlib.contextmanager
-def _ended_by_others() -> Iterator[None]:
-    """Say that the job ends when ``torchrun`` stops this process (SIGTERM), as it does when another was lost.
-
-    From a thread, as this process may be waiting for the lost one within NCCL, where Python handles no signals until
-    it is killed. The first two processes speak, of which one may be the lost one.
-    """
-    if world().size == 1 or world().rank > 1:
-        yield
-        return
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-
-    def watch() -> None:
-        with open(read, "rb", buffering=0) as signals:
-            while number := signals.read(1):
-                if number[0] == signal.SIGTERM:
-                    time.sleep(world().rank)  # the first, if it is there, ends the job by then
-                    print(f"This job was stopped, or lost a process: {GOES_ON}.", file=sys.stderr, flush=True)
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(write)
 
 
 def run_steps(
@@ -251,7 +212,7 @@ def run_steps(
     shown = Progress(*columns, values, console=console, expand=True, disable=not world().main)
     if done and world().main:
         console.print(f"going on from step {done}" if done < loop.steps else f"all {done} steps are done")
-    with _ended_by_others(), shown as progress:
+    with shown as progress:
         bar = progress.add_task("", total=loop.steps, completed=done, last="")
         for index in range(done, loop.steps):
             count = index + 1
@@ -290,7 +251,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.o
         {"params": [p for p in wanted if id(p) in maps], "weight_decay": config.weight_decay},
         {"params": [p for p in wanted if id(p) not in maps], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # of shards it is a loop otherwise
 
 
 def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:

@@ -11,7 +11,6 @@ from asymtalker.distill.loop import (
     Networks,
     critic_update_loss,
     distill,
-    generate,
     renoise,
     rollout_spans,
     student_losses,
@@ -23,7 +22,7 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import rollout
 from asymtalker.train.data import ChunkSource
 from asymtalker.train.frozen import load_frozen
-from toy import assert_same, saved_state, toy_distill, toy_loop
+from toy import assert_same, roll_out, saved_state, toy_distill, toy_loop
 
 HEAD = 2  # latent frames of 5 continuity frames
 TWO_CHUNKS = Extent(chunks=2, exit_step=1)
@@ -62,7 +61,7 @@ def test_all_three_start_from_the_teacher(nets):
 def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_folder, autocast):
     frozen = load_frozen(tiny_pipeline_folder, "tre", toy_loop(autocast=autocast))
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
+    generated = roll_out(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
     (losses["dmd"] + losses["anchor"]).backward()
     assert all(gradient is not None for gradient in gradients(nets.student))
@@ -73,7 +72,7 @@ def test_the_student_loss_reaches_the_student_alone(nets, source, tiny_pipeline_
 
 def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
     config = toy_distill()
-    generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
+    generated = roll_out(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     critic_update_loss(config, nets, frozen, generated, numbered_generator(0, 1)).backward()
     assert all(gradient is not None for gradient in gradients(nets.critic))
     assert all(gradient is None for net in (nets.teacher, nets.student) for gradient in gradients(net))
@@ -86,7 +85,7 @@ def test_the_critic_loss_reaches_the_critic_alone(nets, source, frozen):
 def test_each_side_gets_the_continuity_it_is_set_to(nets, source, frozen, teacher, student):
     config = toy_distill(teacher_continuity=teacher, student_continuity=student)
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
+        generated = roll_out(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     real = generated.batch.latents[:, :, :HEAD]
     own = generated.latents[:, :, :HEAD]
     assert torch.equal(generated.student.continuity, own)
@@ -106,7 +105,7 @@ def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source
     batch = source.batch(1, generator)
     seed = int(torch.randint(2**31, (), generator=generator))
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, Extent(3, 1), numbered_generator(0, 0))
+        generated = roll_out(config, nets, frozen, source, Extent(3, 1), numbered_generator(0, 0))
         parts = (nets.student, frozen.codec, batch.audio.moved(8), batch.identity, rollout_spans(config, 2))
         settings = {"chunk": config.chunk, "size": batch.size, "sampler": student_sampler(config), "seed": seed}
         chunks = list(rollout(*parts, **settings))
@@ -116,7 +115,7 @@ def test_generated_continuity_is_the_students_own_tail_encoded_anew(nets, source
 
 def test_a_first_chunk_is_made_without_continuity(nets, source, frozen):
     with torch.no_grad():
-        alone = generate(toy_distill(), nets, frozen, source, Extent(1, 1), numbered_generator(0, 0))
+        alone = roll_out(toy_distill(), nets, frozen, source, Extent(1, 1), numbered_generator(0, 0))
     assert alone.student.continuity is None
     assert alone.teacher.continuity is None
 
@@ -132,7 +131,7 @@ def test_how_far_a_rollout_goes_is_random_and_the_same_for_all_micro_batches():
 def test_gradient_flows_from_every_exit_step(nets, source, frozen):
     for exit_step in range(2):
         extent = Extent(1, exit_step)
-        generated = generate(toy_distill(chunks=1), nets, frozen, source, extent, numbered_generator(0, 0))
+        generated = roll_out(toy_distill(chunks=1), nets, frozen, source, extent, numbered_generator(0, 0))
         assert generated.latents.requires_grad
 
 
@@ -148,7 +147,7 @@ def test_the_anchor_pulls_towards_the_real_chunk(nets, source, frozen):
     optimizer = torch.optim.AdamW(nets.student.parameters(), lr=3e-3)
     anchors = []
     for _ in range(6):
-        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
+        generated = roll_out(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
         losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
         optimizer.zero_grad()
         losses["anchor"].backward()
@@ -205,8 +204,8 @@ def test_a_run_trains_both_and_saves_the_averaged_student(tmp_path, toy_corpus, 
 def test_a_teacher_that_is_not_finite_stops_the_run(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
     real = distill_loop.load_transformer
 
-    def broken(*arguments):
-        network = real(*arguments)
+    def broken(*arguments, **options):
+        network = real(*arguments, **options)
         torch.nn.init.constant_(network.proj_out.bias, float("nan"))
         return network
 
@@ -239,7 +238,7 @@ def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus, tiny_pipeli
 def test_the_batch_is_rolled_out_together(nets, source, frozen):
     config = toy_distill(loop=toy_loop(batch=2), student_continuity="ground_truth")
     with torch.no_grad():
-        generated = generate(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
+        generated = roll_out(config, nets, frozen, source, TWO_CHUNKS, numbered_generator(0, 0))
     assert generated.latents.shape == generated.batch.latents.shape
     assert generated.latents.shape[0] == 2
 
@@ -259,7 +258,7 @@ def test_real_continuity_needs_no_chunks_before_the_last(nets, source, frozen, m
     with torch.no_grad():
         extents = [Extent(1 + index % 3, 1) for index in range(6)]
         generated = [
-            generate(config, nets, frozen, source, extent, numbered_generator(0, index))
+            roll_out(config, nets, frozen, source, extent, numbered_generator(0, index))
             for index, extent in enumerate(extents)
         ]
     assert made == [0, 1, 2, 0, 1, 2]

@@ -1,7 +1,7 @@
 """One process of a training, started by torchrun: process.py CORPUS MODEL JOBS, each job ``[what, run, changes]``.
 
-With ``DIES_IN_STEP`` in the environment the second process is killed in that step, with ``STUCK_IN_STEP`` the first
-handles no signals in it. Bad input and signals go the way of
+With ``DIES_IN_STEP`` in the environment the second process is killed in that step, with ``DIES_ENCODING`` when it
+begins to encode; with ``STUCK_IN_STEP`` the first handles no signals in that step. Bad input and signals go the way of
 the command line.
 """
 
@@ -16,10 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from asymtalker.cli import _stops_interrupt
+from asymtalker.cli import exit_by
 from asymtalker.distill.loop import distill
-from asymtalker.errors import UserError
 from asymtalker.train import loop as teacher_loop
+from asymtalker.train.cache import Encoder
 from asymtalker.train.loop import train_teacher
 from toy import toy_distill, toy_loop, toy_teacher
 
@@ -31,6 +31,11 @@ def train(what: str, run: str | Path, changes: dict, corpus: str | Path, model: 
         train_teacher(toy_teacher(loop=loop, pixel_max_sigma=1.0), Path(run), Path(corpus), Path(model))
     else:
         distill(toy_distill(loop=loop), Path(run), Path(corpus), Path(model))
+
+
+def train_all() -> None:
+    for job in json.loads(sys.argv[3]):
+        train(*job, sys.argv[1], sys.argv[2])
 
 
 def die_in_step(number: int) -> None:
@@ -63,12 +68,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "DIES_IN_STEP" in os.environ and os.environ["RANK"] == "1":
         die_in_step(int(os.environ["DIES_IN_STEP"]))
+    if "DIES_ENCODING" in os.environ and os.environ["RANK"] == "1":
+        Encoder.latents = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     if "STUCK_IN_STEP" in os.environ and os.environ["RANK"] == "0":
         be_stuck_in_step(int(os.environ["STUCK_IN_STEP"]))
-    try:
-        with _stops_interrupt():
-            for job in json.loads(sys.argv[3]):
-                train(*job, sys.argv[1], sys.argv[2])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    exit_by(train_all)

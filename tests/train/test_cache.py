@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from asymtalker import corpus
 from asymtalker.cli import main
 from asymtalker.corpus import NewClip, ShardWriter
+from asymtalker.distributed import micro_batches
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.magvit import MagvitTokenizer
 from asymtalker.train.buckets import View, nearest_bucket, view_of
 from asymtalker.train.cache import Cache, Encoder, mouth_boxes
-from asymtalker.train.data import ChunkSource
+from asymtalker.train.data import BatchesAhead, ChunkSource
 from asymtalker.train.frozen import load_frozen
 from asymtalker.train.loop import encode_all, teacher_losses
 from toy import TOY_CHUNK, ToyFace, assert_same, toy_loop, toy_teacher, toy_transformer
@@ -153,8 +155,6 @@ def test_one_bucket_changes_no_draw(toy_corpus, frozen):
         one, other = (source.batch(3, numbered_generator(seed, 0), crop=2) for source in (plain, bucketed))
         assert_same(vars(one) | {"audio": 0, "identity": 0}, vars(other) | {"audio": 0, "identity": 0})
         assert torch.equal(one.identity.latents, other.identity.latents)
-    assert isinstance(plain.encoded, Cache)
-    assert isinstance(bucketed.encoded, Cache)
     assert plain.encoded.folders(plain.rows[0]) == bucketed.encoded.folders(plain.rows[0]), "nothing is encoded twice"
 
 
@@ -190,12 +190,13 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
         assert_same((cached.mouth(again), cached.face_mask(again, -4, 2), cached.pixels(again, -4, 2)), more)
 
 
-def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen):
+def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen, tmp_path):
     config = toy_teacher(mouth_weight=2.0, pixel_max_sigma=1.0)
     transformer = toy_transformer()
+    plain = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     values = []
-    for cache in (True, False):
-        source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS, cache=cache)
+    for folder, cache in ((mixed, True), (plain, False)):
+        source = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS, cache=cache)
         for seed in range(3):
             generator = numbered_generator(seed, 1)
             batch = source.batch(2, generator)
@@ -204,6 +205,55 @@ def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen):
             assert set(losses) == {"fm", "tgc", "ff"}
             values.append(losses)
     assert_same(values[:3], values[3:])
+
+
+def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch):
+    folder = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    encode_all(ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS))
+    for path in folder.glob("cache/*/train-toy2.safetensors"):
+        path.unlink()
+    real, encoded = Encoder.latents, set()
+
+    def noted(encoder, row, chunk):
+        encoded.add(row.key)
+        return real(encoder, row, chunk)
+
+    monkeypatch.setattr(Encoder, "latents", noted)
+    source = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS, cache=False)
+    drawn = {source.batch(1, numbered_generator(seed, 0)).keys[0] for seed in range(20)}
+    assert len(drawn) > 2
+    assert encoded == {"train-toy2"}
+
+
+def test_batches_read_ahead_are_those_drawn(mixed, frozen):
+    source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
+    loop = toy_loop(micro_batches=2)
+    ahead = BatchesAhead(loop, partial(source.batch, 2))
+    for update in (0, 1, 4):  # gone on with after a pause too
+        for number, (batch, generator) in zip(micro_batches(loop, update), ahead.of_update(update), strict=True):
+            expected = numbered_generator(loop.seed, number)
+            again = source.batch(2, expected)
+            assert (batch.keys, batch.starts) == (again.keys, again.starts)
+            assert torch.equal(batch.latents, again.latents)
+            assert torch.equal(generator.get_state(), expected.get_state())
+
+
+def test_what_goes_wrong_while_reading_ahead_is_said(mixed, frozen):
+    def refuse(_: torch.Generator):
+        raise UserError("the shard is damaged")
+
+    with pytest.raises(UserError, match="the shard is damaged"):
+        next(BatchesAhead(toy_loop(), refuse).of_update(0))
+
+
+def test_networks_beside_others_share_their_weights_and_nothing_else(frozen):
+    beside = frozen.beside()
+    for one, other in ((frozen.codec.vae, beside.codec.vae), (frozen.audio_encoder, beside.audio_encoder)):
+        assert one is not other
+        assert all(a is b for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    pixels = torch.zeros(1, 3, 9, 32, 32)
+    assert torch.equal(frozen.codec.encode(pixels), beside.codec.encode(pixels))
+    assert frozen.codec.vae.encoder.conv_in is not beside.codec.vae.encoder.conv_in
 
 
 def test_sizes_that_cannot_be_trained_on_are_refused(mixed, frozen):

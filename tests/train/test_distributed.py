@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,18 +45,20 @@ def runs(tmp_path_factory, toy_corpus, tiny_pipeline_folder) -> Path:
     def both(name: str, **changes) -> list:
         return [job(what, name, **changes) for what in ("teacher", "distill")]
 
+    mixed = {"autocast": "bfloat16", "gradient_checkpointing": True, "steps": 4}
     train_many(
         [
             *both("two"),
             *both("in-turn", steps=3),
             job("teacher", "offloaded", cpu_offload=True, steps=2, sample_every=1),
-            job("teacher", "bf16", autocast="bfloat16", gradient_checkpointing=True, steps=4),
+            *both("accumulated", micro_batches=4, steps=3),
+            *both("bf16", **mixed),
         ],
         toy_corpus,
         tiny_pipeline_folder,
     )
-    bf16 = job("teacher", "bf16-one", autocast="bfloat16", gradient_checkpointing=True, steps=4)
-    for one in [*both("one"), *both("in-turn", steps=6), bf16]:
+    accumulated = both("accumulated-one", micro_batches=4, steps=3)
+    for one in [*both("one"), *both("in-turn", steps=6), *accumulated, *both("bf16-one", **mixed)]:
         train(*one, toy_corpus, tiny_pipeline_folder)
     train_many(both("in-turn"), toy_corpus, tiny_pipeline_folder)
     return folder
@@ -112,9 +115,19 @@ def test_samples_of_several_processes_are_logged_once(runs):
 
 
 @pytest.mark.slow
-def test_mixed_precision_and_recomputation_follow_one_process(runs):
-    one, two = ([line["fm"] for line in logged(runs / f"teacher-{name}")] for name in ("bf16-one", "bf16"))
-    assert two == pytest.approx(one, rel=1e-4)
+@pytest.mark.parametrize("what", ["teacher", "distill"])
+def test_micro_batches_add_up_on_shards(runs, what):
+    one, two = (logged(runs / f"{what}-{name}") for name in ("accumulated-one", "accumulated"))
+    for expected, line in zip(one, two, strict=True):
+        assert line == pytest.approx(expected, rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["teacher", "distill"])
+def test_mixed_precision_and_recomputation_follow_one_process(runs, what):
+    one, two = (logged(runs / f"{what}-{name}") for name in ("bf16-one", "bf16"))
+    for expected, line in zip(one, two, strict=True):
+        assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.slow
@@ -131,9 +144,10 @@ def test_processes_share_out_the_micro_batches_of_a_step(monkeypatch):
         found = []
         for rank in range(size):
             monkeypatch.setenv("RANK", str(rank))
-            found.append([generator.initial_seed() for generator in micro_batches(loop, number)])
+            found.append(list(micro_batches(loop, number)))
+            assert found[-1][-1] + size == micro_batches(loop, number + 1)[0]
         assert len({len(own) for own in found}) == 1
-        return sorted(seed for own in found for seed in own)
+        return sorted(index for own in found for index in own)
 
     loop = toy_loop(micro_batches=4)
     assert numbers(1, 0) == numbers(2, 0) == numbers(4, 0)
@@ -167,11 +181,21 @@ def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_pat
     arguments = (script, str(toy_corpus), str(tiny_pipeline_folder), jobs)
     lost = torchrun(2, *arguments, DIES_IN_STEP="4")
     assert lost.returncode != 0
-    assert "the same command goes on from the last checkpoint" in lost.stderr
+    assert "the same command starts it again" in lost.stderr, lost.stderr
     assert (tmp_path / "run" / "checkpoint").exists()
     again = torchrun(2, *arguments)
     assert again.returncode == 0, again.stderr[-3000:]
     assert [line["step"] for line in logged(tmp_path / "run") if "fm" in line] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_process_lost_while_encoding_is_said(tmp_path, toy_corpus, tiny_pipeline_folder):
+    corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    jobs = json.dumps([["teacher", str(tmp_path / "run"), {}]])
+    script = str(Path(__file__).with_name("process.py"))
+    lost = torchrun(2, script, str(corpus), str(tiny_pipeline_folder), jobs, DIES_ENCODING="1")
+    assert lost.returncode != 0
+    assert "the same command starts it again" in lost.stderr, lost.stderr
 
 
 @pytest.mark.slow

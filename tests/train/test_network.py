@@ -13,9 +13,11 @@ from asymtalker.distill.loop import Networks, distill
 from asymtalker.distributed import check_processes, check_world
 from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.run_folder import autocast
 from asymtalker.train.loop import train_teacher
 from asymtalker.train.needs import check_fits
 from asymtalker.train.network import (
+    adapt,
     load_transformer,
     merged,
     save_transformer,
@@ -113,7 +115,7 @@ def inputs() -> tuple:
 @torch.no_grad()
 def test_low_rank_changes_begin_as_none_and_are_saved_in_the_weights(folder, tmp_path):
     plain = load_transformer(folder, toy_loop())
-    adapted = load_transformer(folder, toy_loop(), lora_rank=2)
+    adapted = adapt(load_transformer(folder, toy_loop(), frozen=True), 2, toy_loop())
     assert torch.equal(plain(*inputs()).sample, adapted(*inputs()).sample)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
@@ -126,8 +128,19 @@ def test_low_rank_changes_begin_as_none_and_are_saved_in_the_weights(folder, tmp
     torch.testing.assert_close(loaded(*inputs()).sample, changed, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_what_is_frozen_takes_less_memory_and_computes_the_same(folder):
+    loop = toy_loop(autocast="bfloat16")
+    trained, frozen = load_transformer(folder, loop), load_transformer(folder, loop, frozen=True)
+    sizes = [sum(p.numel() * p.itemsize for p in network.blocks.parameters()) for network in (trained, frozen)]
+    assert sizes[1] < 0.6 * sizes[0]
+    with autocast(loop):
+        assert torch.equal(frozen(*inputs()).sample, trained(*inputs()).sample)
+
+
 def test_only_changes_and_what_is_new_are_trained(folder):
-    adapted = load_transformer(folder, toy_loop(autocast="bfloat16"), lora_rank=2)
+    loop = toy_loop(autocast="bfloat16")
+    adapted = adapt(load_transformer(folder, loop, frozen=True), 2, loop)
     trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert {"patch_embedding.weight", "audio_slots", "condition_embedder.text_embedder.linear_1.weight"} <= trained
     assert any("attn1.to_q.lora_A" in name for name in trained)

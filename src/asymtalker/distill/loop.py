@@ -8,6 +8,7 @@ symmetric ablations of table 4 are other settings of the same loop.
 import json
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, on_its_device, world
+from asymtalker.distributed import check_world, gradient_share, is_sharded, on_its_device, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
+from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
 from asymtalker.run_folder import (
@@ -32,11 +34,11 @@ from asymtalker.run_folder import (
     run_steps,
 )
 from asymtalker.timeline import Span
-from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.data import Batch, BatchesAhead, ChunkSource
 from asymtalker.train.frozen import Frozen, load_frozen
 from asymtalker.train.loop import check_sizes, encode_all, open_held_out
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
-from asymtalker.train.needs import check_fits, frozen_like, plan_distill
+from asymtalker.train.needs import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_distill
 from asymtalker.train.network import (
     adapt,
     load_transformer,
@@ -62,7 +64,7 @@ class Networks:
         Raises:
             UserError: if the folder does not hold a whole transformer.
         """
-        teacher = load_transformer(folder, loop).eval().requires_grad_(False)
+        teacher = load_transformer(folder, loop, frozen=True).eval().requires_grad_(False)
         if lora_rank:
             student, critic = (adapt(shared_copy(teacher), lora_rank, loop) for _ in range(2))
         else:
@@ -141,17 +143,26 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     check_sizes(source, teacher.patch_size)
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
     check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), frozen.device)
-    nets, ema = start_networks(config, model_path / "transformer")
+    with memory_said(NETWORKS_TOO_LARGE):
+        nets, ema = start_networks(config, model_path / "transformer")
+        student_optimizer = build_optimizer(nets.student, config.student)
+        critic_optimizer = build_optimizer(nets.critic, config.critic)
+        parts = {
+            "student": Weights(nets.student),
+            "critic": Weights(nets.critic),
+            "student_optimizer": OptimizerState(nets.student, student_optimizer),
+            "critic_optimizer": OptimizerState(nets.critic, critic_optimizer),
+            "ema": ema,
+        }
     encode_all(source, shown)
-    student_optimizer = build_optimizer(nets.student, config.student)
-    critic_optimizer = build_optimizer(nets.critic, config.critic)
+    batches = BatchesAhead(loop, partial(source.batch, loop.batch))
     updates = config.critic_updates + 1
 
     def update_critic(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)
-        for generator in micro_batches(loop, number):
+        for batch, generator in batches.of_update(number):
             with torch.no_grad():
-                generated = generate(config, nets, frozen, source, extent, generator)
+                generated = generate(config, nets, frozen, source, extent, batch, generator)
             loss = critic_update_loss(config, nets, frozen, generated, generator)
             (loss * gradient_share(loop)).backward()
             record.add({"critic": loss}, keys=generated.batch.keys, starts=generated.batch.starts)
@@ -161,8 +172,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
 
     def update_student(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)
-        for generator in micro_batches(loop, number):
-            generated = generate(config, nets, frozen, source, extent, generator)
+        for batch, generator in batches.of_update(number):
+            generated = generate(config, nets, frozen, source, extent, batch, generator)
             losses = student_losses(config, nets, frozen, generated, generator)
             total = losses["dmd"] + config.anchor_weight * losses["anchor"]
             (total * gradient_share(loop)).backward()
@@ -185,13 +196,6 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     def sample(count: int) -> None:
         write_sample(run, count, ema.module, frozen, shown, config.chunk, student_sampler(config))
 
-    parts = {
-        "student": Weights(nets.student),
-        "critic": Weights(nets.critic),
-        "student_optimizer": OptimizerState(nets.student, student_optimizer),
-        "critic_optimizer": OptimizerState(nets.critic, critic_optimizer),
-        "ema": ema,
-    }
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
 
 
@@ -228,13 +232,13 @@ def generate(
     frozen: Frozen,
     source: ChunkSource,
     extent: Extent,
+    batch: Batch,
     generator: torch.Generator,
 ) -> Generated:
-    """Roll the student through the chunks of ``extent`` of random clips, the last one up to its exit step.
+    """Roll the student through the chunks of ``extent`` that end with those of ``batch``, these up to the exit step.
 
     Only the exit step of the last chunk records gradients, if they are enabled.
     """
-    batch = source.batch(config.loop.batch, generator)
     seed = int(torch.randint(2**31, (), generator=generator))
     spans = rollout_spans(config, extent.chunks)
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here

@@ -106,7 +106,8 @@ def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:
     def step(config: TeacherConfig, index: int, decode: bool) -> float:
         synchronize(frozen.device)
         begin = time.perf_counter()
-        for generator in micro_batches(loop, index):
+        for number in micro_batches(loop, index):
+            generator = numbered_generator(loop.seed, number)
             losses = teacher_losses(config, transformer, frozen, cast(ChunkSource, source), batch, generator, decode)
             total = losses["fm"]
             if decode:

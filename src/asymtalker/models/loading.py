@@ -1,8 +1,9 @@
 """Load one trained network from its folder, and choose where it runs."""
 
+import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,19 @@ def choose_device(name: str) -> str:
             f"The device {name} cannot be used (PyTorch has cpu and {known} here): choose another with --device"
             " or, in training, --config.loop.device."
         ) from error
+
+
+@contextlib.contextmanager
+def memory_said(sentence: str) -> Iterator[None]:
+    """One sentence for a GPU whose memory is full.
+
+    Args:
+        sentence: what it is, and what needs less.
+
+    Raises:
+        UserError: of the sentence.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(sentence) from error

@@ -367,13 +367,10 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         Raises:
             ValueError: if ``F`` is not ``1 + 4m``.
         """
-        context = self.config.audio_context
-        num_latents = timeline.latents_of_frames(audio.shape[1] - 2 * context)
-        rows = []
-        for latent in range(num_latents):
-            window = [frame + context for frame in timeline.audio_window(latent, context)]
-            rows.append([window[0]] * (self.num_audio_tokens - len(window)) + window)
-        return audio[:, torch.tensor(rows, device=audio.device)]
+        timeline.latents_of_frames(audio.shape[1] - 2 * self.config.audio_context)
+        first = audio[:, :1].expand(-1, timeline.TEMPORAL_COMPRESSION - 1, -1)
+        windows = torch.cat([first, audio], dim=1).unfold(1, self.num_audio_tokens, timeline.TEMPORAL_COMPRESSION)
+        return windows.transpose(2, 3)
 
     def forward(
         self,

@@ -1,14 +1,15 @@
 """What the frozen networks make of a corpus: computed chunk by chunk, and kept beside the corpus (end of appendix F).
 
-Encoding a chunk costs far more than a training step of a small network, so latents, identity references, audio
-features, face masks and mouth boxes are written once, floats as float16, as
+Encoding a chunk costs far more than a training step of a small network, and a small corpus is drawn from again and
+again, so latents, identity references, audio features, face masks and mouth boxes can be written once, floats as
+float16, as
 ``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
 The hash covers the weights, precision, lengths and bucket the values depend on, so a retrained codec or audio encoder
 never meets stale values, and a new audio encoder does not throw away the latents. A file older than the shard of its
 clip is made again.
 
-:class:`Encoder` computes the values of one chunk, :class:`Cache` reads them: both give the same, bit for bit on one
-machine, as the cache is filled by the encoder one chunk at a time.
+:class:`Encoder` computes the values of one chunk, :class:`Cache` reads those that are kept: both give the same, bit
+for bit on one machine, as the cache is filled by the encoder one chunk at a time.
 
 No continuity reference is stored: the codec is causal and a chunk is encoded from its own first frame, so the
 ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == E(x)[:, :, :1 + m]``.
@@ -98,7 +99,8 @@ class Encoder:
     """
 
     def __init__(self, folder: Path, frozen: Frozen, chunk_frames: int, buckets: Sequence[Size] = ()):
-        self.folder, self.frozen, self.chunk_frames, self.buckets = folder, frozen, chunk_frames, tuple(buckets)
+        self.folder, self.chunk_frames, self.buckets = folder, chunk_frames, tuple(buckets)
+        self.frozen = frozen.beside()  # batches are read beside the training
         self._views: dict[str, View] = {}
 
     def group(self, rows: Sequence[ManifestRow]) -> dict[Size, list[ManifestRow]]:
@@ -199,12 +201,19 @@ class Folders:
 
 
 class Cache:
-    """What an :class:`Encoder` gives, read from beside the corpus; files are mapped, so the system keeps hot ones in
-    memory."""
+    """What an :class:`Encoder` gives: read from beside the corpus what is kept there, and the rest computed. Files are
+    mapped, so the system keeps hot ones in memory."""
 
     def __init__(self, encoder: Encoder):
         self.encoder = encoder
         self._folders: dict[Size | None, Folders] = {}
+        self._kept: set[Path] = set()
+
+    def _has(self, folder: Path, row: ManifestRow) -> bool:
+        path = _file(folder, row)
+        if path not in self._kept and _fresh(path, self.encoder.folder / row.shard):
+            self._kept.add(path)
+        return path in self._kept
 
     def folders(self, row: ManifestRow) -> Folders:
         """Where the parts of a clip lie."""
@@ -220,29 +229,41 @@ class Cache:
         bucket = self.encoder.bucket(row)
         if (view := whole_view(row, bucket)) is not None:
             return view
+        if not self._has(self.folders(row).face, row):
+            return self.encoder.view(row)
         left, top, right, bottom = _read(self.folders(row).face, row, "view", slice(None)).tolist()
         return View((left, top, right, bottom), bucket)
 
     def latents(self, row: ManifestRow, chunk: int) -> Tensor:
         """See :meth:`Encoder.latents`."""
-        return _read(self.folders(row).latents, row, "latents", chunk)
+        if not self._has(folder := self.folders(row).latents, row):
+            return self.encoder.latents(row, chunk)
+        return _read(folder, row, "latents", chunk)
 
     def reference(self, row: ManifestRow, reference: int) -> Tensor:
         """See :meth:`Encoder.reference`."""
+        if not self._has(folder := self.folders(row).identity, row):
+            return self.encoder.reference(row, reference)
         name = "tokens" if self.encoder.frozen.image_encoder is not None else "latents"
-        return _read(self.folders(row).identity, row, name, reference)
+        return _read(folder, row, name, reference)
 
     def audio(self, row: ManifestRow, start: int, stop: int) -> Tensor:
         """See :meth:`Encoder.audio`."""
-        return _read(self.folders(row).audio, row, "features", slice(start + AUDIO_MARGIN, stop + AUDIO_MARGIN))
+        if not self._has(folder := self.folders(row).audio, row):
+            return self.encoder.audio(row, start, stop)
+        return _read(folder, row, "features", slice(start + AUDIO_MARGIN, stop + AUDIO_MARGIN))
 
     def mouth(self, row: ManifestRow, start: int, stop: int) -> Tensor:
         """See :meth:`Encoder.mouth`."""
-        return _read(self.folders(row).face, row, "boxes", slice(start, stop))
+        if not self._has(folder := self.folders(row).face, row):
+            return self.encoder.mouth(row, start, stop)
+        return _read(folder, row, "boxes", slice(start, stop))
 
     def mask(self, row: ManifestRow, start: int, stop: int) -> Tensor:
         """See :meth:`Encoder.mask`."""
-        folder, (height, width) = self.folders(row).face, self.encoder.bucket(row)
+        if not self._has(folder := self.folders(row).face, row):
+            return self.encoder.mask(row, start, stop)
+        height, width = self.encoder.bucket(row)
         edges = _read(folder, row, "mask_edges", slice(start, stop + 1)).tolist()
         packed = _read(folder, row, "masks", slice(edges[0], edges[-1])).numpy().tobytes()
         masks = [zlib.decompress(packed[low - edges[0] : high - edges[0]]) for low, high in pairwise(edges)]

@@ -1,7 +1,8 @@
 """Random training chunks of a corpus, encoded now or read from the cache, and what the losses ask for beside them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +13,11 @@ from torch import Tensor
 
 from asymtalker import corpus, timeline
 from asymtalker.codec import to_pixels
-from asymtalker.config import ChunkConfig
+from asymtalker.config import ChunkConfig, LoopConfig
 from asymtalker.corpus import ManifestRow
+from asymtalker.distributed import micro_batches, world
 from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
 from asymtalker.models.identity import Identity
 from asymtalker.train.buckets import Size
 from asymtalker.train.cache import (
@@ -106,8 +109,8 @@ class ChunkSource:
         limit: use no more than this many clips, ``None`` for all.
         buckets: sizes (height, width in pixels) of which each clip takes the nearest in shape; empty for the clips'
             own, which is then one.
-        cache: encode the clips first (:attr:`encoded`) and keep that beside the corpus; otherwise each chunk is
-            encoded when it is drawn and nothing is written.
+        cache: encode all clips first (:attr:`encoded`) and keep that beside the corpus; otherwise a chunk that is not
+            there is encoded when it is drawn, and nothing is written.
 
     Raises:
         UserError: if the split has no clip that is long enough, or clips of a size that cannot be trained on.
@@ -141,10 +144,10 @@ class ChunkSource:
         self._bucket = {row.key: size for size, rows in self._groups.items() for row in rows}
 
     @cached_property
-    def encoded(self) -> Encoder | Cache:
+    def encoded(self) -> Cache:
         """What batches are made of. With ``cache`` the first use encodes the clips that are not yet, which may take
         hours; all processes come here together."""
-        return encode_corpus(self._encoder, self.rows) if self._cache else self._encoder
+        return encode_corpus(self._encoder, self.rows) if self._cache else Cache(self._encoder)
 
     @property
     def largest(self) -> Size:
@@ -284,6 +287,40 @@ class ChunkSource:
             self.encoded.audio(row, *span).float(),
             identity.float() if identity.is_floating_point() else identity,
         )
+
+
+class BatchesAhead:
+    """The batches of a training on this process, each read in a second thread while the one before is trained on.
+
+    Args:
+        loop: seed, micro-batches, device.
+        draw: a batch, of its random numbers.
+    """
+
+    def __init__(self, loop: LoopConfig, draw: Callable[[torch.Generator], Batch]):
+        self._loop, self._draw = loop, draw
+        self._thread = ThreadPoolExecutor(1)
+        self._reading: dict[int, Future[tuple[Batch, torch.Generator]]] = {}
+
+    def of_update(self, update: int) -> Iterator[tuple[Batch, torch.Generator]]:
+        """Those of one update (:func:`asymtalker.distributed.micro_batches`), each with the random numbers that follow
+        those it was drawn by."""
+        for number in micro_batches(self._loop, update):
+            batch = self._reading.pop(number, None) or self._read(number)
+            read = batch.result()
+            following = number + world().size
+            self._reading = {following: self._read(following)}
+            yield read
+
+    def _read(self, number: int) -> Future[tuple[Batch, torch.Generator]]:
+        return self._thread.submit(self._drawn, number)
+
+    def _drawn(self, number: int) -> tuple[Batch, torch.Generator]:
+        device = torch.device(self._loop.device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # each thread has its own
+        generator = numbered_generator(self._loop.seed, number)
+        return self._draw(generator), generator
 
 
 def _index(length: int, generator: torch.Generator) -> int:

@@ -1,8 +1,9 @@
 """The frozen networks that training stands on: codec, audio encoder, identity encoder."""
 
+import copy
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,13 @@ class Frozen:
         """Identity references of pictures ``(B, 3, 1, H, W)`` in [-1, 1] for chunks of ``num_frames`` frames."""
         return encode_identity(self.strategy, pictures, num_frames, codec=self.codec, image_encoder=self.image_encoder)
 
+    def beside(self) -> "Frozen":
+        """The same networks, of the same weights, for a second thread: while they run they keep things on
+        themselves."""
+        codec = Codec(_sharing(self.codec.vae), self.codec.autocast)
+        images = self.image_encoder and _sharing(self.image_encoder)
+        return replace(self, codec=codec, audio_encoder=_sharing(self.audio_encoder), image_encoder=images)
+
     def network(self) -> torch.autocast:
         """The precision a network is run in. No weight is cast twice in a pass, so casts are not kept: one made while
         gradients are off would later hide the gradient."""
@@ -71,6 +79,10 @@ class Frozen:
     def identity_digest(self) -> str:
         """Names the identity encoder."""
         return self.codec_digest if self.image_encoder is None else digest(self.image_encoder)
+
+
+def _sharing(module: M) -> M:
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
 def digest(module: nn.Module, *settings: object) -> str:

@@ -1,6 +1,7 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,9 +11,10 @@ from asymtalker import flow, timeline
 from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.codec import Codec, recompute_decoder
 from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
-from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, on_its_device, world
+from asymtalker.distributed import check_world, gradient_share, is_sharded, on_its_device, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
+from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
 from asymtalker.run_folder import (
@@ -26,7 +28,7 @@ from asymtalker.run_folder import (
 )
 from asymtalker.train.buckets import Size
 from asymtalker.train.cache import usable_rows
-from asymtalker.train.data import Batch, ChunkSource
+from asymtalker.train.data import Batch, BatchesAhead, ChunkSource
 from asymtalker.train.frozen import Frozen, load_frozen
 from asymtalker.train.losses import (
     clean_prediction_weight,
@@ -34,7 +36,7 @@ from asymtalker.train.losses import (
     flow_matching_loss,
     temporal_consistency_loss,
 )
-from asymtalker.train.needs import check_fits, frozen_like, plan_teacher
+from asymtalker.train.needs import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_teacher
 from asymtalker.train.network import save_transformer, start_transformer
 from asymtalker.train.sample import write_sample
 
@@ -68,19 +70,25 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     check_sizes(source, config.model.patch_size, config.crop)
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
     check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), frozen.device)
-    transformer = start_transformer(config, frozen).train()
-    ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
-    encode_all(source, held_out)
+    with memory_said(NETWORKS_TOO_LARGE):
+        transformer = start_transformer(config, frozen).train()
+        ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
+        optimizer = build_optimizer(transformer, config.optimizer)
+        parts = {
+            "transformer": Weights(transformer),
+            "optimizer": OptimizerState(transformer, optimizer),
+            "ema": ema,
+        }
     if loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
         recompute_decoder(frozen.codec.vae)
-    optimizer = build_optimizer(transformer, config.optimizer)
+    encode_all(source, held_out)
+    batches = BatchesAhead(loop, partial(draw_batch, config, source))
 
     def step(index: int) -> dict[str, Tensor]:
         decode = config.pixel_losses and index % config.pixel_every == 0
         record = StepRecord()
-        for generator in micro_batches(loop, index):
-            batch = draw_batch(config, source, generator)
+        for batch, generator in batches.of_update(index):
             losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
             pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
             ((losses["fm"] + pixels) * gradient_share(loop)).backward()
@@ -99,11 +107,6 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
         write_sample(run, count, ema.module, frozen, held_out or source, config.chunk, sampler)
 
-    parts = {
-        "transformer": Weights(transformer),
-        "optimizer": OptimizerState(transformer, optimizer),
-        "ema": ema,
-    }
     run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
 
 
@@ -133,8 +136,9 @@ def teacher_losses(
     """
     clean = batch.latents
     conditions = draw_conditions(config, batch, generator)
-    sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator).to(clean)
-    weight = None
+    sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
+    near = sigma <= config.pixel_max_sigma  # on the CPU, which then need not wait for the GPU to know
+    sigma, weight = sigma.to(clean), None
     if config.model.prediction_type == "clean":
         sigma = sigma.clamp_min(MIN_SIGMA)
         weight = clean_prediction_weight(sigma)
@@ -150,7 +154,6 @@ def teacher_losses(
     losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight, focus)}
 
     first, stop = pixel_window(config, clean.shape[2], head, generator)
-    near = sigma <= config.pixel_max_sigma
     if decode and near.any():
         predicted = flow.clean_from_velocity(noisy, velocity, sigma)
         mask = source.face_mask(batch, *decoded_frames(first, stop))

@@ -39,12 +39,16 @@ from asymtalker.run_folder import precision
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.train.cache import AUDIO_MARGIN
 from asymtalker.train.frozen import Frozen
-from asymtalker.train.network import LORA_TRAINED_TOO, adapt, build_transformer
+from asymtalker.train.network import adapt, build_transformer, store_as_computed
 
 M = TypeVar("M", bound=nn.Module)
 
 DRAWS = 100_000  # noise levels drawn to find the share of chunks whose frames are decoded
 MEASURED_BLOCKS = 2, 3
+NETWORKS_TOO_LARGE = (
+    "The GPU's memory is too small for the networks and what their optimizer keeps: --dry-run says what fits."
+)
+"""For :func:`asymtalker.models.loading.memory_said`, where :func:`check_fits` was wrong."""
 
 
 def frozen_of_recipe(recipe: Recipe) -> Frozen:
@@ -150,6 +154,7 @@ def empty_transformer(
     def build() -> AsymTalkerTransformer3DModel:
         network = build_transformer(config, frozen)
         if lora_rank:
+            store_as_computed(network, loop)
             return adapt(network, lora_rank, loop)
         nn.Module.to(network, precision(loop) or torch.float32)
         return network
@@ -206,10 +211,12 @@ def _encode(frozen: Frozen, autocast: torch.dtype | None, batch: int, num_frames
 
 def _encode_on_the_fly(
     config: TeacherConfig | DistillConfig, frozen: Frozen, size: tuple[int, int], frames: int
-) -> float:
-    """Operations of encoding a chunk, its portrait and ``frames`` frames of its sound when it is drawn."""
+) -> tuple[float, int]:
+    """Operations of encoding a chunk, its portrait and ``frames`` frames of its sound when it is drawn, and the most
+    bytes of activations."""
     autocast = precision(config.loop)
-    flops = _encode(frozen, autocast, 1, config.chunk.frames, size).flops
+    chunk = _encode(frozen, autocast, 1, config.chunk.frames, size)
+    flops = chunk.flops
     if frozen.strategy == "tre":
         flops *= 2
     elif frozen.strategy == "etr":
@@ -221,7 +228,7 @@ def _encode_on_the_fly(
         return frozen.audio_encoder(torch.empty(1, samples, device="meta")).last_hidden_state
 
     blocks = 1 + (frames + 2 * AUDIO_MARGIN - 1) / BLOCK_FRAMES  # a piece that begins anywhere touches so many
-    return flops + blocks * measure(hear, autocast).flops
+    return flops + blocks * measure(hear, autocast).flops, chunk.peak
 
 
 def check_fits(make_plan: Callable[[], Plan], device: torch.device) -> None:
@@ -276,12 +283,14 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
         if config.pixel_losses:
             phase["pixel losses of all chunks"] = network.kept + pixels.peak
         phases = {name: max(value, phases.get(name, 0)) for name, value in phase.items()}
+    reading = 0
     if not loop.cache:
         chunks = loop.micro_batches * sum(share * batch for share, batch, _ in shapes)
-        flops["encoding on the fly"] = chunks * _encode_on_the_fly(config, frozen, size, config.chunk.frames)
+        each, reading = _encode_on_the_fly(config, frozen, size, config.chunk.frames)
+        flops["encoding on the fly"] = chunks * each
     weights = _weights(config.model, frozen, loop, config.lora_rank, trained=1, teacher=False)
     again: Callable[[TeacherConfig], Plan] = partial(plan_teacher, frozen=frozen, size=size, gpus=gpus)
-    return Plan("teacher", config, size, gpus, weights, flops, phases, again)
+    return Plan("teacher", config, size, gpus, weights, flops, phases, reading, again)
 
 
 def decoded_share(config: TeacherConfig) -> float:
@@ -353,12 +362,14 @@ def plan_distill(
         "codec: decoding and encoding again": updates * (before * decode.flops + heads * encode.flops),
     }
     flops = {name: loop.micro_batches * value for name, value in step.items()}
+    reading = 0
     if not loop.cache:
         frames = (
             config.chunks * (config.chunk.frames - config.chunk.continuity_frames) + config.chunk.continuity_frames
         )
         chunks = loop.micro_batches * loop.batch * updates
-        flops["encoding on the fly"] = chunks * _encode_on_the_fly(config, frozen, size, frames)
+        each, reading = _encode_on_the_fly(config, frozen, size, frames)
+        flops["encoding on the fly"] = chunks * each
     phases = {
         "forward and backward": network.peak,
         "scores beside the student's graph": network.kept + network.forward.peak,
@@ -367,24 +378,22 @@ def plan_distill(
         phases["decoding a chunk of the rollout"] = decode.peak
     weights = _weights(model, frozen, loop, config.lora_rank, trained=2, teacher=True)
     again: Callable[[DistillConfig], Plan] = partial(plan_distill, model=model, frozen=frozen, size=size, gpus=gpus)
-    return Plan("distillation", config, size, gpus, weights, flops, phases, again)
+    return Plan("distillation", config, size, gpus, weights, flops, phases, reading, again)
 
 
 def _weights(
     config: TransformerConfig, frozen: Frozen, loop: LoopConfig, lora_rank: int, *, trained: int, teacher: bool
 ) -> Weights:
     """What ``trained`` networks and a teacher hold, and an average of one of them. By LoRA all share what stays."""
+    held = on_meta(lambda: build_transformer(config, frozen))  # by a teacher
+    store_as_computed(held, loop)
     network = empty_transformer(config, frozen, loop, lora_rank)
     total = num_parameters(network.parameters())
     learned = num_parameters(p for p in network.parameters() if p.requires_grad)
-    shared = sum(p.numel() * p.itemsize for p in network.parameters() if not p.requires_grad)  # by LoRA only
-    own = learned
-    if lora_rank:  # the teacher has none of its changes, but its own of what is trained whole
-        named = network.named_parameters()
-        own = num_parameters(p for name, p in named if p.requires_grad and name.startswith(LORA_TRAINED_TOO))
+    once = [p for p in (held if teacher else network).parameters() if teacher or not p.requires_grad]
     networks = "weights of teacher, student and critic" if teacher else "weights"
     states = {
-        networks: shared + 4 * learned * trained + 4 * own * teacher,
+        networks: sum(p.numel() * p.itemsize for p in once) + 4 * learned * trained,
         "gradients, of one network at a time": 4 * learned,
         "AdamW's two moments": 8 * learned * trained,
         "averaged weights (EMA)": 4 * learned,

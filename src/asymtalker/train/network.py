@@ -18,6 +18,7 @@ from asymtalker.errors import UserError
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.loading import read_settings, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.run_folder import precision
 from asymtalker.train.frozen import Frozen, check_settings
 from asymtalker.whole import save_whole
 
@@ -41,7 +42,9 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
             expected = build_transformer(config.model, frozen)
         folder = config.init / "transformer"
         check_settings(folder, read_settings(folder / "config.json", CLASS), json.loads(expected.to_json_string()))
-        return load_transformer(folder, config.loop, config.lora_rank)
+        if config.lora_rank:
+            return adapt(load_transformer(folder, config.loop, frozen=True), config.lora_rank, config.loop)
+        return load_transformer(folder, config.loop)
     if config.lora_rank:
         raise UserError("--config.lora-rank changes weights that are there: give them with --config.init.")
     torch.manual_seed(config.loop.seed)
@@ -93,13 +96,14 @@ def transformer_config(folder: Path, identity: IdentityStrategy) -> TransformerC
         raise UserError(f"{folder / 'config.json'} is not whole ({error}): make or fetch it anew.") from error
 
 
-def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> AsymTalkerTransformer3DModel:
+def load_transformer(folder: Path, loop: LoopConfig, frozen: bool = False) -> AsymTalkerTransformer3DModel:
     """The transformer in ``folder``, in float32, placed where it is trained: no process holds more than its shards.
 
     Args:
         folder: where ``save_pretrained`` wrote it.
         loop: device, precision, offloading.
-        lora_rank: see :func:`adapt`; 0 leaves it as it is.
+        frozen: not to be trained, or by LoRA alone (:func:`adapt`): the linear maps of the blocks are then held in the
+            precision they are computed in, half the memory for the same values.
 
     Raises:
         UserError: if a file or a weight is missing, damaged or of another shape than the configuration tells.
@@ -108,9 +112,11 @@ def load_transformer(folder: Path, loop: LoopConfig, lora_rank: int = 0) -> Asym
     with init_empty_weights(include_buffers=False):
         transformer = cast(AsymTalkerTransformer3DModel, AsymTalkerTransformer3DModel.from_config(settings))
     check_weights(folder, transformer)
+    if frozen:
+        store_as_computed(transformer, loop)
     transformer = place(transformer, loop)
     load_tensors(folder, transformer.state_dict())
-    return adapt(transformer, lora_rank, loop) if lora_rank else transformer
+    return transformer
 
 
 def check_weights(folder: Path, transformer: nn.Module) -> None:
@@ -139,14 +145,12 @@ def check_weights(folder: Path, transformer: nn.Module) -> None:
 def adapt(transformer: AsymTalkerTransformer3DModel, rank: int, loop: LoopConfig) -> AsymTalkerTransformer3DModel:
     """Let changes of low rank to the linear layers of the blocks be trained instead of the weights (LoRA, by peft).
 
-    They begin as no change. What sound and portrait come in by is trained whole. What stays as it is is kept in the
-    precision it is computed in.
+    They begin as no change. What sound and portrait come in by is trained whole.
 
     Args:
-        transformer: whole, on its device; not sharded.
+        transformer: whole, on its device, loaded as frozen; not sharded.
         rank: of the changes.
-        loop: precision.
-
+        loop: the seed.
     """
     from peft import LoraConfig
 
@@ -155,21 +159,21 @@ def adapt(transformer: AsymTalkerTransformer3DModel, rank: int, loop: LoopConfig
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_MODULES))
     for name, parameter in transformer.named_parameters():
         if "lora_" in name or name.startswith(LORA_TRAINED_TOO):
-            parameter.requires_grad_(True)
-        elif loop.autocast == "bfloat16" and not _kept_in_float32(name):
-            parameter.data = parameter.data.bfloat16()
+            parameter.requires_grad_(True).data = parameter.data.float()
     return transformer
+
+
+def store_as_computed(transformer: AsymTalkerTransformer3DModel, loop: LoopConfig) -> None:
+    """Hold the linear maps of the blocks, nearly all weights, as autocast would cast them each time."""
+    for module in transformer.blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.to(precision(loop) or torch.float32)
 
 
 def shared_copy(transformer: AsymTalkerTransformer3DModel) -> AsymTalkerTransformer3DModel:
     """A copy for :func:`adapt` that shares the weights which that leaves as they are."""
     named = transformer.named_parameters()
     return copy.deepcopy(transformer, {id(p): p for name, p in named if not name.startswith(LORA_TRAINED_TOO)})
-
-
-def _kept_in_float32(name: str) -> bool:
-    kept = AsymTalkerTransformer3DModel._keep_in_fp32_modules
-    return bool(set(kept) & set(name.split(".")))
 
 
 def merged(weights: dict[str, Tensor]) -> dict[str, Tensor]:
