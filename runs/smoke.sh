@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every stage once, in minutes, on a CPU: proves the chain, not the picture. Results: runs/out/smoke/smoke.mp4, report/
+# Every stage once, in some ten minutes, on a CPU: proves the chain, not the picture. Results: runs/out/smoke/smoke.mp4, report/
 set -euo pipefail
 out=${1:-runs/out/smoke}
 

@@ -6,7 +6,7 @@ from asymtalker.cli import main
 from asymtalker.config import CodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.plan import GB, GPUS, SLACK, Plan, Weights, check_memory, gpu_named, what_fits
-from asymtalker.stages import PlanDistill, PlanTeacher, TrainTeacher, train_settings
+from asymtalker.stages import PlanDistill, PlanTeacher, TrainTeacher, distill_settings, train_settings
 from toy import toy_loop, toy_teacher
 
 STATES = {"weights": 400 * GB, "moments": 800 * GB}
@@ -81,6 +81,9 @@ def test_gpus_are_found_by_name():
 
 def test_dry_run_chooses_the_settings_that_need_no_folders():
     assert train_settings(["--dry-run"])[0] is PlanTeacher
+    for settings in (train_settings, distill_settings):
+        with pytest.raises(UserError, match=r"--gpus goes with --dry-run; .* torchrun"):
+            settings(["--gpus", "4"])
     assert train_settings([])[0] is TrainTeacher
     with pytest.raises(UserError, match="nothing to plan for --part codec"):
         train_settings(["--part", "codec", "--dry-run"])

@@ -104,7 +104,7 @@ class Generate:
     image: Path
     """A photograph with a face (JPEG, PNG, WebP, HEIC ...)."""
     audio: Path
-    """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; 0.2 seconds to hours."""
+    """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; of any length."""
     output: Path
     """The MP4 file to write. It is replaced if it exists."""
     model: str | None = None

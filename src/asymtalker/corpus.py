@@ -307,7 +307,8 @@ def read_manifest(folder: Path) -> list[ManifestRow]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{folder} is not a corpus: it has no {MANIFEST}; give a folder that asymtalker synth has written"
+            f"{folder} is not a corpus: it has no {MANIFEST}; give a folder that asymtalker synth has written,"
+            " or another of that form"
         )
     state = path.stat()
     return list(_manifest(str(path), state.st_size, state.st_mtime_ns).values())

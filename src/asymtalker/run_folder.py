@@ -12,9 +12,10 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -31,6 +32,9 @@ from asymtalker.distributed import barrier, from_all, whole_tensor, world
 from asymtalker.errors import UserError
 from asymtalker.whole import clear_parts, write_whole
 
+T = TypeVar("T")
+
+LINE_SECONDS = 60
 RUN_CONFIG = "config.json"
 SHOWN_CHANGES = 8
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
@@ -181,6 +185,21 @@ def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[No
         ) from error
 
 
+def tracked(items: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
+    """``items``, with a bar on stderr or, where that is a file, a line a minute."""
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    console, began = Console(stderr=True), time.perf_counter()
+    with Progress(*columns, console=console, disable=not shown) as progress:
+        said = began
+        for done, item in enumerate(progress.track(items)):
+            now = time.perf_counter()
+            if shown and not console.is_terminal and done and now - said >= LINE_SECONDS:
+                left = timedelta(seconds=round((now - began) / done * (len(items) - done)))
+                console.print(f"{what}: {done} of {len(items)}, {left} left")
+                said = now
+            yield item
+
+
 def run_steps(
     run: RunFolder,
     loop: LoopConfig,
@@ -225,7 +244,11 @@ def run_steps(
                     means = _means(from_all(logged))
                     means["seconds_per_step"] = (time.perf_counter() - started) / since
                     run.log(count, means)
-                    progress.update(bar, last=" ".join(f"{name} {value:.4g}" for name, value in means.items()))
+                    last = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+                    progress.update(bar, last=last)
+                    if world().main and not console.is_terminal:
+                        left = timedelta(seconds=round(means["seconds_per_step"] * (loop.steps - count)))
+                        console.print(f"step {count} of {loop.steps}, {left} left: {last}", soft_wrap=True)
                     logged, since, started = {}, 0, time.perf_counter()
                 progress.advance(bar)
                 if on_sample and loop.sample_every and count % loop.sample_every == 0:

@@ -233,13 +233,24 @@ def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     config = vars(recipe_named(given(arguments, "--recipe") or "tiny"))[part]
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
+    _check_planned(arguments)
     return PlanTeacher if dry else TRAINED[part], config
 
 
 def distill_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker distill`` and their defaults."""
+    _check_planned(arguments)
     settings = PlanDistill if "--dry-run" in arguments else Distill
     return settings, recipe_named(given(arguments, "--recipe") or "tiny").distill
+
+
+def _check_planned(arguments: Sequence[str]) -> None:
+    for flag in ("--gpus", "--gpu", "--size", "--efficiency"):
+        if given(arguments, flag) and "--dry-run" not in arguments:
+            raise UserError(
+                f"{flag} goes with --dry-run; a training has the GPUs that torchrun gives it and the sizes of"
+                " --config.buckets."
+            )
 
 
 def encode_settings(arguments: Sequence[str]) -> tuple[type, Any]:

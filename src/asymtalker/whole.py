@@ -14,14 +14,16 @@ from asymtalker.errors import UserError
 FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
 
 
-def check_place(path: Path) -> None:
-    """Make the folder that a file is going to be written into, before the work whose result it is.
+def check_place(path: Path, folder: bool = False) -> None:
+    """Make the folder that a file, or a ``folder``, is going to be written into, before the work whose result it is.
 
     Raises:
-        UserError: if ``path`` is a folder, or its folder can't be made or written to.
+        UserError: if ``path`` is there and the other of the two, or its folder can't be made or written to.
     """
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise UserError(f"The output {path} is a folder: give the name of a file in it.")
+    if path.is_file() and folder:
+        raise UserError(f"The output {path} is a file: give the name of a folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

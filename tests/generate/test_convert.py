@@ -161,6 +161,19 @@ def spoil_key(folder: Path) -> None:
         save_file(weights, file)
 
 
+def spoil_patches(folder: Path) -> None:
+    for file in folder.glob("*.safetensors"):
+        weights = load_file(file)
+        if "patch_embedding.weight" in weights:
+            patches = weights["patch_embedding.weight"]
+            save_file(weights | {"patch_embedding.weight": torch.cat([patches, patches[:, :1]], 1)}, file)
+
+
+def spoil_depth(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_layers": 1}))
+
+
 def spoil_class(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"_class_name": "FluxTransformer2DModel"}))
@@ -173,6 +186,11 @@ def spoil_class(folder: Path) -> None:
         (spoil_file, r"00002-of-\d+\.safetensors is damaged or cut short"),
         (spoil_shape, r"proj_out\.weight has the shape \(24, 5\), but config\.json tells \(24, 24\)"),
         (spoil_key, r"the weight blocks\.1\.attn1\.to_q\.weight is missing"),
+        (
+            spoil_patches,
+            r"patch_embedding\.weight has the shape \(24, 7, 1, 2, 2\), .* tells of 6 in_channels",
+        ),
+        (spoil_depth, r"holds blocks\.1\..*, of which config\.json does not tell"),
         (spoil_class, "tells of a FluxTransformer2DModel"),
         (shutil.rmtree, "has no config.json"),
     ],
@@ -181,3 +199,20 @@ def test_what_is_missing_or_of_another_architecture_is_named(text_to_video, spoi
     spoil(text_to_video)
     with pytest.raises(UserError, match=says):
         convert_transformer(text_to_video, TRE, torch.float32)
+
+
+def test_a_failed_conversion_leaves_nothing(text_to_video, toy_vae, toy_audio_encoder, toy_extractor, tmp_path):
+    toy_vae.save_pretrained(text_to_video.parent / "vae")
+    toy_audio_encoder.save_pretrained(tmp_path / "wav2vec")
+    toy_extractor.save_pretrained(tmp_path / "wav2vec")
+    settings = Convert(
+        wan=str(text_to_video.parent), wav2vec=str(tmp_path / "wav2vec"), out=tmp_path / "new" / "init", size="32"
+    )
+    config = tmp_path / "wav2vec" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "hubert"}))
+    with pytest.raises(UserError, match=r"config\.json tells of a hubert, not of a wav2vec2"):
+        convert_checkpoint(settings, wan_1_3b())
+    assert not list((tmp_path / "new").iterdir())
+    (tmp_path / "taken").touch()
+    with pytest.raises(UserError, match="taken is a file"):
+        convert_checkpoint(replace(settings, out=tmp_path / "taken"), wan_1_3b())

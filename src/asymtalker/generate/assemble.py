@@ -21,7 +21,7 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import parse_size
 from asymtalker.run_folder import RUN_CONFIG
 from asymtalker.stages import Assemble
-from asymtalker.whole import save_whole
+from asymtalker.whole import check_place, save_whole
 
 
 def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
@@ -35,6 +35,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         UserError: if a part is missing, not what it should be or does not fit the others, or the folder can't be
             written.
     """
+    check_place(settings.out, folder=True)
     dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     chunk, sampler = _trained_for(settings.transformer, recipe)

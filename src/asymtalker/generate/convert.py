@@ -1,5 +1,6 @@
 """A checkpoint to train from, of published Wan2.1 weights: what fits is kept, sound takes the place of text."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker.codec import latent_size
 from asymtalker.config import Recipe, TransformerConfig
@@ -23,6 +24,7 @@ from asymtalker.models.loading import find_folder, load_part, read_settings, wei
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.portrait import parse_size
 from asymtalker.stages import Convert
+from asymtalker.train.network import size_flags
 from asymtalker.whole import check_place, save_whole
 
 PATCHES = "patch_embedding.weight"
@@ -62,11 +64,12 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
     Raises:
         UserError: if weights are missing, damaged or of another architecture, or the folder can't be written.
     """
-    check_place(settings.out / "model_index.json")
+    check_place(settings.out, folder=True)
     dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     wan = find_folder(settings.wan, ("transformer/*", "vae/*"))
     wav2vec = find_folder(settings.wav2vec)
+    _check_encoder(wav2vec / "config.json")
     vae = load_part(AutoencoderKLWan, wan / "vae", dtype)
     audio_encoder = load_part(Wav2Vec2Model, wav2vec, dtype)
     image_encoder = load_image_encoder(identity, settings.image_encoder)
@@ -117,10 +120,18 @@ def convert_transformer(
     Raises:
         UserError: if weights are missing, damaged, or of another shape than the configuration tells.
     """
-    transformer = _empty(_read_config(folder), arguments)
+    config = _read_config(folder)
+    transformer = _empty(config, arguments)
     target, conversion, found = transformer.state_dict(), Conversion(), {}
     for name, weight in _read_weights(folder):
+        if name == PATCHES and weight.shape[1] != config["in_channels"]:
+            raise UserError(
+                f"{folder}: {name} has the shape {tuple(weight.shape)}, but config.json tells of"
+                f" {config['in_channels']} in_channels."
+            )
         if name not in target:
+            if not _may_be_dropped(name):
+                raise UserError(f"{folder} holds {name}, of which config.json does not tell: fetch the files anew.")
             conversion.dropped.append(name)
         elif name != TEXT:
             found[name] = _fitted(folder, name, weight, target[name].shape).to(_precision(name, dtype))
@@ -148,6 +159,11 @@ def _may_be_new(name: str) -> bool:
         or name.startswith(("condition_embedder.image_embedder.", "visual_tokens."))
         or any(part in name for part in (".add_k_proj.", ".add_v_proj.", ".norm_added_k."))
     )
+
+
+def _may_be_dropped(name: str) -> bool:
+    """Whether a weight is one that only Wan's image to video has, for a picture that comes in as features."""
+    return "image_embedder" in name or any(part in name for part in (".add_k_proj.", ".add_v_proj.", ".norm_added_"))
 
 
 def _new(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -183,6 +199,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if config.get("qk_norm") != "rms_norm_across_heads":
         raise UserError(f"{path}: qk_norm is {config.get('qk_norm')}, but ours is rms_norm_across_heads, as Wan2.1's.")
     return config
+
+
+def _check_encoder(path: Path) -> None:
+    """Check that a file of transformers' tells of a wav2vec2; others load as one, with what they lack at random."""
+    try:
+        found = json.loads(path.read_text()).get("model_type")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path.parent} has no readable config.json: give the folder of a wav2vec2.") from error
+    if found != Wav2Vec2Config.model_type:
+        raise UserError(f"{path} tells of a {found}, not of a {Wav2Vec2Config.model_type}.")
 
 
 def _empty(config: dict[str, Any], arguments: dict[str, Any]) -> AsymTalkerTransformer3DModel:
@@ -222,13 +248,7 @@ def _say(conversion: Conversion, transformer: AsymTalkerTransformer3DModel) -> N
 
 def _say_sizes(transformer: AsymTalkerTransformer3DModel, model: TransformerConfig, recipe: str) -> None:
     """The flags to train with where the recipe is of another size."""
-    others = {name: transformer.config[name] for name, value in vars(model).items() if name in SHARED}
-    flags = [
-        f"--config.model.{name.replace('_', '-')} {' '.join(map(str, value)) if name == 'patch_size' else value}"
-        for name, value in others.items()
-        if (tuple(value) if name == "patch_size" else value) != vars(model)[name]
-    ]
-    if flags:
+    if flags := size_flags(dict(transformer.config), model):
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"The recipe {recipe} is of another size: train with {' '.join(flags)}.", markup=False
+            f"The recipe {recipe} is of another size: train with {flags}.", markup=False
         )

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -39,6 +38,7 @@ from asymtalker.corpus import ManifestRow
 from asymtalker.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.errors import UserError
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, ArraySource, AudioFeatures
+from asymtalker.run_folder import tracked
 from asymtalker.train.buckets import BLOCK, Size, View, nearest_bucket, view_of, whole_view
 from asymtalker.train.frozen import Frozen, load_frozen
 from asymtalker.whole import whole
@@ -334,19 +334,11 @@ def encode_corpus(encoder: Encoder, rows: Sequence[ManifestRow]) -> Cache:
         )
     waiting = patient_group()
     if share:
-        columns = (
-            TextColumn("encoding clips"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True), disable=not here.main) as progress:
-            for row in progress.track(share):
-                for target, make in cache.missing(row).items():
-                    tensors = {name: value.contiguous() for name, value in make().items()}
-                    with whole(target) as partial:
-                        save_file(tensors, partial)
+        for row in tracked(share, "encoding clips", here.main):
+            for target, make in cache.missing(row).items():
+                tensors = {name: value.contiguous() for name, value in make().items()}
+                with whole(target) as partial:
+                    save_file(tensors, partial)
     barrier(waiting)
     return cache
 

@@ -21,6 +21,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import Tensor, nn
 
+from asymtalker.run_folder import tracked
+
 Conv = nn.Conv2d | nn.Conv3d
 
 # One channel before each head is a constant, this many times as long as the others together: the norm then divides by
@@ -297,7 +299,7 @@ def _put(conv: Conv, kernel: Tensor, bias: Tensor) -> None:
 def _descend(vae: AutoencoderKLWan, batches: Sequence[Tensor], steps: int, lr: float) -> None:
     """Gradient steps on the squared error of the chain of convolutions."""
     optimizer = torch.optim.Adam(vae.parameters(), lr=lr, betas=(0.9, 0.98))
-    for step in range(steps):
+    for step in tracked(range(steps), "a linear start"):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 20) * (1 - step / steps)
         pixels = batches[step % len(batches)]

@@ -41,7 +41,10 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
         with init_empty_weights(include_buffers=False):
             expected = build_transformer(config.model, frozen)
         folder = config.init / "transformer"
-        check_settings(folder, read_settings(folder / "config.json", CLASS), json.loads(expected.to_json_string()))
+        saved = read_settings(folder / "config.json", CLASS)
+        if flags := size_flags(saved, config.model):
+            raise UserError(f"{folder} holds a network of another size than this run's: train with {flags}.")
+        check_settings(folder, saved, json.loads(expected.to_json_string()))
         if config.lora_rank:
             return adapt(load_transformer(folder, config.loop, frozen=True), config.lora_rank, config.loop)
         return load_transformer(folder, config.loop)
@@ -51,6 +54,17 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
     transformer = build_transformer(config.model, frozen)
     transformer.initialize()
     return place(transformer, config.loop)
+
+
+def size_flags(saved: dict[str, Any], model: TransformerConfig) -> str:
+    """The flags that give a training the size of a network with these settings; none where ``model`` has it."""
+    flags = []
+    for name, wanted in vars(model).items():
+        held = tuple(value) if isinstance(value := saved.get(name, wanted), list) else value
+        if held != wanted:
+            shown = " ".join(map(str, held)) if isinstance(held, tuple) else held
+            flags.append(f"--config.model.{name.replace('_', '-')} {shown}")
+    return " ".join(flags)
 
 
 def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
