@@ -153,7 +153,7 @@ def test_stock_blocks_are_compiled_when_ours_are(network, monkeypatch):
     monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline))
     measure_stock({"network": network, "inference": to_dict(InferenceConfig(compile=True)), "runs": 1})
     (pipeline,) = made
-    parts = [*pipeline.transformer.blocks, pipeline.vae.decoder]
+    parts = [*pipeline.transformer.blocks, pipeline.vae.decoder, pipeline.vae.encoder]
     assert all(part._compiled_call_impl is not None for part in parts)
     assert pipeline.transformer._compiled_call_impl is None
 

@@ -29,6 +29,9 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 if TYPE_CHECKING:
     from asymtalker.generate.pipeline import AsymTalkerPipeline
 
+RECOMPILE_LIMIT = 64
+"""Graphs that PyTorch keeps of one function, after which it fails."""
+
 
 def check_inference(config: InferenceConfig) -> None:
     """Check what can be checked before the weights load.
@@ -97,6 +100,9 @@ def place(
 def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConfig) -> None:
     """Offload, tiling, attention and compilation of any pipeline with a transformer and Wan's codec.
 
+    On a GPU cuDNN then tries its kernels on the first chunk, of the process, and keeps to the quickest: shapes are the
+    same in all chunks.
+
     Args:
         pipeline: with a ``transformer`` and a ``vae``; what else it has stays on the device in any case but
             ``offload="model"``.
@@ -109,14 +115,32 @@ def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConf
     transformer, vae = pipeline.components["transformer"], pipeline.components["vae"]
     if config.vae_tiling:
         vae.enable_tiling()
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        channels_last(vae)
     with _quiet():
         _move(pipeline, device, config.offload)
         if config.attention is not None:
             set_attention(transformer, config.attention, device)
     if config.compile:
+        # Every size of frames has up to five graphs, of what comes first and later: 8, as it is, are two sizes.
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        if not config.vae_tiling:  # tiles at the edge have shapes of their own, more than PyTorch keeps graphs of
+        if not config.vae_tiling:  # tiles at the edge have shapes of their own, too many graphs
             vae.decoder.compile(fullgraph=True, dynamic=False)
+            vae.encoder.compile(fullgraph=True, dynamic=False)
+
+
+def channels_last(vae: nn.Module) -> None:
+    """Lay the weights of 3-D convolutions out as tensor cores read them, channels last; what they compute then comes
+    out so too. Values stay; torch.compile does this to 2-D convolutions only.
+
+    Args:
+        vae: changed in place, wherever its weights are.
+    """
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 @contextlib.contextmanager
@@ -187,8 +211,8 @@ def _to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> 
 def _move(pipeline: DiffusionPipeline, device: torch.device, offload: str) -> None:
     """To the device, or to the host's memory with hooks that bring to the device what runs.
 
-    In groups: the transformer by blocks, the next one copied while one runs; the codec, which runs frame by frame, by
-    layers; what is small stays on the device.
+    In groups: the transformer by blocks, the next one copied while one runs; what is small, beside what decoding
+    needs, stays on the device.
     """
     if offload == "none":
         pipeline.to(device)
@@ -202,8 +226,6 @@ def _move(pipeline: DiffusionPipeline, device: torch.device, offload: str) -> No
             part.enable_group_offload(
                 device, cpu, offload_type="block_level", num_blocks_per_group=1, use_stream=on_gpu
             )
-        elif name == "vae":
-            part.enable_group_offload(device, cpu, offload_type="leaf_level")
         elif isinstance(part, nn.Module):
             part.to(device)
 
