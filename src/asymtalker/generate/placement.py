@@ -23,6 +23,7 @@ from asymtalker.config import InferenceConfig
 from asymtalker.distributed import world
 from asymtalker.errors import UserError
 from asymtalker.media import check_file
+from asymtalker.models.loading import quiet
 from asymtalker.models.taehv import load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 
@@ -86,7 +87,7 @@ def place(
     if config.fp8:
         _to_fp8(transformer, device if config.offload == "none" else torch.device("cpu"))
     fit(pipeline, device, config)
-    with _quiet():
+    with quiet():
         if config.preview is not None:
             preview = load_preview(config.preview, pipeline.vae)
             pipeline.preview = preview.to(device, transformer.dtype if device.type == "cuda" else torch.float32)
@@ -118,7 +119,7 @@ def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConf
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         channels_last(vae)
-    with _quiet():
+    with quiet():
         _move(pipeline, device, config.offload)
         if config.attention is not None:
             set_attention(transformer, config.attention, device)
@@ -278,15 +279,3 @@ def _countable_cpu() -> Iterator[None]:
         return
     with mock.patch("torch.accelerator.device_count", return_value=1):
         yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' notices that a feature is experimental."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
