@@ -16,8 +16,8 @@ from typing import Any
 
 import av
 import av.error
-import av.video.reformatter
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
 from asymtalker.media import check_file, open_media, read_audio
@@ -141,7 +141,7 @@ class VideoWriter:
         self._video.codec_context.colorspace = 1  # these three are BT.709, which players assume least wrongly
         self._video.codec_context.color_primaries = 1
         self._video.codec_context.color_trc = 1
-        self._reformatter = av.video.reformatter.VideoReformatter()  # a frame's own is set up anew
+        self._reformatter = VideoReformatter()  # a frame's own is set up anew
         self._audio: Any = None
         if audio_rate is not None:
             self._layout = "stereo" if audio_channels == 2 else "mono"
@@ -160,7 +160,7 @@ class VideoWriter:
         for picture in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = self._reformatter.reformat(
-                frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
             frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
             with self._writing():
