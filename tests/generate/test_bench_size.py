@@ -1,6 +1,7 @@
 """What a measuring process does: random networks, ceilings, costs, times of parts."""
 
 import json
+import math
 import threading
 import time
 from dataclasses import replace
@@ -14,9 +15,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.errors import UserError
-from asymtalker.generate import bench_ceiling, bench_measure, bench_train, placement
+from asymtalker.generate import bench_ceiling, bench_measure, bench_train, memory, placement
 from asymtalker.generate.bench_ceiling import count_costs, measure_ceiling, seconds_of, token_count
-from asymtalker.generate.bench_measure import PartTimer, describe_network, measure_stock
+from asymtalker.generate.bench_measure import PartTimer, measure_stock
+from asymtalker.generate.empty import describe_chunk, describe_network
 from asymtalker.generate.random_weights import random_pipeline
 from asymtalker.media import AudioSamples
 from asymtalker.recipes import smoke, wan_1_3b
@@ -31,7 +33,7 @@ def random_smoke():
 
 @pytest.fixture(scope="module")
 def network(random_smoke):
-    return describe_network(random_smoke, {"size": [32, 64], "steps": None})
+    return describe_network(random_smoke)
 
 
 def weights(pipeline):
@@ -92,12 +94,23 @@ def test_costs_grow_with_size_and_passes(network):
     assert larger["chunk"] - larger["decode"] - larger["re_encode"] - larger["audio"] == 8 * larger["transformer"]
 
 
+def test_a_preview_costs_its_decoder_and_the_end_of_a_chunk(network):
+    whole = count_costs(network)
+    shown = count_costs(network | describe_chunk(smoke().teacher.chunk, preview=True))
+    assert shown["decode"] < whole["decode"]
+    assert shown["chunk"] == pytest.approx(whole["chunk"] - whole["decode"] + shown["decode"] + shown["preview"])
+    # Its last convolution alone, of 64 channels to three colours, 3 x 3, for all frames at 8 pixels a latent cell.
+    cells = math.prod(side // network["vae"]["scale_factor_spatial"] for side in network["size"])
+    assert shown["preview"] > 2 * 64 * 3 * 9 * 64 * cells * network["frames"]
+    assert "preview" not in whole
+
+
 def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
     sampler = replace(random_smoke.settings.sampler, guidance_scale=2.0)
-    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 4
+    assert describe_network(random_smoke)["passes"] == 4
     monkeypatch.setattr(random_smoke, "settings", replace(random_smoke.settings, sampler=sampler))
-    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 8
-    assert describe_network(random_smoke, {"size": None, "steps": 3})["passes"] == 6
+    assert describe_network(random_smoke)["passes"] == 8
+    assert describe_network(random_smoke, steps=3)["passes"] == 6
 
 
 def test_ceiling_is_the_most_of_its_shapes(network):
@@ -185,10 +198,14 @@ def test_too_little_memory_for_random_weights_is_said(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "inference": to_dict(InferenceConfig())}
-    for name in ("random_pipeline", "place"):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    for name, says in [
+        ("random_pipeline", "too small for the weights: give --offload model or --offload group"),
+        ("place", r"memory is full: this model at 32x64 needs .* nothing that can be set makes it fit"),
+    ]:
         with monkeypatch.context() as patch:
             patch.setattr(bench_measure, name, full)
-            with pytest.raises(UserError, match=r"memory is too small .* --offload group"):
+            with pytest.raises(UserError, match=says):
                 bench_measure._load(job)
 
 

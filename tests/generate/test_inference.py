@@ -270,23 +270,6 @@ def test_packages_that_are_missing_are_said(monkeypatch):
             check_inference(InferenceConfig(**options))
 
 
-def test_too_little_memory_is_said_and_what_was_made_is_kept(checkpoint, portrait, voice, tmp_path):
-    pipeline = placed(checkpoint)
-    forward, calls = pipeline.transformer.forward, []
-
-    def full(*arguments, **options):
-        calls.append(1)
-        if len(calls) > 4:  # in the third chunk
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(*arguments, **options)
-
-    pipeline.transformer.forward = full
-    with pytest.raises(UserError, match=r"memory is too small .* --offload group") as error:
-        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
-    assert "\n" not in str(error.value)
-    assert len(read_video(tmp_path / "a.mp4")[0]) == 13
-
-
 def test_what_several_processes_cannot_share_is_said(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="--offload model does not go with torchrun"):
@@ -296,37 +279,6 @@ def test_what_several_processes_cannot_share_is_said(monkeypatch):
         check_split(toy_transformer(), (4, 4), 3)
     with pytest.raises(UserError, match="2 attention heads, which 4 processes"):
         placement._split_tokens(toy_transformer(), 4)
-
-
-@pytest.mark.parametrize(
-    ("options", "processes", "advice"),
-    [
-        ({}, 1, "--offload model, --offload group (which needs the least), --vae-tiling, --fp8 or "),
-        ({"offload": "model", "fp8": True}, 1, "--offload group (which needs the least), --vae-tiling or "),
-        ({"compile": True}, 1, "--offload model, --vae-tiling, --fp8 or "),
-        ({"offload": "group", "vae_tiling": True}, 1, "--fp8 or "),
-        ({}, 2, "--vae-tiling, --fp8 or "),
-        ({"vae_tiling": True, "fp8": True}, 2, ""),
-    ],
-)
-def test_too_little_memory_names_what_is_left_to_do(monkeypatch, options, processes, advice):
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
-    said = placement.generation_too_large(InferenceConfig(**options))
-    assert said == f"The GPU's memory is too small for this model and size: give {advice}a smaller --size."
-
-
-def test_too_little_memory_of_any_process_is_said(checkpoint, portrait, voice, tmp_path, monkeypatch):
-    pipeline = placed(checkpoint, vae_tiling=True)
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    pipeline.processes = 2
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    pipeline.transformer.forward = full
-    with pytest.raises(UserError, match=r"give --fp8 or a smaller --size\.$"):
-        pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
 
 
 def test_flags_reach_the_pipeline(checkpoint, portrait, voice, tmp_path, monkeypatch):

@@ -26,7 +26,8 @@ from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
 from asymtalker.generate.folder import checkpoint_folder, read_index
 from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
-from asymtalker.generate.placement import check_inference, check_split, generation_too_large, memory_said, place
+from asymtalker.generate.memory import fullness_said
+from asymtalker.generate.placement import check_inference, check_split, place
 from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource
 from asymtalker.models.audio import AudioFeatures
@@ -303,9 +304,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
         made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         if self.processes > 1 and not world().main:
-            with memory_said(generation_too_large(self.inference)):
-                for _ in made:
-                    pass
+            for _ in made:
+                pass
             return output
         track = job.audio.track()
         writer = VideoWriter(
@@ -325,7 +325,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 writer.write_audio(track.take_until(writer.seconds))
 
         try:
-            with memory_said(generation_too_large(self.inference)), writer:
+            with writer:
                 with Background(write) as writing:
                     for frames in made:
                         writing.put(frames)
@@ -406,6 +406,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
             seed: the same seed gives the same video on one machine.
             sampler: by default what the checkpoint was made for.
             progress: called with frames done and frames in all.
+
+        Raises:
+            UserError: if the GPU's memory is too small, with what would fit.
         """
         chunk = self.settings.chunk
         codec = Codec(self.vae, self._autocast)
@@ -414,7 +417,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         done = 0
         if progress:
             progress(0, num_frames)
-        with torch.inference_mode(), self._precision():
+        with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(self._execution_device),
@@ -436,7 +439,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with torch.inference_mode(), self._precision():
+            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
                 if made is None:
                     return
@@ -463,5 +466,6 @@ def load_pipeline(
     folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
     hide_bars()
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-    with memory_said(generation_too_large(inference)):
-        return place(AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype), where, inference)
+    pipeline = AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype)
+    with fullness_said(pipeline, pipeline.settings.size, inference):
+        return place(pipeline, where, inference)

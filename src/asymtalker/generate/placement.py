@@ -160,17 +160,6 @@ def memory_said(sentence: str) -> Iterator[None]:
         raise UserError(sentence) from error
 
 
-def generation_too_large(config: InferenceConfig) -> str:
-    """The sentence of :func:`memory_said` for generation, naming the options that need less and go with those that
-    are given and with the number of processes."""
-    options = []
-    if world().size == 1:
-        options += ["--offload model"] * (config.offload == "none")
-        options += ["--offload group (which needs the least)"] * (config.offload != "group" and not config.compile)
-    options += ["--vae-tiling"] * (not config.vae_tiling) + ["--fp8"] * (not config.fp8)
-    return f"The GPU's memory is too small for this model and size: give {one_of([*options, 'a smaller --size'])}."
-
-
 def one_of(options: Sequence[str]) -> str:
     """``"a, b or c"``."""
     return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + [options[-1]])
