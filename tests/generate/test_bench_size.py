@@ -67,6 +67,11 @@ def test_random_pipeline_makes_moving_pictures_of_its_size(random_smoke):
     assert frames.std(axis=0).max() > 0
 
 
+def test_what_is_measured_is_a_student(random_smoke):
+    assert not smoke().sampler.renew_noise
+    assert random_smoke.settings.sampler == replace(smoke().sampler, renew_noise=True)
+
+
 def test_sizes_that_tokens_do_not_divide_are_refused():
     with pytest.raises(UserError, match="64x80 does not fit this model: its height must be a multiple of 32 pixels"):
         random_pipeline(smoke(), (64, 80), CPU)

@@ -343,6 +343,20 @@ def _last_latents(pipeline, portrait, sound) -> torch.Tensor:
     return decoded[-2]
 
 
+def test_a_process_that_writes_nothing_fetches_no_frames(checkpoint, pipeline, portrait, voice, sound, monkeypatch):
+    chunks = len(list(pipeline.stream(portrait, (sound, SAMPLE_RATE))))
+    other, decoded = AsymTalkerPipeline.from_pretrained(checkpoint), []
+    decode = other.vae.decode
+    other.vae.decode = lambda latents: (decoded.append(latents), decode(latents))[1]
+    monkeypatch.setattr("asymtalker.generate.pipeline.to_frames", lambda _: pytest.fail("fetched"))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    other.processes = 2
+    other.generate_to_file(portrait, voice, voice.with_suffix(".mp4"), say=lambda _: None)
+    assert len(decoded) == chunks - 1  # for the next chunk's head only
+    assert not voice.with_suffix(".mp4").exists()
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_latents_as_one(checkpoint, tmp_path):
     done = torchrun([str(HERE / "whole_loop.py"), str(checkpoint), str(tmp_path)])

@@ -45,7 +45,7 @@ from asymtalker.portrait import (
     paste_back,
     turned_by,
 )
-from asymtalker.rollout import rollout
+from asymtalker.rollout import Chunk, rollout
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.video import VideoWriter, check_output
 
@@ -302,11 +302,11 @@ class AsymTalkerPipeline(DiffusionPipeline):
         check_not_input(output, image, audio)
         sampler = self._sampler(num_inference_steps, guidance_scale)
         job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
-        made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         if self.processes > 1 and not world().main:
-            for _ in made:
+            for _ in self._chunks(job.portrait.picture, job.audio, seed, sampler):  # whose frames nobody sees
                 pass
             return output
+        made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         track = job.audio.track()
         writer = VideoWriter(
             output,
@@ -410,13 +410,23 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if the GPU's memory is too small, with what would fit.
         """
-        chunk = self.settings.chunk
-        codec = Codec(self.vae, self._autocast)
-        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
         num_frames = frames_of_samples(audio.num_samples)
         done = 0
         if progress:
             progress(0, num_frames)
+        for made in self._chunks(picture, audio, seed, sampler or self.settings.sampler):
+            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
+                frames = to_frames(made.new_pixels)
+            yield frames
+            done += len(frames)
+            if progress:
+                progress(done, num_frames)
+
+    def _chunks(self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig) -> Iterator[Chunk]:
+        """The chunks of a picture that is framed already, each decoded when the next one or the caller needs it."""
+        chunk = self.settings.chunk
+        codec = Codec(self.vae, self._autocast)
+        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
         with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
@@ -430,10 +440,10 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 codec,
                 features,
                 identity,
-                chunk_spans(num_frames, chunk.frames, chunk.continuity_frames),
+                chunk_spans(frames_of_samples(audio.num_samples), chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
                 size=picture.shape[:2],
-                sampler=sampler or self.settings.sampler,
+                sampler=sampler,
                 seed=seed,
                 preview=self.preview,
             )
@@ -441,13 +451,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
             with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
-                if made is None:
-                    return
-                frames = to_frames(made.new_pixels)
-            yield frames
-            done += len(frames)
-            if progress:
-                progress(done, num_frames)
+            if made is None:
+                return
+            yield made
 
 
 def load_pipeline(
