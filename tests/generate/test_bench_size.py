@@ -130,6 +130,16 @@ def test_time_of_a_call_is_of_one_call():
     assert seconds_of(lambda: time.sleep(0.02), CPU) == pytest.approx(0.02, rel=0.5)
 
 
+def test_peaks_of_loading_and_of_running_are_apart(monkeypatch):
+    held, gpu = [300 << 20], torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 2 * held[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: held.__setitem__(0, 100 << 20))
+    assert bench_measure.peak_of_loading(gpu) == {"load_peak_gpu_mib": 300}
+    assert bench_measure.peak_memory(gpu).items() >= {"peak_gpu_mib": 100, "peak_gpu_reserved_mib": 200}.items()
+    assert bench_measure.peak_of_loading(CPU) == {}
+
+
 def test_stock_pipeline_is_of_the_same_size(network):
     found = measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
     assert found["fitted"] == "bfloat16, one process"
@@ -137,6 +147,15 @@ def test_stock_pipeline_is_of_the_same_size(network):
     assert found["fps"] == pytest.approx(network["frames"] / found["seconds_per_chunk"], rel=0.01)
     assert found["part_seconds"]["transformer"] > 0
     assert found["part_seconds"]["decode"] > 0
+
+
+def test_stock_frames_end_as_ours_do(network, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(bench_measure, "to_frames", lambda pixels: shapes.append((pixels.shape, pixels.aminmax())))
+    measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
+    for shape, (least, most) in shapes:
+        assert shape == (1, 3, network["frames"], *network["size"])
+        assert -1 <= least < 0 < most <= 1
 
 
 @pytest.mark.parametrize(
@@ -168,7 +187,7 @@ def test_stock_pipeline_is_fitted_as_ours_is(network, monkeypatch, offload, opti
 
 def test_stock_blocks_are_compiled_when_ours_are(network, monkeypatch):
     made = []
-    monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline))
+    monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline) or {})
     measure_stock({"network": network, "inference": to_dict(InferenceConfig(compile=True)), "runs": 1})
     (pipeline,) = made
     parts = [*pipeline.transformer.blocks, pipeline.vae.decoder, pipeline.vae.encoder]

@@ -19,7 +19,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from PIL import Image, ImageOps
 
 from asymtalker import rollout
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, to_frames
 from asymtalker.config import InferenceConfig
 from asymtalker.distributed import start, world
 from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
@@ -108,7 +108,7 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
     begin = time.perf_counter()
     pipeline = _load(job)
     device = pipeline._execution_device
-    load_seconds = time.perf_counter() - begin
+    load_seconds, loading = time.perf_counter() - begin, peak_of_loading(device)
     picture: Any = job["image"]
     if job["recipe"]:
         image = Image.fromarray(read_picture(Path(job["image"])))
@@ -142,6 +142,7 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
         "part_seconds": timer.report(timed["total_seconds"]),
         "part_calls": dict(sorted(timer.calls.items())),
         "hidden_seconds": round(sum(timer.hidden.values()), 3),
+        **loading,
         **peak_memory(device),
         "machine": describe_machine(str(device)) | describe_model(pipeline),
         "network": describe_network(pipeline, job["size"], job["steps"]),
@@ -239,7 +240,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
     with memory_said("The GPU's memory is too small for the stock pipeline."):
         pipeline = _stock_pipeline(job["network"], _made_on(device, inference))
         fit(pipeline, device, inference)
-        return _time_stock(pipeline, job, device)
+        return peak_of_loading(device) | _time_stock(pipeline, job, device)
 
 
 def _fitted(network: dict[str, Any], inference: InferenceConfig) -> str:
@@ -290,7 +291,7 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
         synchronize(device)
         start = time.perf_counter()
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            pipeline(
+            made: Any = pipeline(
                 prompt_embeds=prompt,
                 height=network["size"][0],
                 width=network["size"][1],
@@ -298,7 +299,9 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
                 num_inference_steps=network["passes"],
                 guidance_scale=1.0,
                 generator=torch.Generator().manual_seed(0),
+                output_type="pt",  # (1, F, 3, H, W) in [0, 1]
             )
+            to_frames(2 * made.frames.transpose(1, 2) - 1)  # as ours are, not in float32 by the CPU
         return time.perf_counter() - start
 
     cold = run()
@@ -316,6 +319,15 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
         "part_seconds": timer.report(timed),
         **peak_memory(device),
     }
+
+
+def peak_of_loading(device: torch.device) -> dict[str, float]:
+    """Most that tensors took of a GPU until now, in MiB; what :func:`peak_memory` says is from now on."""
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated(device) / (1 << 20)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"load_peak_gpu_mib": round(peak, 1)}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
