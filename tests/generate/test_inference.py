@@ -270,6 +270,22 @@ def test_packages_that_are_missing_are_said(monkeypatch):
             check_inference(InferenceConfig(**options))
 
 
+def test_what_compiling_for_a_gpu_needs_is_said(monkeypatch, tmp_path):
+    have = {"g++"}
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in have else None)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    check_inference(InferenceConfig(compile=True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"needs a C compiler \(gcc or clang\) on a GPU"):
+        check_inference(InferenceConfig(compile=True))
+    have.add("gcc")
+    with pytest.raises(UserError, match=r"needs Python's headers \(Python\.h\)"):
+        check_inference(InferenceConfig(compile=True))
+    (tmp_path / "Python.h").touch()
+    check_inference(InferenceConfig(compile=True))
+
+
 def test_what_several_processes_cannot_share_is_said(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="--offload model does not go with torchrun"):

@@ -6,9 +6,12 @@ Everything here is diffusers' and torchao's own; what is ours is to say in one s
 import contextlib
 import logging
 import math
+import os
 import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -48,8 +51,8 @@ def check_inference(config: InferenceConfig) -> None:
         )
     if config.compile and config.offload == "group":
         raise UserError("--compile does not go with --offload group, which works inside the blocks: take one of them.")
-    if config.compile and not (shutil.which("g++") or shutil.which("clang++")):
-        raise UserError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out.")
+    if config.compile:
+        _check_compilers()
     if config.offload == "model" and find_spec("accelerate") is None:
         raise UserError("--offload model needs accelerate: pip install accelerate, or take --offload group.")
     if config.fp8 and find_spec("torchao") is None:
@@ -61,6 +64,21 @@ def check_inference(config: InferenceConfig) -> None:
         raise UserError(f"There is no attention {config.attention}: choose {', '.join(names)}.")
     if config.preview is not None:
         check_file(config.preview, "preview decoder")
+
+
+def _check_compilers() -> None:
+    """What PyTorch's inductor and, on a GPU, Triton compile with."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        raise UserError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out.")
+    if not torch.cuda.is_available():
+        return
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError("--compile needs a C compiler (gcc or clang) on a GPU: install one, or leave --compile out.")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        raise UserError(
+            "--compile needs Python's headers (Python.h) on a GPU: install them (python3-dev, python3-devel), or leave"
+            " --compile out."
+        )
 
 
 def place(
