@@ -1,4 +1,4 @@
-"""Load one trained network from its folder, and choose where it runs."""
+"""Load one trained network from its folder, choose where it runs, and send there what it works on."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from asymtalker.errors import UserError
@@ -186,3 +186,8 @@ def choose_device(name: str) -> str:
             f"The device {name} cannot be used (PyTorch has cpu and {known} here): choose another with --device"
             " or, in training, --config.loop.device."
         ) from error
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """What is in the host's memory, on a device, without waiting for what a GPU is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
