@@ -76,7 +76,7 @@ def test_sizes_may_change_within_a_compiled_process(checkpoint, portrait, sound)
         assert pipeline(portrait, (sound, SAMPLE_RATE), size=(32, side)).frames.shape[1:3] == (32, side)
 
 
-def test_frames_that_are_fetched_later_are_the_same(checkpoint, portrait, voice, sound, plain, tmp_path):
+def test_the_file_shows_what_is_returned(checkpoint, portrait, voice, sound, plain, tmp_path):
     pipeline = load_pipeline(checkpoint, "cuda")
     pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
     written = read_video(tmp_path / "a.mp4")[0].astype(float)
