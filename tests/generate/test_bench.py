@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -137,6 +138,29 @@ def test_bad_input_of_several_processes_is_one_sentence(portrait, voice, tmp_pat
         bench_generate([0.2], tmp_path / "a.json", str(tmp_path / "none"), "cpu", portrait, voice, gpus=2)
 
 
+def test_a_stopped_measurement_stops_its_process_in_peace(tmp_path, monkeypatch):
+    """Killed at once, torchrun would leave its workers behind."""
+    ready, stopped = tmp_path / "ready", tmp_path / "stopped"
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): time.sleep(0.3); pathlib.Path(sys.argv[2]).touch(); sys.exit()\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+    )
+    communicate = subprocess.Popen.communicate
+
+    def interrupted(process, timeout=None):
+        if timeout is None:
+            while not ready.exists():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return communicate(process, timeout=timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench._run([sys.executable, "-c", code, str(ready), str(stopped)])
+    assert stopped.exists()
+
+
 PART = {"transformer": 2.0, "decode": 1.0, "file": 0.5}
 MEASURED = {
     "machine": {"device": "cpu"},
@@ -184,6 +208,15 @@ def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_p
     printed = capsys.readouterr().err
     assert f"not measured: {failing} ({reason})" in printed
     assert "transformer" in printed
+
+
+@pytest.mark.parametrize("options", [{"gpus": 2}, {"with_stock": False}])
+def test_stock_is_measured_only_where_it_is_of_use(options, portrait, voice, monkeypatch):
+    found = {"pipeline": MEASURED, "limits": LIMITS}
+    monkeypatch.setattr(bench, "_measure_apart", lambda task, *_: dict(found[task]))
+    report = bench_generate([0.5], None, None, "cpu", portrait, voice, **options)
+    assert report["stock"] is report["results"][0]["times_stock"] is None
+    assert report["not_measured"] == {}
 
 
 def test_training_results_outlive_the_ceiling(tmp_path, monkeypatch, capsys):

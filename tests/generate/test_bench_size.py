@@ -1,6 +1,7 @@
 """What a measuring process does: random networks, ceilings, costs, times of parts."""
 
 import json
+import math
 import threading
 import time
 from dataclasses import replace
@@ -14,9 +15,10 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.errors import UserError
-from asymtalker.generate import bench_ceiling, bench_measure, bench_train, placement
+from asymtalker.generate import bench_ceiling, bench_measure, bench_train, memory, placement
 from asymtalker.generate.bench_ceiling import count_costs, measure_ceiling, seconds_of, token_count
-from asymtalker.generate.bench_measure import PartTimer, describe_network, measure_stock
+from asymtalker.generate.bench_measure import PartTimer, measure_stock
+from asymtalker.generate.empty import describe_chunk, describe_network
 from asymtalker.generate.random_weights import random_pipeline
 from asymtalker.media import AudioSamples
 from asymtalker.recipes import smoke, wan_1_3b
@@ -31,7 +33,7 @@ def random_smoke():
 
 @pytest.fixture(scope="module")
 def network(random_smoke):
-    return describe_network(random_smoke, {"size": [32, 64], "steps": None})
+    return describe_network(random_smoke)
 
 
 def weights(pipeline):
@@ -65,6 +67,11 @@ def test_random_pipeline_makes_moving_pictures_of_its_size(random_smoke):
     assert frames.std(axis=0).max() > 0
 
 
+def test_what_is_measured_is_a_student(random_smoke):
+    assert not smoke().sampler.renew_noise
+    assert random_smoke.settings.sampler == replace(smoke().sampler, renew_noise=True)
+
+
 def test_sizes_that_tokens_do_not_divide_are_refused():
     with pytest.raises(UserError, match="64x80 does not fit this model: its height must be a multiple of 32 pixels"):
         random_pipeline(smoke(), (64, 80), CPU)
@@ -92,12 +99,23 @@ def test_costs_grow_with_size_and_passes(network):
     assert larger["chunk"] - larger["decode"] - larger["re_encode"] - larger["audio"] == 8 * larger["transformer"]
 
 
+def test_a_preview_costs_its_decoder_and_the_end_of_a_chunk(network):
+    whole = count_costs(network)
+    shown = count_costs(network | describe_chunk(smoke().teacher.chunk, preview=True))
+    assert shown["decode"] < whole["decode"]
+    assert shown["chunk"] == pytest.approx(whole["chunk"] - whole["decode"] + shown["decode"] + shown["preview"])
+    # Its last convolution alone, of 64 channels to three colours, 3 x 3, for all frames at 8 pixels a latent cell.
+    cells = math.prod(side // network["vae"]["scale_factor_spatial"] for side in network["size"])
+    assert shown["preview"] > 2 * 64 * 3 * 9 * 64 * cells * network["frames"]
+    assert "preview" not in whole
+
+
 def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
     sampler = replace(random_smoke.settings.sampler, guidance_scale=2.0)
-    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 4
+    assert describe_network(random_smoke)["passes"] == 4
     monkeypatch.setattr(random_smoke, "settings", replace(random_smoke.settings, sampler=sampler))
-    assert describe_network(random_smoke, {"size": None, "steps": None})["passes"] == 8
-    assert describe_network(random_smoke, {"size": None, "steps": 3})["passes"] == 6
+    assert describe_network(random_smoke)["passes"] == 8
+    assert describe_network(random_smoke, steps=3)["passes"] == 6
 
 
 def test_ceiling_is_the_most_of_its_shapes(network):
@@ -112,6 +130,16 @@ def test_time_of_a_call_is_of_one_call():
     assert seconds_of(lambda: time.sleep(0.02), CPU) == pytest.approx(0.02, rel=0.5)
 
 
+def test_peaks_of_loading_and_of_running_are_apart(monkeypatch):
+    held, gpu = [300 << 20], torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 2 * held[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: held.__setitem__(0, 100 << 20))
+    assert bench_measure.peak_of_loading(gpu) == {"load_peak_gpu_mib": 300}
+    assert bench_measure.peak_memory(gpu).items() >= {"peak_gpu_mib": 100, "peak_gpu_reserved_mib": 200}.items()
+    assert bench_measure.peak_of_loading(CPU) == {}
+
+
 def test_stock_pipeline_is_of_the_same_size(network):
     found = measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
     assert found["fitted"] == "bfloat16, one process"
@@ -119,6 +147,15 @@ def test_stock_pipeline_is_of_the_same_size(network):
     assert found["fps"] == pytest.approx(network["frames"] / found["seconds_per_chunk"], rel=0.01)
     assert found["part_seconds"]["transformer"] > 0
     assert found["part_seconds"]["decode"] > 0
+
+
+def test_stock_frames_end_as_ours_do(network, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(bench_measure, "to_frames", lambda pixels: shapes.append((pixels.shape, pixels.aminmax())))
+    measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
+    for shape, (least, most) in shapes:
+        assert shape == (1, 3, network["frames"], *network["size"])
+        assert -1 <= least < 0 < most <= 1
 
 
 @pytest.mark.parametrize(
@@ -150,10 +187,10 @@ def test_stock_pipeline_is_fitted_as_ours_is(network, monkeypatch, offload, opti
 
 def test_stock_blocks_are_compiled_when_ours_are(network, monkeypatch):
     made = []
-    monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline))
+    monkeypatch.setattr(bench_measure, "_time_stock", lambda pipeline, *_: made.append(pipeline) or {})
     measure_stock({"network": network, "inference": to_dict(InferenceConfig(compile=True)), "runs": 1})
     (pipeline,) = made
-    parts = [*pipeline.transformer.blocks, pipeline.vae.decoder]
+    parts = [*pipeline.transformer.blocks, pipeline.vae.decoder, pipeline.vae.encoder]
     assert all(part._compiled_call_impl is not None for part in parts)
     assert pipeline.transformer._compiled_call_impl is None
 
@@ -185,10 +222,14 @@ def test_too_little_memory_for_random_weights_is_said(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "inference": to_dict(InferenceConfig())}
-    for name in ("random_pipeline", "place"):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)
+    for name, says in [
+        ("random_pipeline", "too small for the weights: give --offload model or --offload group"),
+        ("place", r"memory is full: this model at 32x64 needs .* nothing that can be set makes it fit"),
+    ]:
         with monkeypatch.context() as patch:
             patch.setattr(bench_measure, name, full)
-            with pytest.raises(UserError, match=r"memory is too small .* --offload group"):
+            with pytest.raises(UserError, match=says):
                 bench_measure._load(job)
 
 

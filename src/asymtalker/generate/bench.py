@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -22,7 +23,7 @@ import numpy as np
 import asymtalker
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.corpus import encode_wav
-from asymtalker.distributed import world
+from asymtalker.distributed import part, world
 from asymtalker.errors import UserError
 from asymtalker.media import AudioFile
 from asymtalker.stages import recipe_named
@@ -32,6 +33,8 @@ from asymtalker.whole import check_place, write_whole
 SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
 TRAINING_STEPS = 5
+STOP_SECONDS = 45
+"""Torchrun gives its workers 30."""
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "av")
 DEFAULT_SIZE = (512, 512)
 
@@ -58,6 +61,7 @@ def bench_generate(
     steps: int | None = None,
     inference: InferenceConfig | None = None,
     gpus: int = 1,
+    with_stock: bool = True,
 ) -> dict[str, Any]:
     """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths, the device's own limits, and
     the same network through diffusers' stock Wan pipeline; say the figures on stderr and write a JSON report.
@@ -76,6 +80,7 @@ def bench_generate(
         steps: denoising steps per chunk, by default the checkpoint's or recipe's.
         inference: how the model is fitted to the machine.
         gpus: processes that share each chunk (context parallelism), one per GPU.
+        with_stock: measure the stock pipeline; of several GPUs it never is, as it has one.
 
     Returns:
         The report; ``benchmarks/README.md`` says what each figure is.
@@ -115,9 +120,11 @@ def bench_generate(
     limits, no_limits = _measure_beside(
         "limits", {"network": network, "attention": settings["inference"]["attention"]}
     )
-    stock, no_stock = _measure_beside(
-        "stock", {"network": network, "inference": settings["inference"], "runs": SHORT_RUNS}
-    )
+    stock, no_stock = None, None
+    if with_stock and gpus == 1:
+        stock, no_stock = _measure_beside(
+            "stock", {"network": network, "inference": settings["inference"], "runs": SHORT_RUNS}
+        )
     limits = limits or {"ceiling": None, "costs": None}
     for result in results:
         result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
@@ -319,12 +326,28 @@ def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "said"  # torchrun passes on neither exit codes nor single sentences
         command = [sys.executable, *launch, "-m", "asymtalker.generate.bench", task, json.dumps(job), str(said)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        code, out, errors = _run(command)
         if said.exists():
             raise UserError(said.read_text())
-    if done.returncode:
-        raise RuntimeError(f"the measuring process failed ({done.returncode}):\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    if code:
+        raise RuntimeError(f"the measuring process failed ({code}):\n{errors}")
+    return json.loads(out.splitlines()[-1])
+
+
+def _run(command: list[str]) -> tuple[int, str, str]:
+    """Exit code and what was printed. Stopped meanwhile, it stops the command too, and gives torchrun the time to stop
+    its workers, which are in sessions of their own."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            out, errors = process.communicate()
+        except BaseException:
+            process.terminate()
+            try:
+                process.communicate(timeout=STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    return process.returncode, out, errors
 
 
 def _measure_beside(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | None, Exception | None]:
@@ -421,9 +444,13 @@ def main() -> None:
         found = measure(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
         write_whole(Path(sys.argv[3]), str(error))
-        sys.exit(2)
+        os._exit(2)  # one of several at once, see asymtalker.distributed.part
+    except Exception:
+        traceback.print_exc()
+        os._exit(1)
     if world().main:
         print(json.dumps(found))
+    part()
 
 
 if __name__ == "__main__":

@@ -3,20 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import latent_size
 from asymtalker.costs import count_flops, on_meta
 from asymtalker.generate.bench_measure import Job, synchronize
-from asymtalker.generate.placement import memory_said, set_attention
-from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
-from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel, attend
-from asymtalker.timeline import SAMPLES_PER_FRAME, latents_of_frames
+from asymtalker.generate.empty import empty_transformer, parts_of_chunk
+from asymtalker.generate.placement import set_attention
+from asymtalker.models.audio import BLOCK_FRAMES
+from asymtalker.models.loading import memory_said
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
+from asymtalker.timeline import latents_of_frames
 
 SQUARE = {"cuda": 8192, "cpu": 1024}
 MEASURED_SECONDS = 0.5
@@ -34,7 +34,7 @@ def measure_ceiling(job: Job) -> dict[str, Any]:
     """TFLOP/s of matrix products, of a square one and of those in the transformer's blocks, and of its attention.
 
     Args:
-        job: ``network`` of :func:`asymtalker.generate.bench_measure.describe_network`, and ``attention``, a kernel by
+        job: ``network`` of :func:`asymtalker.generate.empty.describe_network`, and ``attention``, a kernel by
             diffusers' name, or null.
 
     Returns:
@@ -103,35 +103,15 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
     """FLOPs of the parts of a later chunk, multiply-add counting as two, by running them without memory.
 
     Args:
-        network: of :func:`asymtalker.generate.bench_measure.describe_network`.
+        network: of :func:`asymtalker.generate.empty.describe_network`.
 
     Returns:
-        ``transformer``, one pass; ``decode``, ``re_encode``, ``audio``; ``identity``, once for a video; ``chunk``, all
-        that a later chunk takes; ``new_frames``, what it gives.
+        ``transformer``, one pass; ``decode``, ``re_encode``, ``audio`` and, where one is shown, ``preview``;
+        ``identity``, once for a video; ``chunk``, all that a later chunk takes; ``new_frames``, what it gives.
     """
-    sizes = network["transformer"]
-    transformer = on_meta(lambda: AsymTalkerTransformer3DModel(**sizes)).eval()
-    vae = on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"]))).eval()
-    encoder = on_meta(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"]))).eval()
-    with torch.device("meta"):
-        timesteps = torch.empty(1, latents_of_frames(network["frames"]))
-        num_latents, (height, width) = latents_of_frames(network["frames"]), network["size"]
-        area = latent_size((height, width), network["vae"]["scale_factor_spatial"], sizes["patch_size"])
-        latents = torch.empty(1, network["vae"]["z_dim"], network["decoded_latents"], *area)
-        channels = sizes["latent_channels"] + MASK_CHANNELS + sizes["identity_channels"]
-        states = torch.empty(1, channels, num_latents, *area)
-        audio = torch.empty(1, network["frames"] + 2 * sizes["audio_context"], sizes["audio_dim"])
-        pixels = torch.empty(1, 3, network["frames"], height, width)
-        block = torch.empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME)
-    continuity = network["continuity_frames"]
-    new_frames = network["frames"] - continuity
-    with torch.no_grad():
-        costs: dict[str, float] = {
-            "transformer": count_flops(lambda: transformer(states, timesteps, audio)),
-            "decode": count_flops(lambda: vae.decode(latents)),
-            "re_encode": count_flops(lambda: vae.encode(pixels[:, :, :continuity])),
-            "identity": count_flops(lambda: vae.encode(pixels)),
-            "audio": count_flops(lambda: encoder(block)) * new_frames / BLOCK_FRAMES,
-        }
-    chunk = network["passes"] * costs["transformer"] + costs["decode"] + costs["re_encode"] + costs["audio"]
-    return costs | {"chunk": chunk, "new_frames": new_frames}
+    new_frames = network["frames"] - network["continuity_frames"]
+    parts = parts_of_chunk(network, empty_transformer(network))
+    costs: dict[str, float] = {name: count_flops(run) for name, run in parts.items()}
+    costs["audio"] *= new_frames / BLOCK_FRAMES
+    once = costs | {"transformer": network["passes"] * costs["transformer"], "identity": 0}
+    return costs | {"chunk": sum(once.values()), "new_frames": new_frames}

@@ -1,7 +1,6 @@
 """What a measuring process of :mod:`asymtalker.generate.bench` does: generate by AsymTalker, or by diffusers' stock
 Wan pipeline, and time the parts."""
 
-import json
 import statistics
 import sys
 import threading
@@ -20,17 +19,20 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from PIL import Image, ImageOps
 
 from asymtalker import rollout
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, to_frames
 from asymtalker.config import InferenceConfig
 from asymtalker.distributed import start, world
 from asymtalker.generate.bench import describe_machine, describe_model, peak_rss_mib
+from asymtalker.generate.empty import describe_network
+from asymtalker.generate.memory import fullness_said
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
-from asymtalker.generate.placement import check_inference, fit, generation_too_large, memory_said, place
+from asymtalker.generate.placement import check_inference, fit, place
 from asymtalker.generate.random_weights import random_network, random_pipeline
 from asymtalker.media import AudioFile, read_picture
+from asymtalker.models.loading import memory_said
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import RECIPES
-from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME, latents_of_frames
+from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.video import VideoWriter
 
 Job = dict[str, Any]
@@ -107,7 +109,7 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
     begin = time.perf_counter()
     pipeline = _load(job)
     device = pipeline._execution_device
-    load_seconds = time.perf_counter() - begin
+    load_seconds, loading = time.perf_counter() - begin, peak_of_loading(device)
     picture: Any = job["image"]
     if job["recipe"]:
         image = Image.fromarray(read_picture(Path(job["image"])))
@@ -141,9 +143,10 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
         "part_seconds": timer.report(timed["total_seconds"]),
         "part_calls": dict(sorted(timer.calls.items())),
         "hidden_seconds": round(sum(timer.hidden.values()), 3),
+        **loading,
         **peak_memory(device),
         "machine": describe_machine(str(device)) | describe_model(pipeline),
-        "network": describe_network(pipeline, job),
+        "network": describe_network(pipeline, job["size"], job["steps"]),
     }
 
 
@@ -153,8 +156,9 @@ def _load(job: Job) -> AsymTalkerPipeline:
         return load_pipeline(job["model"], job["device"], inference)
     check_inference(inference)
     where = start(job["device"])
-    with memory_said(generation_too_large(inference)):
+    with memory_said("The GPU's memory is too small for the weights: give --offload model or --offload group."):
         pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference))
+    with fullness_said(pipeline, pipeline.settings.size, inference):
         return place(pipeline, where, inference)
 
 
@@ -228,7 +232,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
     weights, the preview decoder and more than one process.
 
     Args:
-        job: ``network`` of :func:`describe_network`, ``inference``, ``runs``.
+        job: ``network`` of :func:`asymtalker.generate.empty.describe_network`, ``inference``, ``runs``.
 
     Raises:
         UserError: if the GPU's memory is too small for it, or its attention cannot be used here.
@@ -237,7 +241,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
     with memory_said("The GPU's memory is too small for the stock pipeline."):
         pipeline = _stock_pipeline(job["network"], _made_on(device, inference))
         fit(pipeline, device, inference)
-        return _time_stock(pipeline, job, device)
+        return peak_of_loading(device) | _time_stock(pipeline, job, device)
 
 
 def _fitted(network: dict[str, Any], inference: InferenceConfig) -> str:
@@ -288,7 +292,7 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
         synchronize(device)
         start = time.perf_counter()
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            pipeline(
+            made: Any = pipeline(
                 prompt_embeds=prompt,
                 height=network["size"][0],
                 width=network["size"][1],
@@ -296,7 +300,9 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
                 num_inference_steps=network["passes"],
                 guidance_scale=1.0,
                 generator=torch.Generator().manual_seed(0),
+                output_type="pt",  # (1, F, 3, H, W) in [0, 1]
             )
+            to_frames(2 * made.frames.transpose(1, 2) - 1)  # as ours are, not in float32 by the CPU
         return time.perf_counter() - start
 
     cold = run()
@@ -316,36 +322,13 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
     }
 
 
-def describe_network(pipeline: AsymTalkerPipeline, job: Job) -> dict[str, Any]:
-    """What costs and the stock pipeline depend on, as plain JSON values."""
-    settings, autocast = pipeline.settings, pipeline._autocast
-    chunk = settings.chunk
-    decoded = latents_of_frames(chunk.frames if pipeline.preview is None else chunk.continuity_frames)
-    return describe_parts(pipeline.transformer, pipeline.vae, pipeline.audio_encoder) | {
-        "size": list(job["size"] or settings.size),
-        "frames": chunk.frames,
-        "continuity_frames": chunk.continuity_frames,
-        "decoded_latents": decoded + (rollout.TAIL_CONTEXT if pipeline.preview is not None else 0),
-        "passes": (job["steps"] or settings.sampler.num_steps) * (1 if settings.sampler.guidance_scale == 1 else 2),
-        "shift": settings.sampler.shift,
-        "device": pipeline._execution_device.type,
-        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
-        "codec_dtype": str(pipeline.vae.dtype).removeprefix("torch."),
-        "autocast": str(autocast).removeprefix("torch.") if autocast else None,
-    }
-
-
-def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> dict[str, Any]:
-    """The networks' settings, without where they lay on this machine."""
-    texts = {
-        "transformer": transformer.to_json_string(),
-        "vae": vae.to_json_string(),
-        "audio_encoder": audio_encoder.config.to_json_string(),
-    }
-    return {
-        part: {name: value for name, value in json.loads(text).items() if not name.startswith("_")}
-        for part, text in texts.items()
-    }
+def peak_of_loading(device: torch.device) -> dict[str, float]:
+    """Most that tensors took of a GPU until now, in MiB; what :func:`peak_memory` says is from now on."""
+    if device.type != "cuda":
+        return {}
+    peak = torch.cuda.max_memory_allocated(device) / (1 << 20)
+    torch.cuda.reset_peak_memory_stats(device)
+    return {"load_peak_gpu_mib": round(peak, 1)}
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:

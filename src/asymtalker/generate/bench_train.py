@@ -17,10 +17,12 @@ from asymtalker.costs import count_flops, on_meta
 from asymtalker.distributed import check_world, gradient_share, is_sharded, micro_batches, place, start, world
 from asymtalker.flow import numbered_generator
 from asymtalker.generate.bench import describe_machine
-from asymtalker.generate.bench_measure import Job, describe_parts, peak_memory, synchronize
-from asymtalker.generate.placement import memory_said, one_of
+from asymtalker.generate.bench_measure import Job, peak_memory, synchronize
+from asymtalker.generate.empty import describe_parts
+from asymtalker.generate.placement import one_of
 from asymtalker.generate.random_weights import random_network, random_parts
 from asymtalker.models.identity import Identity
+from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.recipes import RECIPES
 from asymtalker.run_folder import build_optimizer, optimizer_step, precision

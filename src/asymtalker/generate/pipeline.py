@@ -19,14 +19,15 @@ from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from asymtalker.codec import Codec, latent_size, to_frames, to_pixels
+from asymtalker.codec import Codec, fetch_frames, latent_size, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
 from asymtalker.distributed import start, world
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
 from asymtalker.generate.folder import checkpoint_folder, read_index
 from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
-from asymtalker.generate.placement import check_inference, check_split, generation_too_large, memory_said, place
+from asymtalker.generate.memory import fullness_said
+from asymtalker.generate.placement import check_inference, check_split, place
 from asymtalker.generate.provenance import provenance
 from asymtalker.media import AudioFile, AudioSamples, AudioSource
 from asymtalker.models.audio import AudioFeatures
@@ -44,7 +45,7 @@ from asymtalker.portrait import (
     paste_back,
     turned_by,
 )
-from asymtalker.rollout import rollout
+from asymtalker.rollout import Chunk, rollout
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.video import VideoWriter, check_output
 
@@ -301,12 +302,13 @@ class AsymTalkerPipeline(DiffusionPipeline):
         check_not_input(output, image, audio)
         sampler = self._sampler(num_inference_steps, guidance_scale)
         job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
-        made = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
         if self.processes > 1 and not world().main:
-            with memory_said(generation_too_large(self.inference)):
-                for _ in made:
-                    pass
+            for _ in self._chunks(job.portrait.picture, job.audio, seed, sampler):  # whose frames nobody sees
+                pass
             return output
+        num_frames, done = frames_of_samples(job.audio.num_samples), 0
+        if progress:
+            progress(0, num_frames)
         track = job.audio.track()
         writer = VideoWriter(
             output,
@@ -316,19 +318,23 @@ class AsymTalkerPipeline(DiffusionPipeline):
             metadata=provenance(self.settings.name, seed, image, audio).tags(),
         )
 
-        def write(frames: np.ndarray) -> None:
+        def write(fetch: Callable[[], np.ndarray]) -> None:
             # In a thread, which Ctrl-C does not reach: a stopped video keeps picture and sound equally long.
-            for frame in frames:
+            nonlocal done
+            for frame in fetch():
                 if paste:
                     frame = paste_back(job.full_picture, frame, job.portrait.placement)
                 writer.write(frame[None])
                 writer.write_audio(track.take_until(writer.seconds))
+                done += 1
+            if progress:
+                progress(done, num_frames)
 
         try:
-            with memory_said(generation_too_large(self.inference)), writer:
+            with writer:
                 with Background(write) as writing:
-                    for frames in made:
-                        writing.put(frames)
+                    for fetch in self._frames(job.portrait.picture, job.audio, seed, sampler):
+                        writing.put(fetch)
                 writer.write_audio(track.take_until(None))
         except BaseException:
             if writer.kept_seconds:
@@ -406,15 +412,36 @@ class AsymTalkerPipeline(DiffusionPipeline):
             seed: the same seed gives the same video on one machine.
             sampler: by default what the checkpoint was made for.
             progress: called with frames done and frames in all.
+
+        Raises:
+            UserError: if the GPU's memory is too small, with what would fit.
         """
-        chunk = self.settings.chunk
-        codec = Codec(self.vae, self._autocast)
-        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
         num_frames = frames_of_samples(audio.num_samples)
         done = 0
         if progress:
             progress(0, num_frames)
-        with torch.inference_mode(), self._precision():
+        for fetch in self._frames(picture, audio, seed, sampler or self.settings.sampler):
+            frames = fetch()
+            yield frames
+            done += len(frames)
+            if progress:
+                progress(done, num_frames)
+
+    def _frames(
+        self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig
+    ) -> Iterator[Callable[[], np.ndarray]]:
+        """The frames of each chunk of :meth:`_chunks`, on their way from the GPU."""
+        for made in self._chunks(picture, audio, seed, sampler):
+            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
+                fetch = fetch_frames(made.new_pixels)
+            yield fetch
+
+    def _chunks(self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig) -> Iterator[Chunk]:
+        """The chunks of a picture that is framed already, each decoded when the next one or the caller needs it."""
+        chunk = self.settings.chunk
+        codec = Codec(self.vae, self._autocast)
+        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
+        with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(self._execution_device),
@@ -427,24 +454,20 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 codec,
                 features,
                 identity,
-                chunk_spans(num_frames, chunk.frames, chunk.continuity_frames),
+                chunk_spans(frames_of_samples(audio.num_samples), chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
                 size=picture.shape[:2],
-                sampler=sampler or self.settings.sampler,
+                sampler=sampler,
                 seed=seed,
                 preview=self.preview,
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with torch.inference_mode(), self._precision():
+            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
-                if made is None:
-                    return
-                frames = to_frames(made.new_pixels)
-            yield frames
-            done += len(frames)
-            if progress:
-                progress(done, num_frames)
+            if made is None:
+                return
+            yield made
 
 
 def load_pipeline(
@@ -463,5 +486,6 @@ def load_pipeline(
     folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
     hide_bars()
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-    with memory_said(generation_too_large(inference)):
-        return place(AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype), where, inference)
+    pipeline = AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype)
+    with fullness_said(pipeline, pipeline.settings.size, inference):
+        return place(pipeline, where, inference)

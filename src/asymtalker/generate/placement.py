@@ -6,9 +6,12 @@ Everything here is diffusers' and torchao's own; what is ours is to say in one s
 import contextlib
 import logging
 import math
+import os
 import shutil
+import sysconfig
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
@@ -23,11 +26,15 @@ from asymtalker.config import InferenceConfig
 from asymtalker.distributed import world
 from asymtalker.errors import UserError
 from asymtalker.media import check_file
+from asymtalker.models.loading import quiet
 from asymtalker.models.taehv import load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 
 if TYPE_CHECKING:
     from asymtalker.generate.pipeline import AsymTalkerPipeline
+
+RECOMPILE_LIMIT = 64
+"""Graphs that PyTorch keeps of one function, after which it fails."""
 
 
 def check_inference(config: InferenceConfig) -> None:
@@ -44,8 +51,8 @@ def check_inference(config: InferenceConfig) -> None:
         )
     if config.compile and config.offload == "group":
         raise UserError("--compile does not go with --offload group, which works inside the blocks: take one of them.")
-    if config.compile and not (shutil.which("g++") or shutil.which("clang++")):
-        raise UserError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out.")
+    if config.compile:
+        _check_compilers()
     if config.offload == "model" and find_spec("accelerate") is None:
         raise UserError("--offload model needs accelerate: pip install accelerate, or take --offload group.")
     if config.fp8 and find_spec("torchao") is None:
@@ -57,6 +64,21 @@ def check_inference(config: InferenceConfig) -> None:
         raise UserError(f"There is no attention {config.attention}: choose {', '.join(names)}.")
     if config.preview is not None:
         check_file(config.preview, "preview decoder")
+
+
+def _check_compilers() -> None:
+    """What PyTorch's inductor and, on a GPU, Triton compile with."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        raise UserError("--compile needs a C++ compiler (g++ or clang++): install one, or leave --compile out.")
+    if not torch.cuda.is_available():
+        return
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        raise UserError("--compile needs a C compiler (gcc or clang) on a GPU: install one, or leave --compile out.")
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        raise UserError(
+            "--compile needs Python's headers (Python.h) on a GPU: install them (python3-dev, python3-devel), or leave"
+            " --compile out."
+        )
 
 
 def place(
@@ -83,7 +105,7 @@ def place(
     if config.fp8:
         _to_fp8(transformer, device if config.offload == "none" else torch.device("cpu"))
     fit(pipeline, device, config)
-    with _quiet():
+    with quiet():
         if config.preview is not None:
             preview = load_preview(config.preview, pipeline.vae)
             pipeline.preview = preview.to(device, transformer.dtype if device.type == "cuda" else torch.float32)
@@ -97,6 +119,9 @@ def place(
 def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConfig) -> None:
     """Offload, tiling, attention and compilation of any pipeline with a transformer and Wan's codec.
 
+    On a GPU cuDNN then tries its kernels on the first chunk, of the process, and keeps to the quickest: shapes are the
+    same in all chunks.
+
     Args:
         pipeline: with a ``transformer`` and a ``vae``; what else it has stays on the device in any case but
             ``offload="model"``.
@@ -109,41 +134,32 @@ def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConf
     transformer, vae = pipeline.components["transformer"], pipeline.components["vae"]
     if config.vae_tiling:
         vae.enable_tiling()
-    with _quiet():
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        channels_last(vae)
+    with quiet():
         _move(pipeline, device, config.offload)
         if config.attention is not None:
             set_attention(transformer, config.attention, device)
     if config.compile:
+        # Every size of frames has up to five graphs, of what comes first and later: 8, as it is, are two sizes.
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        if not config.vae_tiling:  # tiles at the edge have shapes of their own, more than PyTorch keeps graphs of
+        if not config.vae_tiling:  # tiles at the edge have shapes of their own, too many graphs
             vae.decoder.compile(fullgraph=True, dynamic=False)
+            vae.encoder.compile(fullgraph=True, dynamic=False)
 
 
-@contextlib.contextmanager
-def memory_said(sentence: str) -> Iterator[None]:
-    """One sentence for a GPU whose memory is full.
+def channels_last(vae: nn.Module) -> None:
+    """Lay the weights of 3-D convolutions out as tensor cores read them, channels last; what they compute then comes
+    out so too. Values stay; torch.compile does this to 2-D convolutions only.
 
     Args:
-        sentence: what it is, and what needs less.
-
-    Raises:
-        UserError: of the sentence.
+        vae: changed in place, wherever its weights are.
     """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(sentence) from error
-
-
-def generation_too_large(config: InferenceConfig) -> str:
-    """The sentence of :func:`memory_said` for generation, naming the options that need less and go with those that
-    are given and with the number of processes."""
-    options = []
-    if world().size == 1:
-        options += ["--offload model"] * (config.offload == "none")
-        options += ["--offload group (which needs the least)"] * (config.offload != "group" and not config.compile)
-    options += ["--vae-tiling"] * (not config.vae_tiling) + ["--fp8"] * (not config.fp8)
-    return f"The GPU's memory is too small for this model and size: give {one_of([*options, 'a smaller --size'])}."
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
 def one_of(options: Sequence[str]) -> str:
@@ -187,8 +203,8 @@ def _to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> 
 def _move(pipeline: DiffusionPipeline, device: torch.device, offload: str) -> None:
     """To the device, or to the host's memory with hooks that bring to the device what runs.
 
-    In groups: the transformer by blocks, the next one copied while one runs; the codec, which runs frame by frame, by
-    layers; what is small stays on the device.
+    In groups: the transformer by blocks, the next one copied while one runs; what is small, beside what decoding
+    needs, stays on the device.
     """
     if offload == "none":
         pipeline.to(device)
@@ -202,8 +218,6 @@ def _move(pipeline: DiffusionPipeline, device: torch.device, offload: str) -> No
             part.enable_group_offload(
                 device, cpu, offload_type="block_level", num_blocks_per_group=1, use_stream=on_gpu
             )
-        elif name == "vae":
-            part.enable_group_offload(device, cpu, offload_type="leaf_level")
         elif isinstance(part, nn.Module):
             part.to(device)
 
@@ -256,15 +270,3 @@ def _countable_cpu() -> Iterator[None]:
         return
     with mock.patch("torch.accelerator.device_count", return_value=1):
         yield
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' notices that a feature is experimental."""
-    logger = logging.getLogger("diffusers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

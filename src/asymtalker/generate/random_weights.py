@@ -111,7 +111,7 @@ def random_pipeline(
         continuity_frames=chunk.continuity_frames,
         num_inference_steps=sampler.num_steps,
         guidance_scale=sampler.guidance_scale,
-        renew_noise=sampler.renew_noise,
+        renew_noise=True,  # as assembled of a distillation: what is measured is the student
         identity=recipe.teacher.model.identity,
         name="random",
     )

@@ -11,6 +11,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker import timeline
 from asymtalker.config import AudioEncoderConfig
 from asymtalker.media import window
+from asymtalker.models.loading import send
 
 BLOCK_FRAMES = 100
 """Features are computed for 4 s at a time, on a grid fixed to the start of the sound."""
@@ -121,9 +122,7 @@ class AudioFeatures:
             samples = self.source.read(first, first + length)
             inputs = self.extractor(samples, sampling_rate=timeline.SAMPLE_RATE, return_tensors="pt").input_values
             device = self.encoder.device
-            if device.type == "cuda":
-                inputs = inputs.pin_memory()  # which a copy need not wait for what the GPU is doing
-            inputs = inputs.to(device, non_blocking=True).to(self.encoder.dtype)
+            inputs = send(inputs, device).to(self.encoder.dtype)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
                 hidden = self.encoder(inputs).last_hidden_state.float()
             self._blocks[index] = at_frames(hidden, CONTEXT_FRAMES * timeline.SAMPLES_PER_FRAME, BLOCK_FRAMES)

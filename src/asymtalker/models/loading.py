@@ -1,7 +1,8 @@
-"""Load one trained network from its folder, and choose where it runs."""
+"""Load one trained network from its folder, choose where it runs, and send there what it works on."""
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +11,19 @@ from typing import Any
 import torch
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from asymtalker.errors import UserError
 
 UNUSED = {"masked_spec_embed"}
 """Weights of wav2vec2's own training, which published encoders lack."""
+HEADS = (  # of wav2vec2, then of CLIP
+    *("lm_head.", "quantizer.", "project_q.", "project_hid.", "projector.", "classifier.", "masked_spec_embed"),
+    *("text_model.", "text_projection.", "visual_projection.", "logit_scale"),
+    *("vision_model.embeddings.position_ids", "embeddings.position_ids"),
+)
+"""Beginnings of the names of weights that published files hold besides those of the network taken from them."""
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -42,8 +49,8 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
 
 
 def load_network(kind: Any, source: str | Path, dtype: torch.dtype) -> Any:
-    """A network of diffusers or transformers, of safetensors, all of its weights being there: either library would
-    draw missing ones at random.
+    """A network of diffusers or transformers, of safetensors, all of its weights being there and no others: either
+    library would draw missing ones at random and leave others out.
 
     Args:
         kind: its class.
@@ -53,14 +60,38 @@ def load_network(kind: Any, source: str | Path, dtype: torch.dtype) -> Any:
     Raises:
         OSError: if the folder or a file of it is missing.
         SafetensorError: if the weights are damaged.
-        ValueError: if some are missing.
+        ValueError: if some are missing, of another shape than its config tells, or of no use to it.
     """
     option = "dtype" if kind.__module__.startswith("transformers.") else "torch_dtype"
     options: dict[str, Any] = {option: dtype, "use_safetensors": True, "output_loading_info": True}
-    network, report = kind.from_pretrained(source, **options)
+    with quiet():
+        network, report = kind.from_pretrained(source, **options, ignore_mismatched_sizes=True)
+    if wrong := sorted(report["mismatched_keys"]):  # ignored above to be said in one plain sentence here
+        name, found, wanted = wrong[0]
+        raise ValueError(f"its weight {name} is {_shape(found)}, where its config asks for {_shape(wanted)}")
     if missing := sorted(set(report["missing_keys"]) - UNUSED):
         raise ValueError(f"{len(missing)} of its weights are missing, such as {missing[0]}")
+    if others := sorted(name for name in report["unexpected_keys"] if not name.startswith(HEADS)):
+        raise ValueError(f"it has no place for {len(others)} of the weights there, such as {others[0]}")
     return network
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes)) or "a single number"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what diffusers and transformers log below errors."""
+    loggers = [logging.getLogger(library) for library in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def read_settings(path: Path, kind: str) -> dict[str, Any]:
@@ -171,3 +202,8 @@ def memory_said(sentence: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(sentence) from error
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """What is in the host's memory, on a device, without waiting for what a GPU is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)

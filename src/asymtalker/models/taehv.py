@@ -7,6 +7,7 @@ Like the codec it is causal; unlike it, it has no attention and no norms. It tak
 import inspect
 import pickle
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -87,7 +88,8 @@ class PreviewDecoder(nn.Module):
         """Normalised latents ``(B, C, T, h, w)`` to pixels ``(B, 3, 1 + 4 (T-1), 8h, 8w)`` in [-1, 1], float32."""
         memory: dict[int, Tensor] = {}
         dtype = cast(nn.Conv2d, self.decoder[1]).weight.dtype
-        with torch.autocast(latents.device.type, enabled=False):
+        # Without memory, to count what it costs, there is no autocast.
+        with nullcontext() if latents.is_meta else torch.autocast(latents.device.type, enabled=False):
             pieces = [self._piece(piece.to(dtype), memory) for piece in latents.split(PIECE, dim=2)]
         return torch.cat(pieces, dim=2)[:, :, SURPLUS_FRAMES:]
 
