@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import asymtalker
-from asymtalker import cli
+from asymtalker import cli, exits
 from asymtalker.cli import VERBS, BenchGenerate, Generate, main, parse
 from asymtalker.errors import LostProcessError, UserError
 
@@ -137,7 +137,7 @@ def test_what_a_verb_raises_decides_the_exit_code(capsys):
 @pytest.mark.usefixtures("_test_verb")
 def test_of_several_processes_the_first_speaks(capsys, monkeypatch):
     waited: list[float] = []
-    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    monkeypatch.setattr(exits.time, "sleep", waited.append)
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         assert "sky is too low" in refusal(capsys, "work", "--how", "refuse")

@@ -89,7 +89,7 @@ def start(device: str) -> torch.device:
     return where
 
 
-def part() -> None:
+def leave() -> None:
     """Leave the other processes, if there are any; for one whose work is done. One that has failed must not, but end
     at once: NCCL would wait for what it still had to do with the others, and ``torchrun`` not see it fail."""
     if dist.is_initialized():

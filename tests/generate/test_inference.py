@@ -364,7 +364,7 @@ def test_a_process_that_writes_nothing_fetches_no_frames(checkpoint, pipeline, p
     other, decoded = AsymTalkerPipeline.from_pretrained(checkpoint), []
     decode = other.vae.decode
     other.vae.decode = lambda latents: (decoded.append(latents), decode(latents))[1]
-    monkeypatch.setattr("asymtalker.generate.pipeline.to_frames", lambda _: pytest.fail("fetched"))
+    monkeypatch.setattr("asymtalker.generate.pipeline.fetch_frames", lambda _: pytest.fail("fetched"))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     other.processes = 2

@@ -16,8 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from asymtalker.cli import exit_by
 from asymtalker.distill.loop import distill
+from asymtalker.exits import exit_by
 from asymtalker.train import loop as teacher_loop
 from asymtalker.train.cache import Encoder
 from asymtalker.train.loop import train_teacher

@@ -23,7 +23,7 @@ import numpy as np
 import asymtalker
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.corpus import encode_wav
-from asymtalker.distributed import part, world
+from asymtalker.distributed import leave, world
 from asymtalker.errors import UserError
 from asymtalker.media import AudioFile
 from asymtalker.stages import recipe_named
@@ -444,13 +444,13 @@ def main() -> None:
         found = measure(sys.argv[1], json.loads(sys.argv[2]))
     except UserError as error:
         write_whole(Path(sys.argv[3]), str(error))
-        os._exit(2)  # one of several at once, see asymtalker.distributed.part
+        os._exit(2)  # one of several at once, see asymtalker.distributed.leave
     except Exception:
         traceback.print_exc()
         os._exit(1)
     if world().main:
         print(json.dumps(found))
-    part()
+    leave()
 
 
 if __name__ == "__main__":

@@ -95,6 +95,10 @@ class PipelineSettings:
         return (size, size) if isinstance(size, int) else size
 
 
+def _say_nothing(done: int, total: int) -> None:
+    """The progress of a caller who wants to hear of none."""
+
+
 class AsymTalkerPipeline(DiffusionPipeline):
     """Identity-consistent talking-head video of any length.
 
@@ -306,9 +310,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
             for _ in self._chunks(job.portrait.picture, job.audio, seed, sampler):  # whose frames nobody sees
                 pass
             return output
-        num_frames, done = frames_of_samples(job.audio.num_samples), 0
-        if progress:
-            progress(0, num_frames)
+        num_frames, done, progress = frames_of_samples(job.audio.num_samples), 0, progress or _say_nothing
+        progress(0, num_frames)
         track = job.audio.track()
         writer = VideoWriter(
             output,
@@ -327,8 +330,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 writer.write(frame[None])
                 writer.write_audio(track.take_until(writer.seconds))
                 done += 1
-            if progress:
-                progress(done, num_frames)
+            progress(done, num_frames)
 
         try:
             with writer:
@@ -416,16 +418,13 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if the GPU's memory is too small, with what would fit.
         """
-        num_frames = frames_of_samples(audio.num_samples)
-        done = 0
-        if progress:
-            progress(0, num_frames)
+        num_frames, done, progress = frames_of_samples(audio.num_samples), 0, progress or _say_nothing
+        progress(0, num_frames)
         for fetch in self._frames(picture, audio, seed, sampler or self.settings.sampler):
             frames = fetch()
             yield frames
             done += len(frames)
-            if progress:
-                progress(done, num_frames)
+            progress(done, num_frames)
 
     def _frames(
         self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig
