@@ -307,7 +307,9 @@ def test_hub_that_cannot_be_reached_is_one_sentence(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    with pytest.raises(UserError, match="owner/name is neither a folder here nor a model that can be fetched"):
+    with pytest.raises(
+        UserError, match=r"owner/name is no folder here, and could not be fetched .* check the name and the connection"
+    ):
         AsymTalkerPipeline.from_pretrained("owner/name")
 
 

@@ -89,3 +89,14 @@ def test_an_image_encoder_that_lacks_a_weight_is_refused(strategy, tmp_path):
     without(file, sorted(load_file(file))[-1])
     with pytest.raises(UserError, match="1 of its weights are missing"):
         load_image_encoder(strategy, tmp_path)
+
+
+def test_another_network_s_folder_is_refused_by_its_name(toy_vae, tmp_path):
+    toy_vae.save_pretrained(tmp_path / "run" / "vae")
+    with pytest.raises(UserError, match="tells of a AutoencoderKLWan, not of MagvitTokenizer"):
+        load_part(MagvitTokenizer, tmp_path / "run" / "vae")
+    with pytest.raises(UserError, match=r"run has no config\.json: did you mean .*run/vae\?"):
+        load_part(type(toy_vae), tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text('{"loop": {}}')  # a training's settings
+    with pytest.raises(UserError, match=r"tells of no network, not of AutoencoderKLWan: did you mean .*run/vae\?"):
+        load_part(type(toy_vae), tmp_path / "run")

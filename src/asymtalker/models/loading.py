@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ def load_part(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> An
     """
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}: give the folder of a trained {kind.__name__}.")
+    if issubclass(kind, ModelMixin):
+        read_settings(folder / "config.json", kind.__name__)
     hide_bars()
     try:
         return load_network(kind, folder, dtype) if issubclass(kind, nn.Module) else kind.from_pretrained(folder)
@@ -104,15 +107,17 @@ def read_settings(path: Path, kind: str) -> dict[str, Any]:
     Raises:
         UserError: if it is missing, damaged, or of another class.
     """
+    below = sorted(file.parent for file in path.parent.glob(f"*/{path.name}"))
+    hint = f": did you mean {below[0]}?" if below else f": give the folder of a saved {kind}."
     if not path.is_file():
-        raise UserError(f"{path.parent} has no {path.name}: give the folder of a saved {kind}.")
+        raise UserError(f"{path.parent} has no {path.name}{hint}")
     try:
         settings = json.loads(path.read_text())
-        found = settings["_class_name"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        found = settings.get("_class_name")
+    except (ValueError, AttributeError, OSError) as error:
         raise UserError(f"{path} is damaged: make or fetch it anew.") from error
     if found != kind:
-        raise UserError(f"{path} tells of a {found}, not of {kind}.")
+        raise UserError(f"{path} tells of {f'a {found}' if found else 'no network'}, not of {kind}{hint}")
     return settings
 
 
@@ -164,8 +169,8 @@ def find_folder(name: str | Path, patterns: Sequence[str] = ("*.json", "*.safete
         return Path(snapshot_download(str(name), allow_patterns=list(patterns)))
     except (HTTPError, ValueError, OSError) as error:  # of the connection, of the name, of the disk
         raise UserError(
-            f"The checkpoint {name} is neither a folder here nor a model that can be fetched from the hub now"
-            f" ({type(error).__name__})."
+            f"The checkpoint {name} is no folder here, and could not be fetched from the hub ({type(error).__name__}):"
+            " check the name and the connection."
         ) from error
 
 
