@@ -16,7 +16,7 @@ def made(config=None, gpus: int = 1) -> Plan:
     """A plan of round figures: activations of 10 GB a chunk and 2 GB of weights that every GPU holds."""
     config = config or toy_teacher(loop=toy_loop(autocast="float32"))
     states = {"weights": 20 * GB} if config.lora_rank else STATES
-    weights = Weights({"transformer": (10**11, 10**11)}, states, 4 * GB, 0, 0, 4, 2 * GB)
+    weights = Weights({"transformer": (10**11, 10**11)}, states, 0, 0, 4, 2 * GB)
     phases = {"forward and backward": 10 * GB * config.loop.batch}
     return Plan("teacher", config, (64, 64), gpus, weights, {"forward": 1e15}, phases, 0, lambda c: made(c, gpus))
 

@@ -79,10 +79,10 @@ def start(device: str) -> torch.device:
             raise UserError(f"torchrun starts more processes than the {count} GPUs of this machine: give it fewer.")
         torch.cuda.set_device(local)  # before anything is put on the first one
     where = torch.device(choose_device(device))
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
     if not launched:
         return where
-    if where.type == "cuda":
-        where = torch.device("cuda", torch.cuda.current_device())
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=TIMEOUT)
         _say_when_ended()
@@ -99,9 +99,11 @@ def leave() -> None:
 def loss_of_process(error: RuntimeError) -> str | None:
     """What an error says of another process that is gone; ``None`` for other errors."""
     signs = ("Connection closed", "Connection reset", "Timed out", "NCCL", "Broken pipe")
-    if world().size == 1 or not any(sign in str(error) for sign in signs):
+    own = ("out of memory", "invalid usage", "invalid argument")
+    said = str(error)
+    if world().size == 1 or any(sign in said for sign in own) or not any(sign in said for sign in signs):
         return None
-    return str(error).strip().splitlines()[0]
+    return said.strip().splitlines()[0]
 
 
 def _say_when_ended() -> None:
@@ -253,7 +255,7 @@ def place(module: M, loop: LoopConfig) -> M:
         inside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         outside = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         if loop.cpu_offload and pin:  # the update is the processor's work, and torchrun leaves each process one thread
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ["LOCAL_WORLD_SIZE"])))
         for block in module.get_submodule("blocks").children():
             maps: list[nn.Module] = [part for part in block.modules() if isinstance(part, nn.Linear)]
             fully_shard(maps, mesh=mesh, mp_policy=inside, offload_policy=offload)

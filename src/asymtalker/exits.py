@@ -68,8 +68,9 @@ def _has_others() -> bool:
 def _exit(code: int) -> NoReturn:
     """End this process, having failed: one of several at once, see :func:`asymtalker.distributed.leave`."""
     if _has_others():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):  # whoever reads them may be gone
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

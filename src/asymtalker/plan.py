@@ -74,7 +74,6 @@ class Weights:
     Attributes:
         parameters: by network, how many it has and how many of them are trained.
         states: by kind, bytes of weights, gradients, moments and averages over all GPUs; sharded.
-        trained: bytes of all trained weights in float32.
         block: weights of one block of the transformer.
         outside: weights outside the blocks.
         frozen: bytes of the networks that every GPU holds whole.
@@ -82,7 +81,6 @@ class Weights:
 
     parameters: dict[str, tuple[int, int]]
     states: dict[str, int]
-    trained: int
     block: int
     outside: int
     num_blocks: int
@@ -126,21 +124,15 @@ class Plan:
         return {name: size / self.gpus for name, size in self.weights.states.items()}
 
     def gpu_memory(self) -> dict[str, float]:
-        """Bytes on each GPU by part; of activations and the optimizer's own the phase that needs most."""
+        """Bytes on each GPU by part; of activations the phase that needs most."""
         memory = {} if self.loop.cpu_offload else self.sharded()
         memory["codec and audio encoder, whole"] = self.weights.frozen
         memory |= self._passing()
-        phases = self.all_phases()
-        worst = max(phases, key=lambda name: phases[name])
-        memory[f"activations: {worst}"] = phases[worst]
+        worst = max(self.phases, key=lambda name: self.phases[name])
+        memory[f"activations: {worst}"] = self.phases[worst]
         memory |= {"activations: encoding the next chunk meanwhile": self.reading} if self.reading else {}
         memory["allocator's slack, assumed"] = SLACK * sum(memory.values())
         return memory
-
-    def all_phases(self) -> dict[str, float]:
-        """Bytes of each phase of a step; the optimizer's own is a root of its second moments."""
-        update = 0 if self.loop.cpu_offload else self.weights.trained / self.gpus
-        return self.phases | {"update of the weights": update}
 
     def _passing(self) -> dict[str, float]:
         """Weights and gradients that are there for a moment: gathered from shards, or cast by autocast."""
@@ -318,6 +310,6 @@ def _memory(plan: Plan) -> Table:
         table.add_row(name, f"{size / GB:,.2f}")
     held = [f"{sum(plan.sharded().values()) / GB:,.2f}"] if host else []
     table.add_row("in all", f"{plan.total() / GB:,.2f}", *held)
-    for name, size in plan.all_phases().items():
+    for name, size in plan.phases.items():
         table.add_row(f"  (phase: {name})", f"{size / GB:,.2f}")
     return table

@@ -28,7 +28,7 @@ import asymtalker
 from asymtalker import config as configs
 from asymtalker.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.config import LoopConfig, OptimizerConfig
-from asymtalker.distributed import barrier, from_all, whole_tensor, world
+from asymtalker.distributed import GOES_ON, barrier, from_all, whole_tensor, world
 from asymtalker.errors import UserError
 from asymtalker.whole import clear_parts, write_whole
 
@@ -39,7 +39,7 @@ RUN_CONFIG = "config.json"
 SHOWN_CHANGES = 8
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
 # the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve; other
-# ``micro_batches`` change how many samples a step sees from then on.
+# ``micro_batches`` change how many samples a step sees from then on, and fewer draw some samples once more.
 RESUMABLE = (
     "loop.steps", "loop.micro_batches", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device",
     "loop.cache", "loop.gradient_checkpointing", "loop.cpu_offload",
@@ -116,6 +116,11 @@ class RunFolder:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Write what TensorBoard's writer holds back, which a stop would lose."""
+        if self._board is not None:
+            self._board.flush()
+
     @property
     def board(self):
         """TensorBoard writer, made on first use."""
@@ -164,9 +169,6 @@ def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]
         raise UserError(
             f"Step {step}: {error}. {named} names the samples it saw: look at them, or use a lower learning rate."
         ) from error
-
-
-GOES_ON = "the same command goes on from the last checkpoint, or the start if there is none"
 
 
 @contextlib.contextmanager
@@ -256,6 +258,7 @@ def run_steps(
                 if count % loop.checkpoint_every == 0 or count == loop.steps:
                     if on_checkpoint:
                         on_checkpoint(count)
+                    run.flush()
                     save_checkpoint(run.checkpoint, count, parts)
 
 

@@ -124,7 +124,7 @@ def test_a_converted_checkpoint_loads_saves_and_is_where_training_starts(
     said = capsys.readouterr().err
     assert "widened: 1 weights" in said
     flags = "--config.model.num-attention-heads 2 --config.model.attention-head-dim 12 --config.model.ffn-dim 48"
-    assert f"another size: train with {flags}" in " ".join(said.split())
+    assert f"another network: train with {flags}" in " ".join(said.split())
     assert str(tmp_path) not in (out / "transformer" / "config.json").read_text()
     pipeline = AsymTalkerPipeline.from_pretrained(out)
     assert pipeline.settings.chunk.frames == 81

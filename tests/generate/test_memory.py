@@ -27,6 +27,7 @@ NEEDS = Needs(
     outside=0,
     beside=1 * GB,
     transformer=2 * GB,
+    held=0,
     codec=6 * GB,
     tiled_codec=1 * GB,
 )  # without slack 17 in all; model 13; group 7; tiles 13; 8 bits 12
@@ -118,7 +119,7 @@ def test_what_was_made_is_kept_and_the_sentence_is_one(checkpoint, portrait, voi
         return full() if len(calls) > 4 else forward(*arguments, **options)  # in the third chunk
 
     pipeline.transformer.forward = fills_up
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match=r"memory is full: this model at 32x32 needs about") as error:
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
     assert "\n" not in str(error.value)
@@ -128,7 +129,7 @@ def test_what_was_made_is_kept_and_the_sentence_is_one(checkpoint, portrait, voi
 def test_frames_in_memory_and_streams_say_the_same(checkpoint, portrait, sound, monkeypatch):
     pipeline = AsymTalkerPipeline.from_pretrained(checkpoint)
     pipeline.vae.encode = full
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match="memory is full"):
         pipeline(portrait, (sound, SAMPLE_RATE))
     with pytest.raises(UserError, match="memory is full"):
@@ -141,6 +142,6 @@ def test_processes_that_write_nothing_say_it_too(checkpoint, portrait, voice, tm
     monkeypatch.setenv("WORLD_SIZE", "2")
     pipeline.processes = 2
     pipeline.transformer.forward = full
-    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match="memory is full"):
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from asymtalker import corpus
 from asymtalker.cli import main
 from asymtalker.corpus import NewClip, ShardWriter
+from asymtalker.distill.loop import distill
 from asymtalker.distributed import micro_batches
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
@@ -25,8 +27,8 @@ from asymtalker.train.buckets import View, nearest_bucket, view_of
 from asymtalker.train.cache import Cache, Encoder, mouth_boxes
 from asymtalker.train.data import BatchesAhead, ChunkSource
 from asymtalker.train.frozen import load_frozen
-from asymtalker.train.loop import encode_all, teacher_losses
-from toy import TOY_CHUNK, ToyFace, assert_same, toy_loop, toy_teacher, toy_transformer
+from asymtalker.train.loop import encode_all, teacher_losses, train_teacher
+from toy import TOY_CHUNK, ToyFace, assert_same, saved_state, toy_distill, toy_loop, toy_teacher, toy_transformer
 
 BUCKETS = ((32, 32), (48, 32), (32, 48))
 
@@ -207,6 +209,27 @@ def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen, tmp_path):
     assert_same(values[:3], values[3:])
 
 
+@pytest.mark.parametrize("what", ["teacher", "distill"])
+def test_a_run_that_encodes_beside_itself_is_one_that_encoded_before(
+    toy_corpus, tiny_pipeline_folder, tmp_path, monkeypatch, what
+):
+    """While one thread decodes frames the other encodes them, by networks of the same weights."""
+    plain = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    threads = set()
+    real = Encoder.latents
+    monkeypatch.setattr(Encoder, "latents", lambda *given: (threads.add(threading.current_thread()), real(*given))[1])
+    for name, corpus_folder, cache in (("before", toy_corpus, True), ("beside", plain, False)):
+        loop = toy_loop(steps=3, cache=cache)
+        paths = (tmp_path / name, corpus_folder, tiny_pipeline_folder)
+        if what == "teacher":
+            train_teacher(toy_teacher(loop=loop, pixel_max_sigma=1.0), *paths)
+        else:
+            distill(toy_distill(loop=loop), *paths)
+    assert not (plain / "cache").exists()
+    assert threads - {threading.main_thread()}
+    assert_same(saved_state(tmp_path / "beside"), saved_state(tmp_path / "before"))
+
+
 def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch):
     folder = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     encode_all(ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS))
@@ -228,7 +251,7 @@ def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch)
 def test_batches_read_ahead_are_those_drawn(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     loop = toy_loop(micro_batches=2)
-    ahead = BatchesAhead(loop, partial(source.batch, 2))
+    ahead = BatchesAhead(loop, partial(source.batch, 2), 5)
     for update in (0, 1, 4):  # gone on with after a pause too
         for number, (batch, generator) in zip(micro_batches(loop, update), ahead.of_update(update), strict=True):
             expected = numbered_generator(loop.seed, number)
@@ -243,7 +266,7 @@ def test_what_goes_wrong_while_reading_ahead_is_said(mixed, frozen):
         raise UserError("the shard is damaged")
 
     with pytest.raises(UserError, match="the shard is damaged"):
-        next(BatchesAhead(toy_loop(), refuse).of_update(0))
+        next(BatchesAhead(toy_loop(), refuse, 1).of_update(0))
 
 
 def test_networks_beside_others_share_their_weights_and_nothing_else(frozen):

@@ -252,7 +252,7 @@ def test_training_goes_on_from_the_weights_of_a_pipeline(frozen, tiny_pipeline_f
 
 def test_weights_of_another_size_are_refused_by_name(frozen, tiny_pipeline_folder):
     wider = toy_teacher(model=replace(TOY_TRANSFORMER, ffn_dim=96), init=tiny_pipeline_folder)
-    with pytest.raises(UserError, match=r"another size .* train with --config\.model\.ffn-dim 48"):
+    with pytest.raises(UserError, match=r"another network .* train with --config\.model\.ffn-dim 48"):
         start_transformer(wider, frozen)
 
 

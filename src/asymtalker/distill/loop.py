@@ -155,8 +155,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
             "ema": ema,
         }
     encode_all(source, shown)
-    batches = BatchesAhead(loop, partial(source.batch, loop.batch))
     updates = config.critic_updates + 1
+    batches = BatchesAhead(loop, partial(source.batch, loop.batch), loop.steps * updates)
 
     def update_critic(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)

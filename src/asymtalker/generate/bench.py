@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
@@ -23,8 +22,9 @@ import numpy as np
 import asymtalker
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.corpus import encode_wav
-from asymtalker.distributed import leave, world
+from asymtalker.distributed import world
 from asymtalker.errors import UserError
+from asymtalker.exits import exit_by
 from asymtalker.media import AudioFile
 from asymtalker.stages import recipe_named
 from asymtalker.timeline import SAMPLE_RATE
@@ -440,17 +440,17 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 def main() -> None:
     """The measuring process: a task, its JSON and a file for the sentence of a UserError in, one JSON line out."""
-    try:
-        found = measure(sys.argv[1], json.loads(sys.argv[2]))
-    except UserError as error:
-        write_whole(Path(sys.argv[3]), str(error))
-        os._exit(2)  # one of several at once, see asymtalker.distributed.leave
-    except Exception:
-        traceback.print_exc()
-        os._exit(1)
-    if world().main:
-        print(json.dumps(found))
-    leave()
+
+    def work() -> None:
+        try:
+            found = measure(sys.argv[1], json.loads(sys.argv[2]))
+        except UserError as error:
+            write_whole(Path(sys.argv[3]), str(error))
+            raise
+        if world().main:
+            print(json.dumps(found))
+
+    exit_by(work)
 
 
 if __name__ == "__main__":

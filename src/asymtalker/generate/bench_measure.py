@@ -156,7 +156,7 @@ def _load(job: Job) -> AsymTalkerPipeline:
         return load_pipeline(job["model"], job["device"], inference)
     check_inference(inference)
     where = start(job["device"])
-    with memory_said("The GPU's memory is too small for the weights: give --offload model or --offload group."):
+    with memory_said("The GPU's memory is too small for the weights."):
         pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference))
     with fullness_said(pipeline, pipeline.settings.size, inference):
         return place(pipeline, where, inference)

@@ -250,5 +250,5 @@ def _say_sizes(transformer: AsymTalkerTransformer3DModel, model: TransformerConf
     """The flags to train with where the recipe is of another size."""
     if flags := size_flags(dict(transformer.config), model):
         Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"The recipe {recipe} is of another size: train with {flags}.", markup=False
+            f"The recipe {recipe} is for another network: train with {flags}.", markup=False
         )

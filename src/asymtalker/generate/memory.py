@@ -38,7 +38,8 @@ class Needs:
         num_blocks: how many blocks there are.
         outside: weights of the transformer outside of them.
         beside: weights of all other networks.
-        transformer: most of the activations of a pass, and the frames of the chunk before.
+        transformer: most of the activations of a pass, which processes share.
+        held: frames of the chunk before, which each holds.
         codec: most of decoding, of a preview too, and of encoding again.
         tiled_codec: the same with tiles: at most so much.
     """
@@ -50,6 +51,7 @@ class Needs:
     outside: int
     beside: int
     transformer: int
+    held: int
     codec: int
     tiled_codec: int
 
@@ -58,7 +60,7 @@ class Needs:
         blocks = self.blocks_fp8 if config.fp8 else self.blocks
         if config.offload == "group":  # one that runs, and the next
             blocks *= 2 / self.num_blocks
-        weights, passing = blocks + self.outside, self.transformer / processes
+        weights, passing = blocks + self.outside, self.transformer / processes + self.held
         passing += self.largest if config.fp8 else 0
         codec = self.tiled_codec if config.vae_tiling else self.codec
         most = weights + max(passing, codec) if config.offload == "none" else max(weights + passing, codec)
@@ -79,7 +81,6 @@ def count_needs(network: Network, beside: int) -> Needs:
     saved = sum(weight.nbytes - weight.numel() - 4 * len(weight) for weight in matrices)  # a scale for each row
     parts = parts_of_chunk(network, transformer)
     peaks = {name: measure(run, autocast).peak for name, run in parts.items() if name not in ("audio", "identity")}
-    held = 4 * 3 * network["frames"] * math.prod(network["size"])  # frames of the chunk before
     return Needs(
         blocks=blocks,
         blocks_fp8=blocks - saved,
@@ -87,7 +88,8 @@ def count_needs(network: Network, beside: int) -> Needs:
         num_blocks=len(transformer.blocks),
         outside=sum(weight.nbytes for weight in transformer.parameters()) - blocks,
         beside=beside,
-        transformer=peaks.pop("transformer") + held,
+        transformer=peaks.pop("transformer"),
+        held=4 * 3 * network["frames"] * math.prod(network["size"]),
         codec=max(peaks.values()),
         tiled_codec=_tiled(network, transformer, peaks, autocast),
     )
@@ -121,7 +123,8 @@ def what_fits(
         size: the size that ``needs`` is of, where it is another than the one given.
     """
     offloads = OFFLOADS[OFFLOADS.index(config.offload) :] if processes == 1 else (config.offload,)
-    tilings, fp8s = (sorted({given, True}) for given in (config.vae_tiling, config.fp8))
+    helps = needs.tiled_codec < needs.codec
+    tilings, fp8s = sorted({config.vae_tiling, config.vae_tiling or helps}), sorted({config.fp8, True})
     fitting: dict[int, list[str]] = {}
     for offload, tiling, fp8 in product(offloads, tilings, fp8s):
         changed = replace(config, offload=offload, vae_tiling=tiling, fp8=fp8)
@@ -177,10 +180,11 @@ def fullness_said(
         others = [part for name, part in pipeline.components.items() if name != "transformer"] + [pipeline.preview]
         beside = sum(p.nbytes for part in others if isinstance(part, nn.Module) for p in part.parameters())
         network = describe_network(pipeline, size)
-        said = too_large(network, beside, config or pipeline.inference, available_bytes(), world().size)
+        available = available_bytes(pipeline._execution_device)
+        said = too_large(network, beside, config or pipeline.inference, available, world().size)
         raise UserError(said) from error
 
 
-def available_bytes() -> int:
-    """What this process has of the current GPU's memory, and what is free."""
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+def available_bytes(device: torch.device) -> int:
+    """What this process has of a GPU's memory, and what is free."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)

@@ -293,7 +293,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             size: see above.
             paste: put the generated crop back into the full picture instead of writing it alone.
             framed: the picture is the crop around a face already, such as a frame of a corpus.
-            progress: see above.
+            progress: see above; called by the thread that writes, of frames written.
             say: see above.
 
         Returns:
@@ -421,7 +421,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         num_frames, done, progress = frames_of_samples(audio.num_samples), 0, progress or _say_nothing
         progress(0, num_frames)
         for fetch in self._frames(picture, audio, seed, sampler or self.settings.sampler):
-            frames = fetch()
+            frames = fetch().copy()  # what a GPU sent lies in memory that must not be kept
             yield frames
             done += len(frames)
             progress(done, num_frames)

@@ -100,7 +100,7 @@ class Encoder:
 
     def __init__(self, folder: Path, frozen: Frozen, chunk_frames: int, buckets: Sequence[Size] = ()):
         self.folder, self.chunk_frames, self.buckets = folder, chunk_frames, tuple(buckets)
-        self.frozen = frozen.beside()  # batches are read beside the training
+        self.given, self.frozen = frozen, frozen.beside()  # batches are read beside the training
         self._views: dict[str, View] = {}
 
     def group(self, rows: Sequence[ManifestRow]) -> dict[Size, list[ManifestRow]]:
@@ -221,7 +221,7 @@ class Cache:
         key = None if bucket == (row.height, row.width) else bucket
         if key not in self._folders:
             encoder = self.encoder
-            self._folders[key] = Folders.of(encoder.folder, encoder.frozen, encoder.chunk_frames, key)
+            self._folders[key] = Folders.of(encoder.folder, encoder.given, encoder.chunk_frames, key)
         return self._folders[key]
 
     def view(self, row: ManifestRow) -> View:

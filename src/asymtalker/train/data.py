@@ -295,10 +295,11 @@ class BatchesAhead:
     Args:
         loop: seed, micro-batches, device.
         draw: a batch, of its random numbers.
+        updates: of the whole run; beyond it nothing is read.
     """
 
-    def __init__(self, loop: LoopConfig, draw: Callable[[torch.Generator], Batch]):
-        self._loop, self._draw = loop, draw
+    def __init__(self, loop: LoopConfig, draw: Callable[[torch.Generator], Batch], updates: int):
+        self._loop, self._draw, self._end = loop, draw, updates * loop.micro_batches
         self._thread = ThreadPoolExecutor(1)
         self._reading: dict[int, Future[tuple[Batch, torch.Generator]]] = {}
 
@@ -309,7 +310,7 @@ class BatchesAhead:
             batch = self._reading.pop(number, None) or self._read(number)
             read = batch.result()
             following = number + world().size
-            self._reading = {following: self._read(following)}
+            self._reading = {following: self._read(following)} if following < self._end else {}
             yield read
 
     def _read(self, number: int) -> Future[tuple[Batch, torch.Generator]]:

@@ -83,7 +83,7 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         transformer.enable_gradient_checkpointing()
         recompute_decoder(frozen.codec.vae)
     encode_all(source, held_out)
-    batches = BatchesAhead(loop, partial(draw_batch, config, source))
+    batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps)
 
     def step(index: int) -> dict[str, Tensor]:
         decode = config.pixel_losses and index % config.pixel_every == 0

@@ -407,7 +407,6 @@ def _weights(
     return Weights(
         parameters,
         states,
-        trained=4 * learned,
         block=block,
         outside=total - config.num_layers * block,
         num_blocks=config.num_layers,

@@ -43,7 +43,7 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
         folder = config.init / "transformer"
         saved = read_settings(folder / "config.json", CLASS)
         if flags := size_flags(saved, config.model):
-            raise UserError(f"{folder} holds a network of another size than this run's: train with {flags}.")
+            raise UserError(f"{folder} holds another network than this run's: train with {flags}.")
         check_settings(folder, saved, json.loads(expected.to_json_string()))
         if config.lora_rank:
             return adapt(load_transformer(folder, config.loop, frozen=True), config.lora_rank, config.loop)
@@ -61,9 +61,13 @@ def size_flags(saved: dict[str, Any], model: TransformerConfig) -> str:
     flags = []
     for name, wanted in vars(model).items():
         held = tuple(value) if isinstance(value := saved.get(name, wanted), list) else value
-        if held != wanted:
-            shown = " ".join(map(str, held)) if isinstance(held, tuple) else held
-            flags.append(f"--config.model.{name.replace('_', '-')} {shown}")
+        flag = name.replace("_", "-")
+        if held == wanted:
+            continue
+        if isinstance(held, bool):
+            flags.append(f"--config.model.{'' if held else 'no-'}{flag}")
+        else:
+            flags.append(f"--config.model.{flag} {' '.join(map(str, held)) if isinstance(held, tuple) else held}")
     return " ".join(flags)
 
 
