@@ -133,9 +133,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     config = on_its_device(config)
     loop = config.loop
     check_world(loop, config.lora_rank)
-    strategy = identity_strategy(model_path)
-    frozen = load_frozen(model_path, strategy, loop)
-    teacher = transformer_config(model_path / "transformer", strategy)
+    frozen = load_frozen(model_path, identity_strategy(model_path), loop)
+    teacher = transformer_config(model_path / "transformer", frozen.strategy)
     check_noise(config, teacher)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}

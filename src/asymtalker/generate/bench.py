@@ -117,14 +117,10 @@ def bench_generate(
             results.append({"seconds": length, "runs": runs} | made)
             print(_line(results[-1]), file=sys.stderr)
             sound.unlink()
-    limits, no_limits = _measure_beside(
-        "limits", {"network": network, "attention": settings["inference"]["attention"]}
-    )
-    stock, no_stock = None, None
-    if with_stock and gpus == 1:
-        stock, no_stock = _measure_beside(
-            "stock", {"network": network, "inference": settings["inference"], "runs": SHORT_RUNS}
-        )
+    fitted = settings["inference"]
+    limits, no_limits = _measure_beside("limits", {"network": network, "attention": fitted["attention"]})
+    beside = {"network": network, "inference": fitted, "runs": SHORT_RUNS}
+    stock, no_stock = _measure_beside("stock", beside) if with_stock and gpus == 1 else (None, None)
     limits = limits or {"ceiling": None, "costs": None}
     for result in results:
         result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)

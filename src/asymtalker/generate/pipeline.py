@@ -4,6 +4,7 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 ``feature_extractor/``, ``scheduler/`` and, for CLIP and VTP, ``image_encoder/``, weights as safetensors only.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -307,8 +308,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         sampler = self._sampler(num_inference_steps, guidance_scale)
         job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
         if self.processes > 1 and not world().main:
-            for _ in self._chunks(job.portrait.picture, job.audio, seed, sampler):  # whose frames nobody sees
-                pass
+            deque(self._chunks(job.portrait.picture, job.audio, seed, sampler), maxlen=0)  # whose frames nobody sees
             return output
         num_frames, done, progress = frames_of_samples(job.audio.num_samples), 0, progress or _say_nothing
         progress(0, num_frames)
@@ -321,9 +321,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
             metadata=provenance(self.settings.name, seed, image, audio).tags(),
         )
 
-        def write(fetch: Callable[[], np.ndarray]) -> None:
-            # In a thread, which Ctrl-C does not reach: a stopped video keeps picture and sound equally long.
-            nonlocal done
+        def write(fetch: Callable[[], np.ndarray]) -> None:  # in a thread, which Ctrl-C does not reach: a stopped
+            nonlocal done  # video keeps picture and sound equally long
             for frame in fetch():
                 if paste:
                     frame = paste_back(job.full_picture, frame, job.portrait.placement)
