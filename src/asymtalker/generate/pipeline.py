@@ -321,8 +321,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
             metadata=provenance(self.settings.name, seed, image, audio).tags(),
         )
 
-        def write(fetch: Callable[[], np.ndarray]) -> None:  # in a thread, which Ctrl-C does not reach: a stopped
-            nonlocal done  # video keeps picture and sound equally long
+        def write(fetch: Callable[[], np.ndarray]) -> None:
+            nonlocal done  # in a thread, which Ctrl-C does not reach: picture and sound stay equally long
             for frame in fetch():
                 if paste:
                     frame = paste_back(job.full_picture, frame, job.portrait.placement)
