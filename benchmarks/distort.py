@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from asymtalker.evaluate.baselines import RECORD
-from asymtalker.evaluate.clips import CorpusClip, open_reference
+from asymtalker.evaluate.measure.clips import CorpusClip, open_reference
+from asymtalker.evaluate.others.baselines import RECORD
+from asymtalker.media.video import VideoWriter
+from asymtalker.media.whole import write_whole
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.video import VideoWriter
-from asymtalker.whole import write_whole
 
 BLUR_SIGMA = 0.012
 """Of the picture's side: 3 pixels of 256."""

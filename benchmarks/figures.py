@@ -10,9 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from asymtalker.evaluate.summary import REFERENCE, WINDOW_SECONDS
+from asymtalker.evaluate.report.summary import REFERENCE, WINDOW_SECONDS
+from asymtalker.media.whole import whole
 from asymtalker.timeline import FPS
-from asymtalker.whole import whole
 from cells import Notes, decimals, escaped, line
 from variants import STUDENT, long_name, other_systems
 

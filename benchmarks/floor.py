@@ -5,14 +5,14 @@ of its peak, and a tiny decoder shows the video with --preview.
 
 import argparse
 
-from asymtalker.costs import on_meta
-from asymtalker.generate.bench_ceiling import count_costs
-from asymtalker.generate.empty import describe_chunk, describe_parts
-from asymtalker.plan import gpu_named
-from asymtalker.portrait import parse_size
-from asymtalker.stages import recipe_named
-from asymtalker.train.needs import frozen_of_recipe
-from asymtalker.train.network import build_transformer
+from asymtalker.bench.ceiling import count_costs
+from asymtalker.commands.stages import recipe_named
+from asymtalker.media.portrait import parse_size
+from asymtalker.sizing.costs import on_meta
+from asymtalker.sizing.empty import describe_chunk, describe_parts
+from asymtalker.sizing.plan import gpu_named
+from asymtalker.sizing.training import frozen_of_recipe
+from asymtalker.training.network import build_transformer
 
 
 def floor(name: str, size: tuple[int, int], operations: float, preview: bool = False) -> str:

@@ -63,8 +63,8 @@ import sys
 logging.disable()  # what libraries say while they are imported
 from accelerate import init_empty_weights
 from asymtalker.codec import latent_size
-from asymtalker.costs import recipe_codec
-from asymtalker.portrait import parse_size
+from asymtalker.sizing.costs import recipe_codec
+from asymtalker.media.portrait import parse_size
 from asymtalker.recipes import RECIPES
 
 recipe, gpus = RECIPES[sys.argv[1]](), int(sys.argv[3])

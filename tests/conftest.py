@@ -11,7 +11,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
 from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
-from asymtalker.corpus import ShardWriter
+from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.models.audio import build_audio_encoder
 from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transformer
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from asymtalker.corpus import NewClip
+from asymtalker.dataset.corpus import NewClip
 
 SIDE = 160
 FRAMES = 60

@@ -9,7 +9,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "asymtalker"
 # Data flows one way: a stage may import parts and earlier stages, never a later one.
-STAGES = ("synth", "curate", "train", "distill", "generate", "evaluate", "serve")
+STAGES = (
+    "synth",
+    "curate",
+    "parts",
+    "train",
+    "distill",
+    "generate",
+    "checkpoints",
+    "sizing",
+    "bench",
+    "evaluate",
+    "serve",
+    "commands",
+)
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from asymtalker import cli, stages
+from asymtalker.commands import cli, stages
 from asymtalker.config import ChunkConfig, difference, to_dict
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES, tiny, wan_1_3b

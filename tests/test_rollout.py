@@ -7,10 +7,10 @@ import torch
 from asymtalker import timeline
 from asymtalker.codec import to_pixels
 from asymtalker.config import SamplerConfig
+from asymtalker.dataset.batches import ClipFeatures
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity, temporal_reference
 from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout, sample_chunk
-from asymtalker.train.data import ClipFeatures
 from toy import TOY_CHUNK, TOY_SIZE, ToyFace, toy_transformer
 
 FRAMES = 18  # five chunks of 9 frames, the last one trimmed

@@ -18,7 +18,7 @@ from asymtalker.config import (
     TeacherConfig,
     TransformerConfig,
 )
-from asymtalker.corpus import NewClip
+from asymtalker.dataset.corpus import NewClip
 from asymtalker.distill.loop import Generated, generate
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 

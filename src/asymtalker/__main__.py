@@ -1,6 +1,6 @@
 """``python -m asymtalker``."""
 
-from asymtalker.cli import main
+from asymtalker.commands.cli import main
 
 if __name__ == "__main__":
     main()

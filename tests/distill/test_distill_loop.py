@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from asymtalker.dataset.batches import ChunkSource
 from asymtalker.distill import loop as distill_loop
 from asymtalker.distill.loop import (
     Extent,
@@ -20,8 +21,7 @@ from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import rollout
-from asymtalker.train.data import ChunkSource
-from asymtalker.train.frozen import load_frozen
+from asymtalker.training.frozen import load_frozen
 from toy import assert_same, roll_out, saved_state, toy_distill, toy_loop
 
 HEAD = 2  # latent frames of 5 continuity frames

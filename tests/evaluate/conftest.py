@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from asymtalker.corpus import ShardWriter, open_clip
-from asymtalker.evaluate.clips import CorpusClip
+from asymtalker.dataset.corpus import ShardWriter, open_clip
+from asymtalker.evaluate.measure.clips import CorpusClip
+from asymtalker.media.video import write_video
 from asymtalker.models.readout import FaceReadout, readings_of
-from asymtalker.video import write_video
 from drawn_face import drawn_clip
 
 

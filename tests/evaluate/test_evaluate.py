@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from asymtalker.config import EvaluateConfig
-from asymtalker.corpus import ShardWriter
+from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.evaluate import run
-from asymtalker.evaluate.clips import FileClip, open_method, open_reference
-from asymtalker.evaluate.networks import LOADERS, Networks, load_networks
+from asymtalker.evaluate.measure.clips import FileClip, open_method, open_reference
+from asymtalker.evaluate.measure.networks import LOADERS, Networks, load_networks
 from asymtalker.evaluate.run import evaluate
-from asymtalker.video import read_video, write_video
+from asymtalker.media.video import read_video, write_video
 from drawn_face import background, drawn_clip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asymtalker.corpus import encode_wav
+from asymtalker.dataset.corpus import encode_wav
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background, draw_face

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asymtalker.cli import main
-from asymtalker.corpus import encode_wav
+from asymtalker.commands.cli import main
+from asymtalker.dataset.corpus import encode_wav
+from asymtalker.media.video import read_video
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.video import read_video
 
 
 def command(checkpoint: Path, portrait: Path, voice: Path, output: Path) -> list[str]:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-from random_velocity import random_velocity
 from test_inference import relative_error
 
 from asymtalker.config import InferenceConfig
 from asymtalker.generate.pipeline import load_pipeline
+from asymtalker.media.video import read_video
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.video import read_video
+from random_velocity import random_velocity
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,25 +13,25 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from random_velocity import random_velocity
-from whole_loop import whole_loop
 
-from asymtalker.cli import main
 from asymtalker.codec import Codec, build_vae
+from asymtalker.commands.cli import main
 from asymtalker.config import CodecConfig, InferenceConfig
 from asymtalker.errors import UserError
 from asymtalker.generate import placement
 from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import RECOMPILE_LIMIT, channels_last, check_inference, check_split, place
+from asymtalker.media.video import read_video
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import load_part
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, Conditions, predict_velocity
 from asymtalker.timeline import SAMPLE_RATE, Span
-from asymtalker.video import read_video
+from random_velocity import random_velocity
 from toy import TOY_CODEC, toy_transformer
+from whole_loop import whole_loop
 
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "prediction_type": "velocity"}
 HERE = Path(__file__).parent

@@ -16,9 +16,9 @@ from asymtalker.errors import UserError
 from asymtalker.generate import folder as folders
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.generate.provenance import read_provenance
-from asymtalker.media import SoundTrack
+from asymtalker.media.read import SoundTrack
+from asymtalker.media.video import VideoWriter, probe_video, read_video
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.video import VideoWriter, probe_video, read_video
 from drawn_face import background, draw_face
 
 
@@ -208,7 +208,7 @@ def test_full_disk_is_said(pipeline, portrait, voice, tmp_path, monkeypatch):
     def full(self, path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("asymtalker.video._Output.__init__", full)
+    monkeypatch.setattr("asymtalker.media.video._Output.__init__", full)
     with pytest.raises(UserError, match="disk is full"):
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4")
 

@@ -6,7 +6,7 @@ import pytest
 import asymtalker
 from asymtalker.errors import UserError
 from asymtalker.generate.provenance import provenance, read_provenance
-from asymtalker.video import write_video
+from asymtalker.media.video import write_video
 
 FRAMES = np.zeros((5, 32, 32, 3), np.uint8)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asymtalker.errors import UserError
-from asymtalker.phonemes import frame_phonemes
+from asymtalker.parts.phonemes import frame_phonemes
 from asymtalker.synth import pico
 from asymtalker.synth.align import moved_times, warping_path
 from asymtalker.synth.pico import check_share

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from asymtalker.phonemes import PHONEMES, SILENCE, frame_phonemes, phoneme_class, phoneme_letters
+from asymtalker.parts.phonemes import PHONEMES, SILENCE, frame_phonemes, phoneme_class, phoneme_letters
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.speech import VARIANTS, Voice, cut, random_voice, speak, split_of, synthesize
 from asymtalker.synth.text import SENTENCES

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asymtalker import registry
 from asymtalker.config import SynthConfig
-from asymtalker.corpus import open_clip, read_manifest
+from asymtalker.dataset.corpus import open_clip, read_manifest
 from asymtalker.errors import UserError
+from asymtalker.media import registry
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate
 from asymtalker.synth.pose import Pose

@@ -12,11 +12,11 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from asymtalker.corpus import ShardWriter
+from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.distill.loop import distill
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import smoke
-from asymtalker.train.loop import train_teacher
+from asymtalker.train.teacher import train_teacher
 from toy import ToyFace
 
 STORED = Path(__file__).parents[1] / "losses" / "smoke.json"

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from asymtalker.dataset.batches import ChunkSource
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
+from asymtalker.media.video import probe_video
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import smoke
-from asymtalker.run_folder import RunFolder, build_optimizer
-from asymtalker.train import loop as teacher_loop
-from asymtalker.train.data import ChunkSource
-from asymtalker.train.frozen import load_frozen
-from asymtalker.train.loop import (
+from asymtalker.train import teacher as teacher_loop
+from asymtalker.train.teacher import (
     decoded_frames,
     draw_conditions,
     pixel_losses,
@@ -27,8 +26,9 @@ from asymtalker.train.loop import (
     teacher_losses,
     train_teacher,
 )
-from asymtalker.train.network import build_transformer, start_transformer
-from asymtalker.video import probe_video
+from asymtalker.training.frozen import load_frozen
+from asymtalker.training.network import build_transformer, start_transformer
+from asymtalker.training.run_folder import RunFolder, build_optimizer
 from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, assert_same, saved_state, toy_loop, toy_teacher
 
 
@@ -175,7 +175,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from toy import toy_loop, toy_teacher
-from asymtalker.train.loop import train_teacher
+from asymtalker.train.teacher import train_teacher
 torch.set_num_threads(1)
 loop = toy_loop(steps=int(sys.argv[5]), checkpoint_every=3)
 train_teacher(toy_teacher(loop=loop), *(Path(path) for path in sys.argv[2:5]))

@@ -15,16 +15,29 @@ import torch
 from torch import Tensor
 
 from asymtalker import flow, timeline
-from asymtalker.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
+from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
-from asymtalker.distributed import check_world, gradient_share, is_sharded, on_its_device, world
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
-from asymtalker.run_folder import (
+from asymtalker.sizing.training import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_distill
+from asymtalker.timeline import Span
+from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
+from asymtalker.train.teacher import check_sizes, encode_all, open_held_out
+from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
+from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device, world
+from asymtalker.training.frozen import Frozen, load_frozen
+from asymtalker.training.network import (
+    adapt,
+    load_transformer,
+    save_transformer,
+    shared_copy,
+    transformer_config,
+)
+from asymtalker.training.run_folder import (
     RunFolder,
     StepRecord,
     build_optimizer,
@@ -33,20 +46,7 @@ from asymtalker.run_folder import (
     optimizer_step,
     run_steps,
 )
-from asymtalker.timeline import Span
-from asymtalker.train.data import Batch, BatchesAhead, ChunkSource
-from asymtalker.train.frozen import Frozen, load_frozen
-from asymtalker.train.loop import check_sizes, encode_all, open_held_out
-from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
-from asymtalker.train.needs import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_distill
-from asymtalker.train.network import (
-    adapt,
-    load_transformer,
-    save_transformer,
-    shared_copy,
-    transformer_config,
-)
-from asymtalker.train.sample import write_sample
+from asymtalker.training.sample import write_sample
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker import __version__
+from asymtalker.bench.run import describe_machine, peak_rss_mib
 from asymtalker.errors import UserError
-from asymtalker.evaluate.baselines import RECORD
-from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
-from asymtalker.generate.bench import describe_machine, peak_rss_mib
+from asymtalker.evaluate.measure.clips import Clip, CorpusClip, Method, Reference, open_method
+from asymtalker.evaluate.others.baselines import RECORD
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.media.whole import clear_parts, disk_is_full, write_whole
 from asymtalker.timeline import FPS, SAMPLE_RATE
-from asymtalker.whole import clear_parts, disk_is_full, write_whole
 
 
 def generate_videos(

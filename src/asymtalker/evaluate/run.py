@@ -23,16 +23,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import asymtalker
+from asymtalker.bench.run import describe_machine
 from asymtalker.config import EvaluateConfig
 from asymtalker.errors import UserError
-from asymtalker.evaluate import features
-from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method, open_reference
-from asymtalker.evaluate.features import Measured, measure_clip
 from asymtalker.evaluate.generated import generate_videos
-from asymtalker.evaluate.metrics import METRICS
-from asymtalker.evaluate.networks import Networks, describe, load_networks
-from asymtalker.evaluate.report import write_report
-from asymtalker.evaluate.summary import (
+from asymtalker.evaluate.measure import features
+from asymtalker.evaluate.measure.clips import Clip, CorpusClip, Method, Reference, open_method, open_reference
+from asymtalker.evaluate.measure.features import Measured, measure_clip
+from asymtalker.evaluate.measure.metrics import METRICS
+from asymtalker.evaluate.measure.networks import Networks, describe, load_networks
+from asymtalker.evaluate.report.report import write_report
+from asymtalker.evaluate.report.summary import (
     REFERENCE,
     SHORTFALL,
     Caveat,
@@ -43,13 +44,12 @@ from asymtalker.evaluate.summary import (
     not_measured,
     summarize,
 )
-from asymtalker.generate.bench import describe_machine
 from asymtalker.generate.pipeline import load_pipeline
+from asymtalker.media.registry import REGISTRY
+from asymtalker.media.whole import check_place, clear_parts, disk_is_full, whole
 from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.readout import FaceReadout, readings_of
-from asymtalker.registry import REGISTRY
 from asymtalker.timeline import FPS
-from asymtalker.whole import check_place, clear_parts, disk_is_full, whole
 
 SHAPE_TOLERANCE = 0.02
 """How far the ratio of a video's sides may be from the reference's without a remark."""

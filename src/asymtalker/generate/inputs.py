@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from asymtalker.errors import UserError
-from asymtalker.media import picture_array, read_picture
+from asymtalker.media.read import picture_array, read_picture
 
 Picture = str | Path | Image.Image | np.ndarray
 Sound = str | Path | tuple[np.ndarray, int]

@@ -22,21 +22,13 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker.codec import Codec, fetch_frames, latent_size, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
-from asymtalker.distributed import start, world
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
 from asymtalker.generate.folder import checkpoint_folder, read_index
 from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
-from asymtalker.generate.memory import fullness_said
 from asymtalker.generate.placement import check_inference, check_split, place
 from asymtalker.generate.provenance import provenance
-from asymtalker.media import AudioFile, AudioSamples, AudioSource
-from asymtalker.models.audio import AudioFeatures
-from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import hide_bars, load_part
-from asymtalker.models.taehv import PreviewDecoder
-from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.portrait import (
+from asymtalker.media.portrait import (
     Placement,
     Portrait,
     choose_face,
@@ -46,9 +38,17 @@ from asymtalker.portrait import (
     paste_back,
     turned_by,
 )
+from asymtalker.media.read import AudioFile, AudioSamples, AudioSource
+from asymtalker.media.video import VideoWriter, check_output
+from asymtalker.models.audio import AudioFeatures
+from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
+from asymtalker.models.loading import hide_bars, load_part
+from asymtalker.models.taehv import PreviewDecoder
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, rollout
+from asymtalker.sizing.generation import fullness_said
 from asymtalker.timeline import chunk_spans, frames_of_samples
-from asymtalker.video import VideoWriter, check_output
+from asymtalker.training.distributed import start, world
 
 Progress = Callable[[int, int], None]
 

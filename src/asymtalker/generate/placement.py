@@ -23,12 +23,12 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
 
 from asymtalker.config import InferenceConfig
-from asymtalker.distributed import world
 from asymtalker.errors import UserError
-from asymtalker.media import check_file
+from asymtalker.media.read import check_file
 from asymtalker.models.loading import quiet
 from asymtalker.models.taehv import load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
+from asymtalker.training.distributed import world
 
 if TYPE_CHECKING:
     from asymtalker.generate.pipeline import AsymTalkerPipeline
@@ -86,7 +86,7 @@ def place(
 ) -> "AsymTalkerPipeline":
     """Move a pipeline to where it runs, as ``config`` says. Once for a pipeline.
 
-    Under ``torchrun`` (after :func:`asymtalker.distributed.start`) the tokens of a chunk are split over all processes.
+    Under ``torchrun`` (after :func:`~asymtalker.training.distributed.start`) the tokens of a chunk are split over all.
 
     Args:
         pipeline: fresh from :meth:`~asymtalker.generate.pipeline.AsymTalkerPipeline.from_pretrained`.

@@ -9,7 +9,7 @@ import numpy as np
 
 import asymtalker
 from asymtalker.errors import UserError
-from asymtalker.video import probe_video
+from asymtalker.media.video import probe_video
 
 TITLE = "AI-generated talking head video"
 

@@ -10,7 +10,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
 from asymtalker.config import AudioEncoderConfig
-from asymtalker.media import window
+from asymtalker.media.read import window
 from asymtalker.models.loading import send
 
 BLOCK_FRAMES = 100

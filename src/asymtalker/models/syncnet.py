@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from asymtalker.errors import UserError
-from asymtalker.media import check_file
+from asymtalker.media.read import check_file
 
 WIDTH = 1024
 """Of the embeddings."""

@@ -17,7 +17,7 @@ import numpy as np
 import soxr
 
 from asymtalker.errors import UserError
-from asymtalker.phonemes import SILENCE, phoneme_class, phoneme_letters
+from asymtalker.parts.phonemes import SILENCE, phoneme_class, phoneme_letters
 from asymtalker.synth.align import moved_times
 from asymtalker.synth.pico import LANGUAGES as PICO_LANGUAGES
 from asymtalker.synth.pico import read_aloud

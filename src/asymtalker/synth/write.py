@@ -25,10 +25,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from asymtalker import config as configs
 from asymtalker.config import SynthConfig
-from asymtalker.corpus import ManifestRow, NewClip, ShardWriter
+from asymtalker.dataset.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
-from asymtalker.media import read_picture
-from asymtalker.registry import named_portraits
+from asymtalker.media.read import read_picture
+from asymtalker.media.registry import named_portraits
+from asymtalker.media.whole import write_whole
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate, random_style
@@ -36,7 +37,6 @@ from asymtalker.synth.pico import check_share
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
-from asymtalker.whole import write_whole
 
 SETTINGS = "synth.json"
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")

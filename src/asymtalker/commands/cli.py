@@ -1,0 +1,412 @@
+"""The ``asymtalker`` command: one verb per stage.
+
+A verb's settings are a dataclass and its work a function; both are imported only when the verb is given, so that help
+is quick and no verb needs the packages of another.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import asymtalker
+from asymtalker.commands.exits import exit_by
+from asymtalker.config import InferenceConfig
+from asymtalker.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb's settings and work are found, as ``"module:name"``."""
+
+    summary: str
+    settings: str
+    """A dataclass, whose fields become flags; or a function of the arguments that returns one and its ``config``."""
+    work: str
+    """A function of one instance of it."""
+
+
+KNOWN_WARNINGS = (
+    "Mismatch dtype between input and weight",  # of norms in float32 under autocast on a CPU, as is meant
+    "FSDP2-wrapped module .* returned a view tensor",  # see asymtalker.training.distributed.place
+    "`torch.distributed._functional_collectives.all_gather_tensor` is deprecated",  # in diffusers
+    "Float8Tensor does not implement",  # torchao's, compiled
+)
+"""Beginnings, as regular expressions, of what libraries warn developers of and no user can change."""
+
+VERBS = {
+    "generate": Verb(
+        "make a talking video from a portrait and a voice",
+        "asymtalker.commands.cli:Generate",
+        "asymtalker.commands.cli:generate",
+    ),
+    "synth": Verb(
+        "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.write:synthesize_corpus"
+    ),
+    "train": Verb(
+        "train the teacher, its codec or audio encoder, or the readout of faces",
+        "asymtalker.commands.stages:train_settings",
+        "asymtalker.commands.stages:train",
+    ),
+    "encode": Verb(
+        "encode a corpus for training beforehand",
+        "asymtalker.commands.stages:encode_settings",
+        "asymtalker.commands.stages:encode",
+    ),
+    "distill": Verb(
+        "distil the student", "asymtalker.commands.stages:distill_settings", "asymtalker.commands.stages:distill"
+    ),
+    "convert": Verb(
+        "make a checkpoint to train from, of Wan2.1's weights",
+        "asymtalker.commands.stages:Convert",
+        "asymtalker.commands.stages:convert",
+    ),
+    "assemble": Verb(
+        "put trained parts together into a checkpoint",
+        "asymtalker.commands.stages:Assemble",
+        "asymtalker.commands.stages:assemble",
+    ),
+    "bench generate": Verb(
+        "measure speed and memory of generation",
+        "asymtalker.commands.cli:BenchGenerate",
+        "asymtalker.commands.cli:bench_generate",
+    ),
+    "bench train": Verb(
+        "measure speed and memory of training steps",
+        "asymtalker.commands.cli:BenchTrain",
+        "asymtalker.commands.cli:bench_train",
+    ),
+    "evaluate": Verb(
+        "measure videos against real ones, and write a report",
+        "asymtalker.config:EvaluateConfig",
+        "asymtalker.evaluate.run:evaluate",
+    ),
+    "benchmark": Verb(
+        "prepare the videos of a test list",
+        "asymtalker.evaluate.others.benchmarks:Benchmark",
+        "asymtalker.evaluate.others.benchmarks:prepare_benchmark",
+    ),
+    "baseline": Verb(
+        "run another talking-head system, to measure its videos beside ours",
+        "asymtalker.evaluate.others.baselines:BaselineSettings",
+        "asymtalker.evaluate.others.baselines:run_baseline",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Make a talking video from a portrait and a voice."""
+
+    image: Path
+    """A photograph with a face (JPEG, PNG, WebP, HEIC ...)."""
+    audio: Path
+    """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; of any length."""
+    output: Path
+    """The MP4 file to write. It is replaced if it exists."""
+    model: str | None = None
+    """Checkpoint folder, or a model of the Hugging Face hub; the bundled one by default."""
+    seed: int = 0
+    """The same seed gives the same video on one machine."""
+    steps: int | None = None
+    """Denoising steps per chunk; by default what the checkpoint was made for."""
+    guidance: float | None = None
+    """Audio guidance, 1 is none; by default what the checkpoint was made for."""
+    face: int | None = None
+    """Which face, counted from 1, the largest (default)."""
+    size: str | None = None
+    """HEIGHTxWIDTH of the video in pixels, such as 640x416; by default what the checkpoint was made for."""
+    paste_back: bool = False
+    """Put the talking face back into the whole picture instead of writing what is around it alone."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGenerate:
+    """Measure speed and memory of generation; says the figures, and writes them with the machine as JSON."""
+
+    seconds: str = "10,60,600"
+    """Lengths of audio, separated by commas; each is measured in a process of its own."""
+    out: Path | None = None
+    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
+    model: str | None = None
+    """Checkpoint folder; the bundled one by default."""
+    image: Path | None = None
+    """A portrait; the bundled one by default."""
+    audio: Path | None = None
+    """Speech, repeated or cut to each length; the bundled one by default."""
+    recipe: str | None = None
+    """Measure networks of this recipe's size in place of a checkpoint; needs --random-weights."""
+    random_weights: bool = False
+    """With --recipe: a recipe has no weights, and speed does not depend on them."""
+    size: str | None = None
+    """HEIGHTxWIDTH of the video in pixels; by default what the checkpoint was made for, or of a recipe 512x512."""
+    steps: int | None = None
+    """Denoising steps per chunk; by default what the checkpoint or recipe was made for."""
+    gpus: int = 1
+    """Processes that share every chunk (context parallelism), one per GPU."""
+    stock: bool = True
+    """Measure diffusers' stock pipeline too, as a yardstick."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain:
+    """Measure training steps of a recipe's teacher on random chunks; says the figures, and writes them with the
+    machine as JSON."""
+
+    recipe: str
+    """Whose size, batch and precision."""
+    random_weights: bool = False
+    """Always needed: there are no others."""
+    size: str = "512x512"
+    """HEIGHTxWIDTH of the frames in pixels."""
+    out: Path | None = None
+    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
+    steps: int = 5
+    """Optimizer steps to take the median of, after two to warm up."""
+    batch: int | None = None
+    """Samples of a micro-batch; by default the recipe's."""
+    gradient_checkpointing: bool | None = None
+    """By default the recipe's."""
+    gpus: int = 1
+    """Processes that share the weights (FSDP2), one per GPU."""
+    device: str = "auto"
+    """"auto" takes a GPU if there is one, else the CPU."""
+
+
+def generate(settings: Generate) -> None:
+    """The ``generate`` verb: progress and remarks on stderr, the path of the video on stdout."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from asymtalker.media.portrait import parse_size
+    from asymtalker.media.read import check_file
+    from asymtalker.media.video import check_output
+
+    size = parse_size(settings.size) if settings.size else None
+    check_file(settings.image, "picture")  # before the seconds that loading takes
+    check_file(settings.audio, "audio file")
+    check_output(settings.output)
+    speaks = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) one speaks; see distributed.world
+    console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=not speaks)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
+        bar = bars.add_task("loading", total=None)
+        from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
+
+        pipeline = load_pipeline(settings.model, settings.device, settings.inference)
+        bars.update(bar, description="reading the sound")
+        pipeline.generate_to_file(
+            settings.image,
+            settings.audio,
+            settings.output,
+            seed=settings.seed,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            face=settings.face,
+            size=size,
+            paste=settings.paste_back,
+            progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
+            say=lambda sentence: bars.console.print(sentence, markup=False),
+        )
+    if speaks:
+        print(settings.output)
+
+
+def bench_generate(settings: BenchGenerate) -> None:
+    """The ``bench generate`` verb."""
+    from asymtalker.bench import run as bench
+    from asymtalker.media.portrait import parse_size
+
+    try:
+        seconds = [float(part) for part in settings.seconds.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--seconds must be numbers with commas between, such as 10,60: not {settings.seconds}."
+        ) from None
+    if not seconds or min(seconds) <= 0:
+        raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
+    if bool(settings.recipe) != settings.random_weights:
+        raise UserError("--recipe and --random-weights go together: a recipe has no weights of its own.")
+    if settings.recipe and settings.model:
+        raise UserError("Give --model, to measure a checkpoint, or --recipe, not both.")
+    _check_positive(steps=settings.steps, gpus=settings.gpus)
+    bench.bench_generate(
+        seconds,
+        settings.out,
+        settings.model,
+        settings.device,
+        settings.image,
+        settings.audio,
+        recipe=settings.recipe,
+        size=parse_size(settings.size) if settings.size else None,
+        steps=settings.steps,
+        inference=settings.inference,
+        gpus=settings.gpus,
+        with_stock=settings.stock,
+    )
+    if settings.out:
+        print(settings.out)
+
+
+def bench_train(settings: BenchTrain) -> None:
+    """The ``bench train`` verb."""
+    from asymtalker.bench import run as bench
+    from asymtalker.media.portrait import parse_size
+
+    if not settings.random_weights:
+        raise UserError("bench train measures random weights only: give --random-weights.")
+    _check_positive(steps=settings.steps, batch=settings.batch, gpus=settings.gpus)
+    bench.bench_train(
+        settings.out,
+        settings.recipe,
+        parse_size(settings.size),
+        settings.device,
+        steps=settings.steps,
+        batch=settings.batch,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gpus=settings.gpus,
+    )
+    if settings.out:
+        print(settings.out)
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} must be at least 1, not {number}.")
+
+
+def _named(path: str) -> Any:
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return (
+        "usage: asymtalker VERB [OPTIONS]\n\n"
+        "Identity-consistent talking-head video of any length, from one portrait and a voice.\n\n"
+        + "\n".join(lines)
+        + "\n\nOptions of a verb: asymtalker VERB --help"
+    )
+
+
+def parse(name: str, settings: Any, arguments: Sequence[str]) -> Any:
+    """An instance of a verb's settings from its arguments.
+
+    Args:
+        name: the verb.
+        settings: a dataclass, or a function of the arguments that returns one and the value of its ``config``.
+        arguments: what follows the verb.
+
+    Raises:
+        UserError: one sentence for anything tyro finds wrong.
+        SystemExit: after printing the help that was asked for.
+    """
+
+    default: Any = None
+    if not isinstance(settings, type):
+        settings, config = settings(arguments)
+        required = {
+            field.name: tyro.MISSING
+            for field in fields(settings)
+            if field.default is MISSING and field.name != "config"
+        }
+        default = settings(config=config, **required)
+
+    def run(given: Sequence[str]) -> Any:
+        options = {} if default is None else {"default": default}
+        return tyro.cli(
+            settings, prog=f"asymtalker {name}", args=given, config=(tyro.conf.FlagCreatePairsOff,), **options
+        )
+
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return run(arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    flags = set(re.findall(r"--[a-z][\w.-]*", _printed(lambda: run(["--help"]))))
+    sentence = _unknown_flag(arguments, flags) or _sentence(_printed(lambda: run(arguments)))
+    raise UserError(f"{sentence} See asymtalker {name} --help.")
+
+
+def _printed(run: Callable[[], Any]) -> str:
+    """What tyro prints before it exits; away from a terminal it draws rules in plain ASCII."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), contextlib.suppress(SystemExit):
+        run()
+    return text.getvalue()
+
+
+def _unknown_flag(arguments: Sequence[str], flags: set[str]) -> str | None:
+    """A sentence about the first flag that does not exist, which tyro mentions only when nothing else is wrong."""
+    for argument in arguments:
+        flag = argument.split("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in {known.replace("_", "-") for known in flags}:
+            near = difflib.get_close_matches(flag, flags, n=1)
+            return f"There is no option {flag}{f': did you mean {near[0]}?' if near else '.'}"
+    return None
+
+
+def _sentence(printed: str) -> str:
+    """What tyro says between its first two rules, in one sentence; of missing options their names alone."""
+    sections = re.split(r"^\s*-{4,}\s*$", printed, flags=re.MULTILINE)
+    lines = [line.strip() for line in sections[min(1, len(sections) - 1)].splitlines() if line.strip()]
+    if lines and lines[0].startswith("Missing"):
+        return f"Missing: {', '.join(line.split()[0] for line in lines if line.startswith('--'))}."
+    return f"{' '.join(lines).rstrip('.:')}."
+
+
+def _run(arguments: Sequence[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return
+    if arguments[0] in ("--version", "-V"):
+        print(f"asymtalker {asymtalker.__version__}")
+        return
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
+    if name not in VERBS:
+        near = [verb for verb in VERBS if verb.split()[0] == name] or difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {', '.join(VERBS)}."
+        raise UserError(f"There is no verb {name}: {hint}")
+    verb = VERBS[name]
+    settings = parse(name, _named(verb.settings), rest)
+    work: Callable[[Any], None] = _named(verb.work)
+    work(settings)
+
+
+def _quiet_libraries() -> None:
+    """Keep to ourselves what libraries warn developers of, some of it while they are imported; their errors are
+    exceptions."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # the latter of torchao's own types
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; see :func:`asymtalker.commands.exits.exit_by`."""
+    _quiet_libraries()
+    exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))

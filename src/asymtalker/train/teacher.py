@@ -1,0 +1,293 @@
+"""Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from asymtalker import flow, timeline
+from asymtalker.codec import Codec, recompute_decoder
+from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
+from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
+from asymtalker.dataset.buckets import Size
+from asymtalker.dataset.cache import usable_rows
+from asymtalker.errors import UserError
+from asymtalker.flow import numbered_generator
+from asymtalker.models.loading import memory_said
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
+from asymtalker.sizing.training import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_teacher
+from asymtalker.train.losses import (
+    clean_prediction_weight,
+    face_focus_loss,
+    flow_matching_loss,
+    temporal_consistency_loss,
+)
+from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
+from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device, world
+from asymtalker.training.frozen import Frozen, load_frozen
+from asymtalker.training.network import save_transformer, start_transformer
+from asymtalker.training.run_folder import (
+    RunFolder,
+    StepRecord,
+    build_optimizer,
+    learning_rate,
+    names_batch,
+    optimizer_step,
+    run_steps,
+)
+from asymtalker.training.sample import write_sample
+
+LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
+HELD_OUT_CLIPS = 8
+HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
+SAMPLE_STEPS = 10
+
+
+def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
+    """Train and write ``run_path/transformer`` (averaged weights, a diffusers folder) at every checkpoint.
+
+    The corpus is encoded first, once (:mod:`asymtalker.dataset.cache`). The same command resumes, bit for bit on CPU.
+
+    Args:
+        config: sizes, losses and schedule.
+        run_path: run folder.
+        corpus_path: corpus; its test split, if it has one, gives the held-out loss and the sample videos.
+        model_path: folder with ``vae/``, ``audio_encoder/`` and ``feature_extractor/``, such as a pipeline folder.
+
+    Raises:
+        UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
+    """
+    config = on_its_device(config)
+    loop = config.loop
+    check_world(loop, config.lora_rank)
+    frozen = load_frozen(model_path, config.model.identity, loop)
+    run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
+    kept = {"buckets": config.buckets, "cache": loop.cache}
+    source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
+    check_sizes(source, config.model.patch_size, config.crop)
+    held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
+    check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), frozen.device)
+    with memory_said(NETWORKS_TOO_LARGE):
+        transformer = start_transformer(config, frozen).train()
+        ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
+        optimizer = build_optimizer(transformer, config.optimizer)
+        parts = {
+            "transformer": Weights(transformer),
+            "optimizer": OptimizerState(transformer, optimizer),
+            "ema": ema,
+        }
+    if loop.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+        recompute_decoder(frozen.codec.vae)
+    encode_all(source, held_out)
+    batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps)
+
+    def step(index: int) -> dict[str, Tensor]:
+        decode = config.pixel_losses and index % config.pixel_every == 0
+        record = StepRecord()
+        for batch, generator in batches.of_update(index):
+            losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
+            pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
+            ((losses["fm"] + pixels) * gradient_share(loop)).backward()
+            record.add(losses, keys=batch.keys, starts=batch.starts)
+        with names_batch(run, index, record):
+            norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
+        ema.update(transformer)
+        if held_out and (index + 1) % (10 * loop.log_every) == 0:
+            run.log(index + 1, held_out_losses(config, ema.module, frozen, held_out))
+        return record.logged() | {"grad_norm": norm}
+
+    def save(_: int) -> None:
+        save_transformer(ema.module, run.path / "transformer")
+
+    def sample(count: int) -> None:
+        sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
+        write_sample(run, count, ema.module, frozen, held_out or source, config.chunk, sampler)
+
+    run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+
+
+def teacher_losses(
+    config: TeacherConfig,
+    transformer: AsymTalkerTransformer3DModel,
+    frozen: Frozen,
+    source: ChunkSource,
+    batch: Batch,
+    generator: torch.Generator,
+    decode: bool,
+) -> dict[str, Tensor]:
+    """The terms of eq. 5 on one batch: ``fm``, and ``tgc`` and ``ff`` where some chunk is decoded.
+
+    The flow-matching loss covers the generated latent frames, not the given head. A network that predicts clean
+    latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity
+    is clamped, and its loss is that of the clean latents (:func:`asymtalker.train.losses.clean_prediction_weight`).
+
+    Args:
+        config: weights, dropout, noise levels.
+        transformer: the teacher.
+        frozen: the codec that decodes.
+        source: where ``batch`` came from, for the face masks.
+        batch: ground truth.
+        generator: source of noise levels, noise and dropout, on the CPU.
+        decode: compute the pixel losses, for chunks whose noise level is low enough.
+    """
+    clean = batch.latents
+    conditions = draw_conditions(config, batch, generator)
+    sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
+    near = sigma <= config.pixel_max_sigma  # on the CPU, which then need not wait for the GPU to know
+    sigma, weight = sigma.to(clean), None
+    if config.model.prediction_type == "clean":
+        sigma = sigma.clamp_min(MIN_SIGMA)
+        weight = clean_prediction_weight(sigma)
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    noisy = flow.interpolate(clean, noise, sigma)
+    with frozen.network():
+        velocity = predict_velocity(transformer, noisy, sigma, conditions)
+    head = 0 if conditions.continuity is None else conditions.continuity.shape[2]
+    target = flow.velocity(clean, noise)
+    focus = None
+    if config.mouth_weight != 1:
+        focus = (1 + (config.mouth_weight - 1) * source.mouth(batch))[:, :, head:]
+    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight, focus)}
+
+    first, stop = pixel_window(config, clean.shape[2], head, generator)
+    if decode and near.any():
+        predicted = flow.clean_from_velocity(noisy, velocity, sigma)
+        mask = source.face_mask(batch, *decoded_frames(first, stop))
+        losses |= pixel_losses(frozen.codec, predicted[near], clean[near], mask[near], first, stop)
+    return losses
+
+
+def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator) -> Batch:
+    """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells."""
+    crop = config.crop if config.model.identity in ("tre", "etr") else 0
+    if not crop or torch.rand((), generator=generator) >= config.whole_share:
+        return source.batch(config.loop.batch, generator, crop, config.mouth_share, config.own_reference)
+    cells = max(height * width for height, width in source.sizes) // source.spatial**2
+    size = max(1, config.loop.batch * crop**2 // cells)
+    return source.batch(size, generator, own_reference=config.own_reference)
+
+
+def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
+    """Conditions with dropout: the audio of single chunks becomes null, continuity is left out for a whole batch."""
+    first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
+    silent = torch.rand(len(batch.keys), generator=generator) < config.audio_dropout
+    context = config.model.audio_context
+    audio = batch.audio.frames(-context, config.chunk.frames + context)
+    if config.audio_noise:
+        audio = audio + config.audio_noise * torch.randn(audio.shape, generator=generator).to(audio)
+    head = timeline.latents_of_frames(config.chunk.continuity_frames)
+    return Conditions(
+        audio=audio * (~silent).to(audio)[:, None, None],
+        identity=batch.identity,
+        continuity=None if first_chunk else batch.latents[:, :, :head],  # E(x[:K]), as the codec is causal
+    )
+
+
+def pixel_window(config: TeacherConfig, num_latents: int, head: int, generator: torch.Generator) -> tuple[int, int]:
+    """Latent frames ``[first, stop)`` that are decoded with gradient: a random window after the given head.
+
+    With the frame before it, or at the very start of the chunk, it makes ``pixel_frames`` frames.
+    """
+    length = timeline.latents_of_frames(config.pixel_frames) - 1
+    first = int(torch.randint(head, max(head, num_latents - length) + 1, (), generator=generator))
+    return first, min(num_latents, first + length + (first == 0))
+
+
+def decoded_frames(first: int, stop: int) -> tuple[int, int]:
+    """Frames of the chunk that latent frames ``[first, stop)`` decode to, with the one before them if there is one."""
+    start = timeline.frames_of_latents(first) - 1 if first else 0
+    return start, timeline.frames_of_latents(stop)
+
+
+def pixel_losses(
+    codec: Codec, predicted: Tensor, clean: Tensor, mask: Tensor, first: int, stop: int
+) -> dict[str, Tensor]:
+    """``L_tgc`` and ``L_ff`` of eq. 5 on latent frames ``[first, stop)``, decoded after a short true lead-in.
+
+    Decoding a causal chunk up to a window costs as much as the window is late. So the window is decoded behind
+    ``LEAD_LATENTS`` ground-truth latent frames instead of all of them, and stands against ``D(z)`` of the same latent
+    frames decoded the same way instead of ``x``: what the short lead-in changes, and the codec's own error, which no
+    prediction can remove, then cancel, and both losses are 0 exactly for the true latents.
+
+    Args:
+        codec: the frozen codec.
+        predicted: clean prediction ``(B, C, T, h, w)`` with gradient.
+        clean: ground truth.
+        mask: face masks ``(B, 1, f, H, W)`` of :func:`decoded_frames`.
+        first: first predicted latent frame.
+        stop: one past the last.
+    """
+    lead = clean[:, :, max(0, first - LEAD_LATENTS) : first]
+    num_frames = mask.shape[2]
+    decoded = codec.decode(torch.cat([lead, predicted[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+    with torch.no_grad():
+        pixels = codec.decode(torch.cat([lead, clean[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+    return {
+        "tgc": temporal_consistency_loss(decoded, pixels),
+        "ff": face_focus_loss(decoded, pixels, mask),
+    }
+
+
+@torch.no_grad()
+def held_out_losses(
+    config: TeacherConfig, transformer: AsymTalkerTransformer3DModel, frozen: Frozen, source: ChunkSource
+) -> dict[str, float]:
+    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
+    context = config.model.audio_context
+    head = timeline.latents_of_frames(config.chunk.continuity_frames)
+    values: dict[str, float] = {}
+    for level in HELD_OUT_SIGMAS:
+        generator = numbered_generator(config.loop.seed, 0)
+        batch = source.batch(HELD_OUT_CLIPS // 2, generator, own_reference=config.own_reference)
+        audio = batch.audio.frames(-context, config.chunk.frames + context)
+        conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
+        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
+        sigma = torch.full((len(noise),), level, device=noise.device)
+        with frozen.network():
+            noisy = flow.interpolate(batch.latents, noise, sigma)
+            velocity = predict_velocity(transformer, noisy, sigma, conditions)
+        target = flow.velocity(batch.latents, noise)
+        values[f"held_out_{level}"] = float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
+    return values | {"held_out": sum(values.values()) / len(values)}
+
+
+def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
+    """Check that windows and patches fit the clips.
+
+    Args:
+        source: of the clips.
+        patch_size: latent frames, rows and columns of cells that make one token.
+        crop: sides of the windows in latent cells, 0 for whole frames.
+
+    Raises:
+        UserError: naming what does not.
+    """
+    for size in source.sizes:
+        cells = tuple(side // source.spatial for side in size)
+        shown = " x ".join(map(str, cells))
+        if crop > min(cells):
+            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
+        if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
+            raise UserError(
+                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
+                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
+            )
+
+
+def encode_all(*sources: ChunkSource | None) -> None:
+    """Encode what is to be kept of corpora, once everything that could refuse the run has been looked at."""
+    for source in filter(None, sources):
+        _ = source.encoded
+
+
+def open_held_out(
+    folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
+) -> ChunkSource | None:
+    """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
+    if not usable_rows(folder, chunk.frames, "test"):
+        return None
+    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)

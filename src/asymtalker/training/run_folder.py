@@ -1,0 +1,336 @@
+"""A run folder explains itself and resumes by the same command.
+
+``config.json`` (resolved), ``version.json``, ``stats.jsonl``, TensorBoard events, ``samples/``, ``checkpoint/``.
+However many processes there are, the main one alone writes the log.
+"""
+
+import contextlib
+import json
+import math
+import platform
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+from torch import Tensor
+from torch.nn.modules.conv import _ConvNd
+
+import asymtalker
+from asymtalker import config as configs
+from asymtalker.config import LoopConfig, OptimizerConfig
+from asymtalker.errors import UserError
+from asymtalker.media.whole import clear_parts, write_whole
+from asymtalker.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from asymtalker.training.distributed import GOES_ON, barrier, from_all, whole_tensor, world
+
+T = TypeVar("T")
+
+LINE_SECONDS = 60
+RUN_CONFIG = "config.json"
+SHOWN_CHANGES = 8
+# These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
+# the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve; other
+# ``micro_batches`` change how many samples a step sees from then on, and fewer draw some samples once more.
+RESUMABLE = (
+    "loop.steps", "loop.micro_batches", "loop.log_every", "loop.checkpoint_every", "loop.sample_every", "loop.device",
+    "loop.cache", "loop.gradient_checkpointing", "loop.cpu_offload",
+)  # fmt: skip
+
+
+def precision(loop: LoopConfig) -> torch.dtype | None:
+    """The autocast type of a run, ``None`` for float32."""
+    return torch.bfloat16 if loop.autocast == "bfloat16" else None
+
+
+def autocast(loop: LoopConfig) -> torch.autocast:
+    """The precision of a run, as a context."""
+    return torch.autocast(torch.device(loop.device).type, precision(loop), enabled=precision(loop) is not None)
+
+
+class RunFolder:
+    """Folder of one training run.
+
+    Args:
+        path: created if missing.
+        config: any config dataclass; a folder with a checkpoint made with another one is refused.
+        inputs: named input paths, recorded with the config.
+
+    Raises:
+        UserError: if the folder can't be made or holds a run with other settings (they are named).
+    """
+
+    def __init__(self, path: Path, config: Any, inputs: dict[str, str] | None = None):
+        self.path = path
+        resolved = configs.to_dict(config) | {"inputs": inputs or {}}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
+        if world().main:
+            clear_parts(path)
+        barrier()
+        saved = path / RUN_CONFIG
+        self.checkpoint = path / "checkpoint"
+        if (path / "checkpoint.pt").exists():
+            raise UserError(f"{path}: holds a run of an older version that can't be resumed; use another folder")
+        if self.checkpoint.exists() and saved.exists():
+            changed = [
+                line
+                for line in configs.difference(json.loads(saved.read_text()), resolved)
+                if not line.startswith(RESUMABLE)
+            ]
+            if changed:
+                more = [f"and {len(changed) - SHOWN_CHANGES} more"] if len(changed) > SHOWN_CHANGES else []
+                shown = "; ".join([*changed[:SHOWN_CHANGES], *more])
+                raise UserError(f"{path}: holds a run with other settings ({shown}); use another folder")
+        barrier()  # all have looked
+        if world().main:
+            write_whole(saved, json.dumps(resolved, indent=2))
+            write_whole(path / "version.json", json.dumps(_version(), indent=2))
+        self.stats = path / "stats.jsonl"
+        self._done = 0
+        self._board = None
+
+    def restart_stats(self, step: int) -> None:
+        """Drop what was logged after ``step`` by a run that was killed."""
+        self._done = step
+        if self.stats.exists() and world().main:
+            kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
+            write_whole(self.stats, "".join(line + "\n" for line in kept))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Append one line to ``stats.jsonl`` and to TensorBoard, on the main process."""
+        if not world().main:
+            return
+        with self.stats.open("a") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 1)} | values) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Write what TensorBoard's writer holds back, which a stop would lose."""
+        if self._board is not None:
+            self._board.flush()
+
+    @property
+    def board(self):
+        """TensorBoard writer, made on first use."""
+        if self._board is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path), purge_step=self._done + 1)
+        return self._board
+
+
+class StepRecord:
+    """What one step saw and what came of it, micro-batch by micro-batch, on this process."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.values: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, Tensor], **batch: Any) -> None:
+        """Note the losses of a micro-batch and what names its samples, such as their keys."""
+        for name, value in values.items():
+            self.values[name].append(value.detach())
+        self.batches.append(batch | {name: value.detach() for name, value in values.items()})
+
+    def logged(self) -> dict[str, Tensor]:
+        """Values ``(n,)`` by name."""
+        return {name: torch.stack(values) for name, values in self.values.items()}
+
+
+@contextlib.contextmanager
+def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]:
+    """Turn a :class:`FloatingPointError` of the block into a sentence, and write what the step had seen.
+
+    Raises:
+        UserError: with the name of the file, ``RUN/not-finite-RANK.json``.
+    """
+    try:
+        yield
+    except FloatingPointError as error:
+        path = run.path / f"not-finite-{world().rank}.json"
+        seen = [
+            {name: float(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            for batch in record.batches
+        ]
+        write_whole(path, json.dumps({"step": step, "batches": seen}, indent=2))
+        named = path if world().size == 1 else path.with_name("not-finite-*.json")  # each process's
+        raise UserError(
+            f"Step {step}: {error}. {named} names the samples it saw: look at them, or use a lower learning rate."
+        ) from error
+
+
+@contextlib.contextmanager
+def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[None]:
+    """Say what to do when a run is stopped, or the GPU's memory is full."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which torchrun brings about
+            progress.console.print(f"stopped in step {step + 1}; {GOES_ON}")
+        raise
+    except torch.OutOfMemoryError as error:
+        less = "give a smaller --config.loop.batch" if loop.batch > 1 else "take smaller frames or more GPUs"
+        raise UserError(
+            f"The GPU's memory is full in step {step + 1}: {less}; of teacher and student --dry-run says what fits."
+        ) from error
+
+
+def tracked(items: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
+    """``items``, with a bar on stderr or, where that is a file, a line a minute."""
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    console, began = Console(stderr=True), time.perf_counter()
+    with Progress(*columns, console=console, disable=not shown) as progress:
+        said = began
+        for done, item in enumerate(progress.track(items)):
+            now = time.perf_counter()
+            if shown and not console.is_terminal and done and now - said >= LINE_SECONDS:
+                left = timedelta(seconds=round((now - began) / done * (len(items) - done)))
+                console.print(f"{what}: {done} of {len(items)}, {left} left")
+                said = now
+            yield item
+
+
+def run_steps(
+    run: RunFolder,
+    loop: LoopConfig,
+    parts: dict[str, Stateful],
+    step: Callable[[int], dict[str, Tensor]],
+    *,
+    on_checkpoint: Callable[[int], None] | None = None,
+    on_sample: Callable[[int], None] | None = None,
+) -> None:
+    """Call ``step(i)`` for every step not yet done, with progress, log, checkpoints and resume.
+
+    ``step`` returns the values to log, one or several of each. Progress and ETA go to stderr. What ``on_checkpoint``
+    and ``on_sample`` write is there before the checkpoint: a run killed in between writes it again. All processes call
+    both.
+    """
+    done = load_checkpoint(run.checkpoint, parts)
+    run.restart_stats(done)
+    columns = (
+        TextColumn(run.path.name),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    logged: dict[str, list[float]] = {}
+    since, started = 0, time.perf_counter()
+    console = Console(stderr=True)
+    values = TextColumn("{task.fields[last]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    shown = Progress(*columns, values, console=console, expand=True, disable=not world().main)
+    if done and world().main:
+        console.print(f"going on from step {done}" if done < loop.steps else f"all {done} steps are done")
+    with shown as progress:
+        bar = progress.add_task("", total=loop.steps, completed=done, last="")
+        for index in range(done, loop.steps):
+            count = index + 1
+            with _interrupted(progress, loop, index):
+                values = step(index)
+                since += 1
+                for name, value in values.items():
+                    logged.setdefault(name, []).extend(value.flatten().tolist())
+                if count % loop.log_every == 0 or count == loop.steps:
+                    means = _means(from_all(logged))
+                    means["seconds_per_step"] = (time.perf_counter() - started) / since
+                    run.log(count, means)
+                    last = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+                    progress.update(bar, last=last)
+                    if world().main and not console.is_terminal:
+                        left = timedelta(seconds=round(means["seconds_per_step"] * (loop.steps - count)))
+                        console.print(f"step {count} of {loop.steps}, {left} left: {last}", soft_wrap=True)
+                    logged, since, started = {}, 0, time.perf_counter()
+                progress.advance(bar)
+                if on_sample and loop.sample_every and count % loop.sample_every == 0:
+                    on_sample(count)
+                if count % loop.checkpoint_every == 0 or count == loop.steps:
+                    if on_checkpoint:
+                        on_checkpoint(count)
+                    run.flush()
+                    save_checkpoint(run.checkpoint, count, parts)
+
+
+def _means(logged: list[dict[str, list[float]]]) -> dict[str, float]:
+    """Mean of each value over all processes."""
+    names = dict.fromkeys(name for values in logged for name in values)
+    all_values = {name: [value for values in logged for value in values.get(name, ())] for name in names}
+    return {name: sum(values) / len(values) for name, values in all_values.items()}
+
+
+def build_optimizer(module: torch.nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; only the weights of linear maps and convolutions are decayed, not biases, norms, tables and positions."""
+    wanted = [p for p in module.parameters() if p.requires_grad]
+    maps = {id(m.weight) for m in module.modules() if isinstance(m, torch.nn.Linear | _ConvNd)}
+    groups = [
+        {"params": [p for p in wanted if id(p) in maps], "weight_decay": config.weight_decay},
+        {"params": [p for p in wanted if id(p) not in maps], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)  # of shards it is a loop otherwise
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine from ``lr`` to ``lr * final_scale``."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    position = min(1.0, step / max(1, steps))
+    return (
+        config.lr * warmup * (config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * position)))
+    )
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, config: OptimizerConfig, lr: float) -> Tensor:
+    """Clip, check, step and clear gradients; returns the gradient norm before clipping.
+
+    Raises:
+        FloatingPointError: before the update, if a gradient is not finite.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = whole_tensor(torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip))  # of all shards
+    if not torch.isfinite(norm):
+        raise FloatingPointError("the loss or its gradient is not finite; stopped before the optimizer step")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # a line cut short by a kill
+
+
+def _version() -> dict[str, str]:
+    return {
+        "asymtalker": asymtalker.__version__,
+        "commit": _commit() or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the working copy this file belongs to; ``None`` for an installed package or without git."""
+    package = Path(__file__).parent
+    command = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+    try:
+        if subprocess.run(command, cwd=package, capture_output=True, check=False).returncode:
+            return None
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=package, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return head.stdout.strip()

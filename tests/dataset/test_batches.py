@@ -1,0 +1,236 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from asymtalker.codec import to_pixels
+from asymtalker.config import ChunkConfig
+from asymtalker.dataset import corpus
+from asymtalker.dataset.batches import ChunkSource, box_coverage
+from asymtalker.dataset.cache import Cache, chunk_starts, mouth_boxes, reference_frames
+from asymtalker.dataset.corpus import ShardWriter
+from asymtalker.errors import UserError
+from asymtalker.models.audio import ArraySource, AudioFeatures
+from asymtalker.models.identity import encode_then_repeat, temporal_reference
+from asymtalker.train.teacher import encode_all
+from asymtalker.training.frozen import load_frozen
+from toy import TOY_CHUNK, ToyFace, toy_loop
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_pipeline_folder):
+    return load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+
+
+@pytest.fixture(scope="module")
+def source(toy_corpus, frozen):
+    return ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
+
+
+def generator(seed: int = 0):
+    return torch.Generator().manual_seed(seed)
+
+
+def folders(source: ChunkSource):
+    assert isinstance(source.encoded, Cache)
+    return source.encoded.folders(source.rows[0])
+
+
+def close(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=5e-3, rtol=2e-3)  # the cache holds float16
+
+
+def test_starts_cover_the_clip_to_its_end():
+    assert chunk_starts(105, 81) == [0, 24]
+    assert chunk_starts(200, 81) == [0, 40, 80, 119]
+    assert chunk_starts(81, 81) == [0]
+    assert chunk_starts(40, 33) == [0, 7]
+    assert chunk_starts(80, 81) == []
+
+
+def test_references_are_fixed_by_the_key_and_inside_the_clip():
+    frames = reference_frames("a", 105, 81)
+    assert frames == reference_frames("a", 105, 81)
+    assert frames[:2] == chunk_starts(105, 81)
+    assert [4 * frame // 105 for frame in frames[2:]] == [0, 1, 2, 3]
+    assert len({tuple(reference_frames(str(key), 105, 81)) for key in range(8)}) > 1
+
+
+def test_the_reference_is_the_chunks_own_first_frame_where_that_is_asked_for(source, frozen):
+    batch = source.batch(3, generator(), own_reference=1.0)
+    first = source.pixels(batch, 0, 1)
+    for index in range(3):
+        expected = temporal_reference(frozen.codec, first[index : index + 1], TOY_CHUNK.frames)
+        close(batch.identity.latents[index : index + 1], expected)
+
+
+def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):
+    batch = source.batch(3, generator())
+    for index, (key, start) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+        clip = corpus.open_clip(source.folder, key)
+        pixels = to_pixels(clip.frames(start, start + TOY_CHUNK.frames))
+        close(batch.latents[index : index + 1], frozen.codec.encode(pixels))
+        features = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(clip.audio()))
+        span = (-2, TOY_CHUNK.frames + 2)
+        close(batch.audio.frames(*span)[index : index + 1], features.frames(start + span[0], start + span[1]))
+        picture = [to_pixels(clip.frames(f, f + 1)) for f in reference_frames(key, clip.num_frames, TOY_CHUNK.frames)]
+        references = [temporal_reference(frozen.codec, p, TOY_CHUNK.frames)[0] for p in picture]
+        assert min((batch.identity.latents[index] - r).abs().max() for r in references) < 5e-3
+        assert torch.equal(source.pixels(batch, 2, 5)[index], pixels[0, :, 2:5])
+
+
+def test_the_head_of_a_chunk_is_the_encoding_of_its_first_frames(source, frozen):
+    batch = source.batch(2, generator())
+    head = frozen.codec.encode(source.pixels(batch, 0, TOY_CHUNK.continuity_frames))
+    close(batch.latents[:, :, :2], head)
+
+
+def test_a_batch_is_a_pure_function_of_the_generator(source):
+    first, second, other = (source.batch(4, generator(seed)) for seed in (1, 1, 2))
+    assert first.keys == second.keys
+    assert torch.equal(first.latents, second.latents)
+    assert torch.equal(first.identity.latents, second.identity.latents)
+    assert (first.keys, first.starts) != (other.keys, other.starts)
+
+
+def test_windows_show_the_same_place_of_everything(source):
+    whole, seen = source.batch(3, generator(4)), source.batch(3, generator(4), crop=2)
+    assert seen.keys == whole.keys
+    assert whole.windows == ((0, 0),) * 3
+    assert seen.latents.shape[-2:] == seen.identity.latents.shape[-2:] == (2, 2)
+    cell = 32 // whole.latents.shape[-1]
+    for index, (top, left) in enumerate(seen.windows):
+        cells = slice(top, top + 2), slice(left, left + 2)
+        pixels = slice(cell * top, cell * (top + 2)), slice(cell * left, cell * (left + 2))
+        assert torch.equal(seen.latents[index], whole.latents[index][..., *cells])
+        assert torch.equal(seen.identity.latents[index], whole.identity.latents[index][..., *cells])
+        assert torch.equal(source.mouth(seen)[index], source.mouth(whole)[index][..., *cells])
+        for picture in (source.pixels, source.face_mask):
+            assert torch.equal(picture(seen, 0, 2)[index], picture(whole, 0, 2)[index][..., *pixels])
+
+
+def test_windows_lie_in_the_picture_and_often_at_the_mouth(source):
+    batches = [source.batch(2, generator(seed), crop=2) for seed in range(20)]
+    corners = torch.tensor([corner for batch in batches for corner in batch.windows])
+    assert corners.min() >= 0
+    assert corners.max() <= 2
+    assert len(corners.unique(dim=0)) > 5
+    shares = torch.cat([source.mouth(batch).mean((1, 2, 3, 4)) for batch in batches])
+    everywhere = torch.cat([source.mouth(source.batch(2, generator(seed))).mean((1, 2, 3, 4)) for seed in range(20)])
+    assert shares.mean() > 1.2 * everywhere.mean()
+
+
+def test_the_split_and_the_masks_are_those_of_the_corpus(source):
+    batch = source.batch(8, generator())
+    assert all(key.startswith("train-") for key in batch.keys)
+    mask = source.face_mask(batch, 0, 3)
+    assert mask.shape == (8, 1, 3, 32, 32)
+    assert 0 <= mask.min() < 0.1
+    assert 0.9 < mask.max() <= 1
+
+
+def test_the_mouth_lies_low_in_the_face_and_covers_the_cells_of_its_box():
+    masks = np.zeros((2, 40, 40), np.uint8)
+    masks[0, 10:30, 8:28] = 255
+    boxes = mouth_boxes(masks)
+    np.testing.assert_allclose(boxes[0], [(10 + 0.6 * 20) / 40, (10 + 0.92 * 20) / 40, 12 / 40, 24 / 40], rtol=1e-5)
+    assert not boxes[1].any(), "no face, no mouth"
+    cover = box_coverage(torch.from_numpy(boxes), 5, 5)  # cells of 8 pixels
+    assert cover.shape == (2, 5, 5)
+    assert cover[1].max() == 0
+    torch.testing.assert_close(cover[0].sum() * 64, torch.tensor(6.4 * 12))
+    assert cover[0, 3, 2] == pytest.approx((28.4 - 24) / 8)
+    assert cover[0, 0].max() == 0
+
+
+def test_the_mouth_of_a_batch_is_where_its_latents_are(source):
+    batch = source.batch(3, generator())
+    mouth = source.mouth(batch)
+    assert mouth.shape == (3, 1, *batch.latents.shape[2:])
+    assert 0 <= mouth.min() < 0.01
+    assert 0.2 < mouth.max() <= 1
+    face = source.face_mask(batch, 0, 1)
+    cells = torch.nn.functional.adaptive_avg_pool2d(face[:, 0], mouth.shape[-2:])
+    assert (mouth[:, 0, :1][cells == 0]).max() < 0.2, "no mouth outside the face"
+
+
+def test_clips_are_encoded_once(source, toy_corpus, frozen, monkeypatch):
+    def fail(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(type(frozen.codec), "encode", fail)
+    again = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
+    assert torch.equal(again.batch(1, generator()).latents, source.batch(1, generator()).latents)
+
+
+def test_encoding_goes_on_where_it_was_stopped(toy_corpus, tmp_path, frozen):
+    folder = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    before = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    encode_all(before)
+    kept, lost = sorted(folders(before).latents.iterdir())[:2]
+    written = kept.stat().st_mtime_ns
+    expected = lost.read_bytes()
+    lost.unlink()
+    after = ChunkSource(folder, "train", frozen, TOY_CHUNK)
+    encode_all(after)
+    assert kept.stat().st_mtime_ns == written
+    assert lost.read_bytes() == expected
+    assert folders(after) == folders(before)
+    shard = folder / after.rows[0].shard
+    os.utime(shard)  # as if the corpus had been written again
+    encode_all(ChunkSource(folder, "train", frozen, TOY_CHUNK))
+    assert kept.stat().st_mtime_ns > written
+
+
+def test_another_codec_length_or_strategy_does_not_meet_old_values(toy_corpus, source, frozen, tiny_pipeline_folder):
+    shorter = ChunkSource(toy_corpus, "train", frozen, ChunkConfig(frames=5, continuity_frames=1))
+    assert folders(shorter).latents != folders(source).latents
+    assert folders(shorter).audio == folders(source).audio
+    etr = load_frozen(tiny_pipeline_folder, "etr", toy_loop())
+    repeated = ChunkSource(toy_corpus, "train", etr, TOY_CHUNK)
+    assert folders(repeated).identity != folders(source).identity
+    assert folders(repeated).latents == folders(source).latents
+    latents = repeated.batch(1, generator()).identity.latents
+    assert torch.equal(latents[:, :, :1].expand_as(latents), latents)
+    changed = load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+    next(changed.codec.vae.parameters()).data += 1
+    assert changed.codec_digest != frozen.codec_digest
+    picture = torch.zeros(1, 3, 1, 32, 32)
+    assert torch.equal(etr.encode_identity(picture, 9).latents, encode_then_repeat(etr.codec, picture, 9))
+
+
+def test_chunks_in_a_row_leave_room_before_the_last(toy_corpus, frozen):
+    rollout = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, chunks=3)
+    batch = rollout.batch(8, generator())
+    assert min(batch.starts) >= 8  # two chunks of 9 frames that share 5
+    moved = batch.audio.moved(8)
+    assert torch.equal(moved.frames(8, 17), batch.audio.frames(0, 9))
+    rollout.pixels(batch, -8, -3)
+
+
+def test_clips_that_are_too_short_are_named(toy_corpus, frozen):
+    with pytest.raises(UserError, match=r"no train clip has the 25 frames .* longest has 21"):
+        ChunkSource(toy_corpus, "train", frozen, ChunkConfig(frames=25))
+
+
+def test_a_corpus_without_clips_of_the_split_is_refused(tmp_path, frozen):
+    writer = ShardWriter(tmp_path)
+    writer.write(0, [ToyFace(0).clip("test", 9)])
+    writer.write_manifest()
+    with pytest.raises(UserError, match=r"no train clip .* longest has 0"):
+        ChunkSource(tmp_path, "train", frozen, TOY_CHUNK)
+
+
+def test_a_folder_without_a_codec_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"There is no folder .*vae"):
+        load_frozen(tmp_path, "tre", toy_loop())
+
+
+def test_clips_of_several_sizes_are_refused(tmp_path, frozen):
+    writer = ShardWriter(tmp_path / "mixed")
+    writer.write(0, [ToyFace(seed).clip("train", size=size) for seed, size in ((0, 32), (1, 48))])
+    writer.write_manifest()
+    with pytest.raises(UserError, match="32 x 32, 48 x 48"):
+        ChunkSource(tmp_path / "mixed", "train", frozen, TOY_CHUNK)

@@ -1,0 +1,117 @@
+"""Curves that are made with known drift, seams, motion and blinks give these back."""
+
+import numpy as np
+import pytest
+
+from asymtalker.evaluate.measure.signals import (
+    blink_times,
+    chunk_boundaries,
+    colour_drift,
+    drift,
+    head_motion,
+    motion_diversity,
+    per_second,
+    seams,
+)
+
+
+def test_drift_is_the_slope_per_minute_and_finds_the_first_second_below():
+    times = np.arange(0, 120, 0.2)
+    noise = 0.02 * np.random.default_rng(0).normal(size=len(times))
+    found = drift(times, 0.9 - 0.3 * times / 60 + noise, threshold=0.6)
+    assert found.per_minute == pytest.approx(-0.3, abs=0.005)
+    assert found.mean == pytest.approx(0.6, abs=0.01)
+    assert 58 <= found.first_lost <= 62
+    late = times >= 1  # a real clip begins with its portrait, which is no drift
+    fitted = np.polyfit(times[late] / 60, (0.9 - 0.3 * times / 60 + noise)[late], 1)[0]
+    assert fitted == pytest.approx(found.per_minute)
+    jump = np.where(late, 0.8, 1.0)
+    assert drift(times, jump, threshold=0.6).per_minute == pytest.approx(0)
+
+
+def test_a_steady_curve_never_falls_below_and_a_short_one_has_no_slope():
+    steady = drift(np.arange(0, 10, 0.2), np.full(50, 0.8), threshold=0.4)
+    assert steady.per_minute == pytest.approx(0)
+    assert np.isnan(steady.first_lost)
+    assert np.isnan(drift(np.array([0.0, 0.2]), np.array([0.8, 0.7]), 0.4).per_minute)
+
+
+def test_per_second_means_are_means_of_what_each_second_has():
+    seconds, means = per_second(np.array([0.1, 0.9, 3.2]), np.array([[1.0, 2], [3, 4], [5, 6]]))
+    assert seconds.tolist() == [0, 3]
+    assert means.tolist() == [[2, 3], [5, 6]]
+
+
+def test_colour_drift_is_the_distance_in_lab_and_the_ratio_of_contrast():
+    lab = np.tile(np.array([50, 0, 0, 3, 4, 0.0]), (75, 1))
+    lab[50:, :3] += [3, 4, 0]
+    lab[50:, 3:] *= 2
+    seconds, distance, contrast = colour_drift(lab)
+    assert seconds.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(distance, [0, 0, 5])
+    np.testing.assert_allclose(contrast, [1, 1, 2])
+
+
+def test_seams_compare_the_frames_that_begin_a_chunk_with_all_others():
+    rng = np.random.default_rng(1)
+    change = 1 + 0.1 * rng.random(300)
+    lab = np.cumsum(rng.choice([-0.1, 0.1], size=(300, 6)), axis=0)
+    boundaries = chunk_boundaries(300, 81, 76)
+    assert boundaries == [81, 157, 233]
+    found = seams(change, lab, boundaries)
+    assert found
+    assert found.motion == pytest.approx(1, abs=0.1)
+    assert found.colour == pytest.approx(1, abs=0.1)
+    change[boundaries] = 4.2
+    for frame in boundaries:
+        lab[frame:, 0] += 10
+    found = seams(change, lab, boundaries)
+    assert found
+    assert found.motion == pytest.approx(4, abs=0.2)
+    assert found.colour > 20
+
+
+def test_chunks_of_another_frame_rate_do_not_wander_off():
+    """SoulX-LiveAct makes 24 frames a second: 21, then 32 at a time."""
+    boundaries = chunk_boundaries(15_000, 21 * 25 / 24, 32 * 25 / 24)
+    assert boundaries[:3] == [22, 55, 89]
+    last = len(boundaries) - 1
+    assert abs(boundaries[-1] - (21 + 32 * last) * 25 / 24) <= 0.5
+    assert chunk_boundaries(50, 81, 76) == []
+
+
+def test_a_clip_of_one_chunk_or_one_that_stands_still_has_no_seam():
+    lab = np.random.default_rng(2).random((50, 6))
+    assert seams(np.ones(50), lab, chunk_boundaries(50, 81, 76)) is None
+    assert seams(np.zeros(100), np.zeros((100, 6)), chunk_boundaries(100, 81, 76)) is None
+
+
+def test_a_picture_that_freezes_between_its_seams_has_the_worst_ones():
+    boundaries = chunk_boundaries(400, 81, 76)
+    change = np.zeros(400)
+    change[boundaries] = 6
+    found = seams(change, np.zeros((400, 6)), boundaries)
+    assert found
+    assert found.motion
+    assert found.motion > 100
+    assert found.colour is None
+
+
+def test_head_motion_is_in_degrees_and_diversity_tells_copies_from_others():
+    time = np.arange(500) / 25
+    nod = np.stack([0 * time, 10 * np.sin(2 * np.pi * time), 0 * time], 1)
+    shake = nod[:, [1, 0, 2]]
+    assert head_motion(nod) == pytest.approx(10 / np.sqrt(2), rel=1e-3)
+    assert head_motion(nod + np.array([5, 0, 0])) == pytest.approx(head_motion(nod))
+    assert motion_diversity([nod, nod[:400]]) == pytest.approx(0, abs=1e-6)
+    assert motion_diversity([nod, shake]) == pytest.approx(10, rel=1e-3)
+    assert np.isnan(motion_diversity([nod]))
+
+
+def test_blinks_are_counted_and_a_long_look_down_is_none():
+    closed = np.full(500, 0.1)
+    for start in (50, 200, 333):
+        closed[start : start + 6] = [0.3, 0.7, 0.9, 0.9, 0.6, 0.4]
+    closed[400:450] = 0.8
+    assert blink_times(closed).tolist() == [51 / 25, 201 / 25, 334 / 25]  # 0.3 is not yet 0.25 above the median
+    assert len(blink_times(np.full(100, 0.9))) == 0

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from asymtalker.errors import UserError
+from asymtalker.media.portrait import (
+    FaceBox,
+    Placement,
+    choose_face,
+    crop_frame,
+    even_picture,
+    find_faces,
+    parse_size,
+    paste_back,
+    turned_by,
+)
+from asymtalker.media.read import read_picture
+from drawn_face import background, draw_face
+from real_data import DATA
+
+
+@pytest.mark.parametrize(
+    ("size", "width"),
+    [((300, 300), 60), ((600, 700), 300), ((3000, 4000), 240), ((4000, 2500), 1500)],
+    ids=["small", "plain", "far away in a large picture", "close in a large picture"],
+)
+def test_a_face_is_found_where_it_is(size, width):
+    centre = size[1] // 2 + 10, size[0] // 2 - 5
+    (face,) = find_faces(draw_face(background(*size), centre, width))
+    assert face.left + face.width / 2 == pytest.approx(centre[0], abs=0.12 * width)
+    assert face.top + face.height / 2 == pytest.approx(centre[1], abs=0.25 * width)
+    assert 0.7 * width < face.width < 1.4 * width
+
+
+def test_faces_come_largest_first_and_the_choice_is_said():
+    picture = draw_face(draw_face(background(400, 700), (150, 200), 90), (480, 200), 160)
+    faces = find_faces(picture)
+    assert len(faces) == 2
+    said: list[str] = []
+    assert choose_face(faces, None, "x.png", said.append) == faces[0]
+    assert faces[0].left > faces[1].left
+    assert len(said) == 1
+    assert "2 faces in x.png" in said[0]
+    assert choose_face(faces, 2, "x.png", said.append) == faces[1]
+    assert len(said) == 1
+    for number in (0, 3, -1):
+        with pytest.raises(UserError, match="2 faces"):
+            choose_face(faces, number, "x.png")
+
+
+def test_no_face_is_an_error_and_a_turned_one_is_noticed():
+    picture = background(300, 400)
+    assert find_faces(picture) == []
+    with pytest.raises(UserError, match=r"No face was found in empty\.png"):
+        choose_face([], None, "empty.png")
+    assert turned_by(picture) is None
+    upright = draw_face(picture, (200, 150), 120)
+    assert turned_by(np.ascontiguousarray(np.rot90(upright))) == 90
+    assert turned_by(np.ascontiguousarray(np.rot90(upright, 2))) == 180
+
+
+@pytest.mark.parametrize("size", [64, 128, 500])
+def test_crop_has_the_face_in_its_place(size):
+    picture = np.zeros((500, 600, 3), np.uint8)
+    picture[180:300, 240:360] = 255  # the face box
+    portrait = crop_frame(picture, FaceBox(240, 180, 120, 120, 1.0), (size, size))
+    assert portrait.picture.shape == (size, size, 3)
+    assert portrait.placement == Placement(180, 108, 240, 240)
+    rows, columns = np.nonzero(portrait.picture[..., 0] > 127)
+    assert np.ptp(columns) + 1 == pytest.approx(size / 2, abs=2)
+    assert columns.mean() / size == pytest.approx(0.5, abs=0.02)
+    assert rows.mean() / size == pytest.approx(0.55, abs=0.02)
+
+
+def test_crop_over_the_edge_continues_the_picture():
+    picture = background(300, 300)
+    portrait = crop_frame(picture, FaceBox(180, 0, 120, 120, 1.0), (256, 256))
+    assert portrait.placement.left + portrait.placement.width > 300
+    assert portrait.placement.top < 0
+    padded = np.pad(picture, ((300, 300), (300, 300), (0, 0)), mode="edge")
+    inside = crop_frame(padded, FaceBox(480, 300, 120, 120, 1), (256, 256))
+    assert np.abs(portrait.picture.astype(int) - inside.picture).max() < 12
+
+
+def test_shrinking_does_not_alias():
+    stripes = np.zeros((2000, 2000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    portrait = crop_frame(stripes, FaceBox(750, 750, 500, 500, 1.0), (64, 64))
+    assert np.abs(portrait.picture.astype(int) - 127).max() < 6
+
+
+@pytest.mark.parametrize(
+    "box", [FaceBox(240, 180, 120, 120, 1), FaceBox(10, 20, 200, 200, 1), FaceBox(450, 350, 90, 90, 1)]
+)
+@pytest.mark.parametrize("size", [(256, 256), (320, 208), (208, 320)], ids=["square", "portrait", "landscape"])
+def test_pasting_the_crop_back_changes_nothing_much(box, size):
+    picture = draw_face(background(500, 600), (300, 240), 150)
+    portrait = crop_frame(picture, box, size)
+    assert portrait.picture.shape == (*size, 3)
+    pasted = paste_back(picture, portrait.picture, portrait.placement)
+    assert pasted.shape == picture.shape
+    assert np.abs(pasted.astype(int) - picture).mean() < 1
+    assert np.abs(pasted.astype(int) - picture).max() < 90  # sharp drawn edges, scaled twice
+
+
+def test_pasted_frame_fades_out_at_its_border():
+    picture, frame = np.zeros((400, 400, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)
+    pasted = paste_back(picture, frame, Placement(100, 120, 200, 200))[..., 0].astype(int)
+    assert pasted[220, 200] == 200
+    assert not pasted[:119].any()
+    assert not pasted[:, 301:].any()
+    assert np.abs(np.diff(pasted, axis=0)).max() < 20
+    assert np.abs(np.diff(pasted, axis=1)).max() < 20
+    assert not picture.any()
+
+
+def test_a_square_is_its_part_of_the_picture_scaled():
+    picture = draw_face(background(500, 600), (300, 240), 150)
+    crop = crop_frame(picture, FaceBox(240, 180, 120, 110, 1.0), (64, 64))
+    part = Image.fromarray(picture[103:343, 180:420]).resize((64, 64), Image.Resampling.LANCZOS)
+    assert np.array_equal(crop.picture, np.asarray(part))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((64, 96), (108, 120, 240, 360)), ((96, 64), (42, 180, 360, 240))])
+def test_other_shapes_show_more_around_the_face(size, expected):
+    picture = np.zeros((500, 600, 3), np.uint8)
+    picture[180:300, 240:360] = 255  # the face box, half as wide as the shorter side
+    crop = crop_frame(picture, FaceBox(240, 180, 120, 120, 1.0), size)
+    top, left, height, width = expected
+    assert crop.placement == Placement(left=left, top=top, height=height, width=width)
+    rows, columns = np.nonzero(crop.picture[..., 0] > 127)
+    for seen, share, side in ((rows, 0.55, size[0]), (columns, 0.5, size[1])):
+        assert np.ptp(seen) + 1 == pytest.approx(32, abs=2)
+        assert seen.mean() / side == pytest.approx(share, abs=0.02)
+
+
+def test_a_pasted_landscape_fades_out_equally_far_on_all_sides():
+    picture, frame = np.zeros((400, 500, 3), np.uint8), np.full((64, 96, 3), 200, np.uint8)
+    pasted = paste_back(picture, frame, Placement(100, 120, 200, 300))[..., 0]
+    assert np.array_equal(pasted[120:220, 250], pasted[220, 100:200])
+    assert pasted[220, 250] == 200
+    assert not pasted[:, :99].any()
+    assert not pasted[321:].any()
+
+
+def test_sizes_are_read_height_first():
+    assert parse_size("640x416") == (640, 416)
+    assert parse_size("512") == (512, 512)
+    for text in ("640x", "0x64", "x", "64x64x64", "-64x64", "big"):
+        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+            parse_size(text)
+
+
+def test_pictures_for_video_are_even():
+    assert even_picture(background(301, 403), 1920).shape == (300, 402, 3)
+    assert even_picture(background(1500, 3001), 1000).shape == (500, 1000, 3)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no real material")
+def test_every_real_portrait_is_framed():
+    paths = sorted((DATA / "portraits").glob("*.jpg"))
+    assert len(paths) == 12
+    landmarks = np.load(DATA / "landmarks478.npz", allow_pickle=True)
+    points = dict(zip(landmarks["names"].tolist(), landmarks["points"], strict=True))
+    for path in paths:
+        picture = read_picture(path)
+        faces = find_faces(picture)
+        assert len(faces) == 1, path
+        placement = crop_frame(picture, faces[0], (256, 256)).placement
+        corners = (points[f"portraits/{path.name}"][[61, 291], :2] - [placement.left, placement.top]) / placement.width
+        mouth = corners.mean(axis=0)
+        assert 0.38 < mouth[0] < 0.62, path
+        assert 0.58 < mouth[1] < 0.76, path
+
+
+def test_rows_that_are_padded_change_nothing():
+    """Decoded frames of 360 pixels are views into wider rows; a detector that reads past them finds other faces."""
+    picture = draw_face(background(288, 360), (180, 140), 120)
+    padded = np.zeros((288, 384, 3), np.uint8)
+    padded[:, :360] = picture
+    expected = find_faces(picture)
+    assert expected
+    for _ in range(3):
+        assert find_faces(padded[:, :360]) == expected

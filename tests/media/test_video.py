@@ -1,0 +1,288 @@
+import errno
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from asymtalker.errors import UserError
+from asymtalker.media.read import AudioFile, read_audio
+from asymtalker.media.video import VideoWriter, decode_frames, probe_video, read_video, write_video
+from asymtalker.timeline import FPS, SAMPLE_RATE, frames_of_samples
+from real_data import DATA
+
+
+def moving(frames: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """A grey level that names the frame, and a coloured square."""
+    pictures = np.empty((frames, height, width, 3), np.uint8)
+    pictures[:] = (40 + np.arange(frames) * 2 % 180)[:, None, None, None]
+    pictures[:, 10:40, 10:40] = (200, 30, 60)
+    return pictures
+
+
+def flashes(seconds: float, rate: int, channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A white frame and a beep at the same instants, every half second."""
+    samples = np.zeros((round(seconds * rate), channels), np.float32)
+    frames = np.full((-(-round(seconds * SAMPLE_RATE) // 640), 64, 64, 3), 16, np.uint8)
+    for index in range(5, len(frames) - 1, 12):
+        frames[index] = 240
+        at = index * rate // FPS
+        samples[at : at + rate // 50] = 0.7 * np.sin(np.arange(rate // 50) * 0.4)[:, None]
+    return frames, samples
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 1), (22050, 1), (44100, 2), (48000, 2)])
+def test_picture_and_sound_stay_together(tmp_path, rate, channels):
+    frames, samples = flashes(2.345, rate, channels)
+    write_video(tmp_path / "a.mp4", frames, samples, rate)
+    seen, heard = read_video(tmp_path / "a.mp4")
+    assert seen.shape == frames.shape
+    assert len(heard) == round(len(samples) * SAMPLE_RATE / rate)
+    assert frames_of_samples(len(heard)) == len(seen)
+    bright = np.flatnonzero(seen.mean(axis=(1, 2, 3)) > 128)
+    loud = np.abs(np.pad(heard, (0, -len(heard) % 640))).reshape(-1, 640).max(axis=1) > 0.4
+    assert np.array_equal(bright, np.flatnonzero(loud))
+    info = probe_video(tmp_path / "a.mp4")
+    assert (info.fps, info.audio_rate, info.audio_channels) == (FPS, rate, channels)
+    assert info.seconds == pytest.approx(len(frames) / FPS)
+
+
+def test_colours_survive(tmp_path):
+    frames = moving(30)
+    write_video(tmp_path / "a.mp4", frames)
+    seen, heard = read_video(tmp_path / "a.mp4")
+    assert not len(heard)
+    assert np.abs(seen.astype(int) - frames).mean() < 2
+    assert np.abs(seen[:, 25, 25].astype(int) - (200, 30, 60)).max() < 8
+
+
+def test_written_in_pieces_equals_written_at_once(tmp_path):
+    frames, samples = flashes(4, 16000)
+    write_video(tmp_path / "whole.mp4", frames, samples)
+    with VideoWriter(tmp_path / "pieces.mp4", (64, 64), audio_rate=16000) as writer:
+        for start in range(0, len(frames), 7):
+            writer.write(frames[start : start + 7])
+            writer.write_audio(samples[start * 640 : (start + 7) * 640])
+    whole, pieces = read_video(tmp_path / "whole.mp4"), read_video(tmp_path / "pieces.mp4")
+    assert np.array_equal(whole[0], pieces[0])
+    assert np.array_equal(whole[1], pieces[1])
+
+
+def test_index_comes_first_and_tags_are_kept(tmp_path):
+    tags = {"title": "A title", "comment": "Made by a machine – äöü", "description": '{"seed": 3}'}
+    write_video(tmp_path / "a.mp4", moving(10), metadata=tags)
+    assert tags.items() <= probe_video(tmp_path / "a.mp4").metadata.items()
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < data.find(b"moov") < data.find(b"mdat")
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_nothing_is_seen_under_the_name_before_the_end(tmp_path):
+    target = tmp_path / "new" / "a.mp4"
+    with VideoWriter(target, (64, 96)) as writer:
+        writer.write(moving(5))
+        assert not target.exists()
+    assert len(list(decode_frames(target))) == 5
+
+
+def write_then_fail(writer: VideoWriter, frames: np.ndarray, samples: np.ndarray) -> None:
+    with writer:
+        writer.write(frames)
+        writer.write_audio(samples)
+        raise RuntimeError("something broke")
+
+
+def test_an_error_keeps_what_was_made(tmp_path):
+    frames, samples = flashes(4, 16000)
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 64), audio_rate=16000)
+    with pytest.raises(RuntimeError):
+        write_then_fail(writer, frames, samples)
+    assert writer.kept_seconds == 4
+    seen, heard = read_video(tmp_path / "a.mp4")
+    assert (len(seen), len(heard)) == (100, 64_000)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_an_error_before_the_first_frame_leaves_nothing(tmp_path):
+    with pytest.raises(UserError), VideoWriter(tmp_path / "a.mp4", (64, 64), audio_rate=16000) as writer:
+        raise UserError("No face.")
+    assert writer.kept_seconds == 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_colon_in_the_name_is_no_protocol(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video("12:30.mp4", moving(5))
+    assert os.listdir(tmp_path) == ["12:30.mp4"]
+    assert len(list(decode_frames("12:30.mp4"))) == 5
+
+
+def test_a_video_that_cannot_take_its_name_is_kept_and_said(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
+    writer.write(moving(5))
+    (tmp_path / "a.mp4" / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match="what was written lies in") as error:
+        writer.close()
+    (kept,) = tmp_path.glob(".*.part")
+    assert str(kept) in str(error.value)
+    assert len(list(decode_frames(kept))) == 5
+
+
+class InterruptedContainer:
+    """Sends this process a signal in the middle of writing frame 60."""
+
+    def __init__(self, container, stop):
+        self._container, self._stop, self._count = container, stop, 0
+        self.close = container.close
+
+    def mux(self, packets) -> None:
+        if self._count == 60:
+            os.kill(os.getpid(), self._stop)
+        self._count += 1
+        self._container.mux(packets)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_while_writing_waits_for_the_frame(tmp_path, stop):
+    before = signal.signal(stop, signal.default_int_handler)
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
+    writer._container = InterruptedContainer(writer._container, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt), writer:
+            writer.write(moving(100))
+    finally:
+        signal.signal(stop, before)
+    assert len(list(decode_frames(tmp_path / "a.mp4"))) == 61
+
+
+class SmallDisk:
+    """A file on a disk with ``room`` bytes left; deleting the reserve, if there is one, makes room."""
+
+    def __init__(self, file, reserve: Path | None, room: int):
+        self._file, self._reserve, self._room = file, reserve, room
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def write(self, data: memoryview) -> int:
+        freed = self._reserve is not None and not self._reserve.exists()
+        if self._file.tell() + len(data) > self._room and not freed:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)
+
+
+def write_noise_to_small_disk(target: Path, room: int, reserve: bool) -> VideoWriter:
+    noise = np.random.default_rng(0).integers(0, 255, (120, 64, 64, 3), dtype=np.uint8)
+    writer = VideoWriter(target, (64, 64))
+    output = writer._output
+    output._file = SmallDisk(output._file, output._reserve if reserve else None, room)
+    with pytest.raises(UserError, match="disk is full"), writer:
+        writer.write(noise)
+    return writer
+
+
+def test_full_disk_keeps_a_playable_part(tmp_path):
+    writer = write_noise_to_small_disk(tmp_path / "a.mp4", room=40_000, reserve=True)
+    count = len(list(decode_frames(tmp_path / "a.mp4")))
+    assert 0 < count < 120
+    assert writer.kept_seconds == pytest.approx(count / FPS)
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_disk_that_fills_up_with_the_last_bytes_is_no_error(tmp_path):
+    writer = VideoWriter(tmp_path / "a.mp4", (64, 96))
+    writer.write(moving(20))
+    output = writer._output
+    output._file = SmallDisk(output._file, output._reserve, room=0)
+    writer.close()
+    assert writer.kept_seconds == 20 / FPS
+    assert len(list(decode_frames(tmp_path / "a.mp4"))) == 20
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+def test_disk_too_full_for_anything_leaves_nothing(tmp_path):
+    write_noise_to_small_disk(tmp_path / "a.mp4", room=10_000, reserve=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "file").touch()
+    for path, says in [
+        ("folder.mp4", "is a folder"),
+        ("a.avi", "end in .mp4"),
+        ("file/a.mp4", "Cannot make the folder"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            VideoWriter(tmp_path / path, (64, 64))
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a file system that refuses files")
+def test_refusing_file_system_is_said():
+    with pytest.raises(UserError, match=r"Cannot write|may not be written"):
+        VideoWriter("/proc/a.mp4", (64, 64))
+
+
+def test_bad_videos_are_one_sentence(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video" * 30)
+    write_video(tmp_path / "a.mp4", moving(5))
+    data = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 3])
+    for name in ("text.mp4", "cut.mp4", "none.mp4"):
+        with pytest.raises(UserError, match=name):
+            read_video(tmp_path / name)
+    with pytest.raises(UserError, match="no sound track"):
+        AudioFile(tmp_path / "a.mp4")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no real material")
+def test_real_video_sound():
+    clip = DATA / "clips" / "brbk7n.mpg"
+    frames, samples = read_video(clip)
+    assert frames.shape[1:] == (288, 360, 3)
+    assert abs(len(samples) / SAMPLE_RATE - len(frames) / FPS) < 0.1
+    assert np.array_equal(samples, read_audio(clip))
+
+
+@pytest.mark.parametrize(("rate", "count"), [(25, 30), (50, 60), (30, 36), (12.5, 15), ("30000/1001", 36)])
+def test_other_frame_rates_become_25_by_nearest_time(tmp_path, rate, count):
+    """Each frame's brightness is its time, so what is shown at k/25 s can be read off."""
+    path, rate = tmp_path / "a.mp4", Fraction(rate)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "1"})
+        stream.width = stream.height = 64
+        for index in range(count):
+            grey = np.full((64, 64, 3), 20 + round(150 * float(index / rate)), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    shown = [(float(frame.mean()) - 20) / 150 for frame in decode_frames(path, in_step=True)]
+    assert len(shown) == 30  # 1.2 s
+    assert np.abs(np.array(shown) - np.arange(30) / 25).max() <= 0.5 / min(25, float(rate)) + 0.015
+
+
+def test_a_truncated_video_is_one_sentence(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (40, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", frames)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"ends after \d+ of 40 frames|damaged"):
+        list(decode_frames(tmp_path / "b.mp4"))
+
+
+@pytest.mark.parametrize("ending", ["mkv", "webm"])
+def test_a_truncated_video_that_counts_no_frames_is_one_sentence(tmp_path, ending):
+    codec = {"mkv": "libx264", "webm": "libvpx"}[ending]
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / f"whole.{ending}"), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width = stream.height = 64
+        for _ in range(100):
+            picture = av.VideoFrame.from_ndarray(rng.integers(0, 255, (64, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    assert len(list(decode_frames(tmp_path / f"whole.{ending}"))) == 100
+    data = (tmp_path / f"whole.{ending}").read_bytes()
+    (tmp_path / f"half.{ending}").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"ends after [\d.]+ of 4.0 seconds: it is truncated"):
+        list(decode_frames(tmp_path / f"half.{ending}"))
