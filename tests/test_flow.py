@@ -1,5 +1,6 @@
 from itertools import pairwise
 
+import pytest
 import torch
 
 from asymtalker import flow
@@ -65,3 +66,36 @@ def test_training_sigmas_follow_the_generator():
     first, second = (flow.training_sigmas(64, 3.0, 1000, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first, second)
     assert 0 < first.min() < first.max() <= 1
+
+
+def drawn(seed: int, index: int = 0, purpose: str = "step") -> list[float]:
+    return torch.rand(4, generator=flow.numbered_generator(seed, index, purpose)).tolist()
+
+
+def test_numbers_of_a_step_depend_on_seed_index_and_purpose_alone():
+    assert drawn(3, 5) == drawn(3, 5)
+    assert drawn(3, 5, "chunk") == drawn(3, 5, "chunk")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((0, 0), (0, 2**40)),  # PyTorch's CPU generator keeps 32 bits of a seed
+        ((0, 0), (2**32, 0)),
+        ((7, 0), (7 + 2**32, 0)),
+        ((0, 1), (1, 0)),
+        ((1, 12), (11, 2)),
+        ((0, 1_000_003), (1, 0)),
+        ((-1, 0), (1, 0)),
+        ((0, 0, "step"), (0, 0, "chunk")),
+        ((1, 0, "step"), (0, 0, "chunk")),
+    ],
+)
+def test_other_seeds_steps_and_purposes_draw_other_numbers(one, other):
+    assert drawn(*one) != drawn(*other)
+
+
+def test_streams_of_neighbouring_seeds_share_no_step():
+    purposes = ("step", "extent", "chunk", "held-out", "weights")
+    first = [tuple(drawn(seed, index, name)) for seed in range(4) for index in range(20) for name in purposes]
+    assert len(set(first)) == len(first)

@@ -4,6 +4,8 @@ Convention (Wan, diffusers): ``sigma`` in [0, 1], 1 is pure noise; ``x_sigma = (
 ``velocity = noise - clean``. ``sigma`` broadcasts against ``B C T H W`` (see :func:`expand`).
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,19 @@ def training_sigmas(batch: int, shift: float, num_timesteps: int, generator: tor
     return shift_sigma(index / num_timesteps, shift)
 
 
-def numbered_generator(seed: int, index: int) -> torch.Generator:
-    """The random numbers of one step or chunk, on the CPU. They depend on ``(seed, index)`` alone: a resumed run, or a
-    video made chunk by chunk, meets the same ones."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+def hashed_seed(seed: int, purpose: str, index: int = 0) -> int:
+    """32 bits, all that PyTorch's CPU generator keeps of a seed, of integers of any size and what is drawn with them.
+    A purpose has a stream of its own: ``seed + 1`` would be another run's."""
+    return int.from_bytes(hashlib.sha256(f"{purpose}/{seed}/{index}".encode()).digest()[:4], "big")
+
+
+def numbered_generator(seed: int, index: int, purpose: str = "step") -> torch.Generator:
+    """The random numbers of one step or chunk, on the CPU. They depend on the arguments alone: a resumed run, or a
+    video made chunk by chunk, meets the same ones.
+
+    Args:
+        seed: of the run or video.
+        index: of the step, chunk or whatever is counted.
+        purpose: what is drawn, by default the samples and noise of a training step; each purpose has its own stream.
+    """
+    return torch.Generator().manual_seed(hashed_seed(seed, purpose, index))

@@ -274,7 +274,7 @@ def rollout(
                 with torch.no_grad():
                     head = codec.encode(frames)
             conditions = Conditions(features(span) if ahead is None else ahead, identity, head)
-            generator = flow.numbered_generator(seed, span.index)
+            generator = flow.numbered_generator(seed, span.index, "chunk")
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
         ahead = features(following) if following is not None and still_working(latents.device) else None
         previous = Chunk(span, latents, codec, preview)

@@ -20,6 +20,7 @@ from asymtalker.commands.stages import Convert
 from asymtalker.config import Recipe, TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.flow import numbered_generator
 from asymtalker.media.portrait import parse_size
 from asymtalker.media.whole import check_place, save_whole
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
@@ -136,7 +137,7 @@ def convert_transformer(
         elif name != TEXT:
             found[name] = _fitted(folder, name, weight, target[name].shape).to(_precision(name, dtype))
             (conversion.kept if weight.shape == target[name].shape else conversion.widened).append(name)
-    generator = torch.Generator().manual_seed(seed)
+    generator = numbered_generator(seed, 0, "weights")
     for name in (name for name in target if name not in found):
         if not _may_be_new(name):
             raise UserError(f"{folder}: the weight {name} is missing; fetch the checkpoint anew.")

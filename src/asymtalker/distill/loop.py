@@ -88,7 +88,7 @@ class Extent:
     @classmethod
     def draw(cls, config: DistillConfig, number: int) -> "Extent":
         """That of an update, counted from the start of the run."""
-        generator = numbered_generator(config.loop.seed + 1, number)
+        generator = numbered_generator(config.loop.seed, number, "extent")
         chunks = 1 + int(torch.randint(config.chunks, (), generator=generator))
         return cls(chunks, int(torch.randint(config.steps_per_sample, (), generator=generator)))
 

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
 from asymtalker.config import AudioTrainConfig
-from asymtalker.flow import numbered_generator
+from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.whole import save_whole
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.models.loading import hide_bars
@@ -33,7 +33,6 @@ from asymtalker.training.run_folder import (
 )
 
 LABEL_RATE = 50.0  # outputs per second of every wav2vec2
-VALIDATION_SEED = 2**40
 
 
 class PhonemeClassifier(nn.Module):
@@ -64,7 +63,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     loop = config.loop
     hide_bars()
     run = RunFolder(run_path, config)
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(hashed_seed(loop.seed, "weights"))
     model = PhonemeClassifier(build_audio_encoder(config.model)).to(loop.device).train()
     optimizer = build_optimizer(model, config.optimizer)
     ema = EMA(model, config.optimizer.ema_decay)
@@ -85,7 +84,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     @torch.no_grad()
     def save(count: int) -> None:
         with torch.no_grad():
-            loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, VALIDATION_SEED, "test"))
+            loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, 0, "test"))
         run.log(count, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
         save_whole(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
         save_whole(run_path / "feature_extractor", feature_extractor().save_pretrained)
@@ -96,7 +95,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
 
 def speech_batch(config: AudioTrainConfig, index: int, split: Split) -> tuple[Tensor, Tensor]:
     """Waveforms ``(B, seconds * 16000)`` and phoneme classes ``(B, seconds * 50)`` of one step."""
-    seed = int(torch.randint(2**62, (), generator=numbered_generator(config.loop.seed, index)))
+    seed = int(torch.randint(2**62, (), generator=numbered_generator(config.loop.seed, index, split)))
     rng = np.random.default_rng(seed)
     waves, labels = [], []
     for _ in range(config.loop.batch):

@@ -20,7 +20,7 @@ from asymtalker.codec import build_vae, latent_statistics, to_pixels
 from asymtalker.config import CodecTrainConfig, LoopConfig
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
-from asymtalker.flow import numbered_generator
+from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media import read as media
 from asymtalker.media.whole import save_whole
 from asymtalker.parts.codec_start import start_codec
@@ -57,13 +57,13 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     config = on_its_device(config)
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(hashed_seed(loop.seed, "weights"))
     vae = build_vae(config.model)
     if config.init:
         vae = load_like(vae, config.init)
     if not (config.init or config.model.is_residual or run.checkpoint.exists()):
         # two latent frames a clip are enough for the linear start
-        numbers = [numbered_generator(loop.seed + 2, index) for index in range(START_BATCHES)]
+        numbers = [numbered_generator(loop.seed, index, "start") for index in range(START_BATCHES)]
         start_codec(vae, [source.batch(START_CLIPS, generator)[:, :, :9] for generator in numbers])
     torch.nn.Module.to(vae.train(), loop.device)
     optimizer = build_optimizer(vae, config.optimizer)
@@ -98,14 +98,14 @@ def save_codec(vae: AutoencoderKLWan, source: "ClipSource", loop: LoopConfig, fo
 
     def samples() -> Iterator[Tensor]:
         for index in range(8):
-            generator = numbered_generator(loop.seed + 1, index)
+            generator = numbered_generator(loop.seed, index, "statistics")
             pixels = source.batch(loop.batch, generator).to(loop.device)
             with autocast(loop):
                 posterior = vae.encode(pixels).latent_dist
             yield (posterior.mean + posterior.std * _noise_like(posterior.mean, generator)).float().cpu()
 
     mean, std = latent_statistics(samples())
-    pixels = source.batch(loop.batch, numbered_generator(loop.seed + 1, 0)).to(loop.device)
+    pixels = source.batch(loop.batch, numbered_generator(loop.seed, 0, "statistics")).to(loop.device)
     visible = channel_visibility(vae, pixels, std)  # in float32: rounding would drown what a weak channel does
     vae.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
     save_whole(folder, vae.save_pretrained)

@@ -12,7 +12,7 @@ from asymtalker.codec import to_pixels
 from asymtalker.config import ReadoutTrainConfig
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
-from asymtalker.flow import numbered_generator
+from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.whole import save_whole
 from asymtalker.models.readout import APERTURE, SIDE, FaceReadout, readings_of
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
@@ -47,7 +47,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
     config = on_its_device(config)
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path)})
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(hashed_seed(loop.seed, "weights"))
     model = new_readout(config.width, corpus_path, keys)
     torch.nn.Module.to(model.train(), loop.device)
     optimizer = build_optimizer(model, config.optimizer)

@@ -297,7 +297,7 @@ def decoded_share(config: TeacherConfig) -> float:
     """Share of all chunks, on average, whose frames are decoded for the pixel losses."""
     if not config.pixel_losses:
         return 0.0
-    generator = flow.numbered_generator(config.loop.seed, 0)
+    generator = flow.numbered_generator(config.loop.seed, 0, "plan")
     sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
     return (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every
 

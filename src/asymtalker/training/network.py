@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from asymtalker.config import IdentityStrategy, LoopConfig, TeacherConfig, TransformerConfig
 from asymtalker.errors import UserError
+from asymtalker.flow import hashed_seed
 from asymtalker.media.whole import save_whole
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.loading import read_settings, weight_files
@@ -50,7 +51,7 @@ def start_transformer(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransf
         return load_transformer(folder, config.loop)
     if config.lora_rank:
         raise UserError("--config.lora-rank changes weights that are there: give them with --config.init.")
-    torch.manual_seed(config.loop.seed)
+    torch.manual_seed(hashed_seed(config.loop.seed, "weights"))
     transformer = build_transformer(config.model, frozen)
     transformer.initialize()
     return place(transformer, config.loop)
@@ -172,7 +173,7 @@ def adapt(transformer: AsymTalkerTransformer3DModel, rank: int, loop: LoopConfig
     """
     from peft import LoraConfig
 
-    torch.manual_seed(loop.seed)
+    torch.manual_seed(hashed_seed(loop.seed, "weights"))
     transformer.requires_grad_(False)
     transformer.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_MODULES))
     for name, parameter in transformer.named_parameters():
