@@ -45,3 +45,12 @@ def test_chunks_add_every_frame_once(num_frames):
 def test_chunks_that_cannot_be_are_refused(chunk, continuity):
     with pytest.raises(ValueError, match=r"1 \+ 4m|shorter"):
         list(timeline.chunk_spans(10, chunk, continuity))
+
+
+@pytest.mark.parametrize("context", [0, 2, 8])
+def test_a_chunk_hears_what_the_windows_of_its_latent_frames_ask_for(context):
+    spans = [timeline.Span.alone(81), *timeline.chunk_spans(300, 81, 5)]
+    for span in spans:
+        windows = [timeline.audio_window(latent, context) for latent in range(21)]
+        asked = (span.start + windows[0].start, span.start + windows[-1].stop)
+        assert span.heard(context) == asked

@@ -256,7 +256,7 @@ def rollout(
     shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
 
     def features(of: Span) -> Tensor:
-        return audio.frames(of.start - context, of.stop + context)
+        return audio.frames(*of.heard(context))
 
     previous: Chunk | None = None
     ahead: Tensor | None = None

@@ -59,6 +59,16 @@ class Span:
     new: range
     """Frames of the video this chunk adds, trimmed to the video's length."""
 
+    @classmethod
+    def alone(cls, num_frames: int) -> "Span":
+        """A chunk of so many frames on a time axis of its own, as a chunk of a corpus is."""
+        return cls(index=0, start=0, stop=num_frames, continuity=0, new=range(num_frames))
+
+    def heard(self, context: int) -> tuple[int, int]:
+        """First and one past the last of the frames whose sound the chunk's tokens attend to: its own and ``context``
+        more on both sides (:func:`audio_window`)."""
+        return self.start - context, self.stop + context
+
 
 def chunk_spans(num_frames: int, chunk_frames: int, continuity_frames: int):
     """Yield the :class:`Span` of every chunk that a video of ``num_frames`` frames needs, in order.

@@ -181,3 +181,38 @@ def test_the_refiner_treats_a_window_as_the_whole_picture_and_each_latent_frame_
 def test_patches_that_span_latent_frames_are_refused():
     with pytest.raises(ValueError, match="one latent frame"):
         toy_transformer(patch_size=(2, 2, 2))
+
+
+def test_noise_level_and_modulation_are_float32_under_autocast():
+    """As in Wan: rounded to bfloat16, noise levels next to each other would be one."""
+    model = toy_transformer(refiner_layers=1)
+    hidden, audio = inputs(1)
+    embedder = model.condition_embedder
+    recorded: dict[str, list[torch.Tensor]] = {}
+
+    def record(name: str, module: torch.nn.Module) -> None:
+        module.register_forward_hook(lambda _, given, made: recorded.setdefault(name, []).append(made.detach()))
+
+    parts = {"time": embedder.time_embedder, "modulation": embedder.time_proj, "refiner": model.refiner.modulations[0]}
+    for name, module in (parts | {"queries": model.blocks[0].attn1.to_q, "normed": model.norm_out}).items():
+        record(name, module)
+    given: list[torch.Tensor] = []
+    model.blocks[0].register_forward_pre_hook(lambda _, arguments: given.append(arguments[2]))
+    with torch.no_grad():
+        model(hidden, torch.tensor([500.0]), audio)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(hidden, torch.tensor([500.0]), audio)
+    assert recorded["queries"][1].dtype == torch.bfloat16, "autocast was on"
+    for name in (*parts, "normed"):
+        assert recorded[name][1].dtype == torch.float32, name
+    assert given[1].dtype == torch.float32
+    for name in ("time", "modulation"):
+        assert torch.equal(*recorded[name]), name
+
+
+def test_weights_stored_in_bfloat16_keep_time_and_modulation_in_float32(tmp_path):
+    toy_transformer().save_pretrained(tmp_path)
+    model = AsymTalkerTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    temb, modulation = model.embed_noise_level(torch.tensor([500.0]))
+    assert temb.dtype == modulation.dtype == torch.float32
+    assert model.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16

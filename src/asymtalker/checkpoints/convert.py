@@ -19,8 +19,8 @@ from asymtalker.codec import latent_size
 from asymtalker.commands.stages import Convert
 from asymtalker.config import Recipe, TransformerConfig
 from asymtalker.errors import UserError
-from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.flow import numbered_generator
+from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.portrait import parse_size
 from asymtalker.media.whole import check_place, save_whole
 from asymtalker.models.identity import load_image_encoder, transformer_arguments

@@ -7,6 +7,7 @@ latent frame, ``I`` image tokens.
 
 import math
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, cast
 
 import torch
@@ -53,6 +54,14 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = states.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-second, first], dim=-1).flatten(-2)
     return (states * cos + turned * sin).type_as(states)
+
+
+def unrounded(device: torch.device) -> AbstractContextManager:
+    """What depends on the noise level alone is computed as it is given, in float32, also under autocast: as in Wan, for
+    which a few levels next to each other must not become one."""
+    if device.type == "meta":  # where there is no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class FrameBatchedAttnProcessor:
@@ -190,9 +199,10 @@ class LocalRefiner(nn.Module):
         """Refine ``sample`` ``(B, C, T, H, W)``, given the transformer's input and ``temb`` ``(B T, D)``."""
         frames = torch.cat([sample, hidden_states.type_as(sample)], dim=1).transpose(1, 2)
         states = self.conv_in(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))  # (B T, dim, H, W)
-        temb = nn.functional.silu(temb)
+        temb = nn.functional.silu(temb).to(self.conv_in.weight.dtype)
         for modulation, convs in zip(self.modulations, self.convs, strict=True):
-            shift, scale = modulation(temb)[:, None, None].chunk(2, dim=-1)
+            with unrounded(temb.device):
+                shift, scale = modulation(temb)[:, None, None].chunk(2, dim=-1)
             cells = states.movedim(1, -1)
             cells = nn.functional.layer_norm(cells, cells.shape[-1:]) * (1 + scale) + shift
             states = states + convs(cells.movedim(-1, 1).type_as(states))
@@ -234,7 +244,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("patch_embedding", "condition_embedder", "norm")
     _no_split_modules = ("WanTransformerBlock",)
-    _keep_in_fp32_modules: ClassVar = ["time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"]  # not a tuple
+    _keep_in_fp32_modules: ClassVar = ["time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3"]  # not a tuple
     _repeated_blocks = ("WanTransformerBlock",)
     _cp_plan: ClassVar = {
         "frame_tokens": {
@@ -355,6 +365,15 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             nn.init.zeros_(self.refiner.conv_out.weight)
             nn.init.zeros_(cast(Tensor, self.refiner.conv_out.bias))
 
+    def embed_noise_level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """What a noise level says to the output layer ``(N, D)`` and to the blocks ``(N, 6 D)``, of ``(N,)`` noise
+        levels times 1,000; float32, or the weights' own type where they are stored in fewer bits."""
+        embedder = self.condition_embedder
+        with unrounded(timestep.device):
+            waves = embedder.timesteps_proj(timestep)
+            temb = embedder.time_embedder(waves.to(embedder.time_embedder.linear_1.weight.dtype))
+            return temb, embedder.time_proj(embedder.act_fn(temb).to(embedder.time_proj.weight.dtype))
+
     def audio_windows(self, audio: Tensor) -> Tensor:
         """Give each latent frame the audio tokens of its own frames and their context.
 
@@ -407,9 +426,11 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             encoder_hidden_states_image = self.visual_tokens(encoder_hidden_states_image)
         if timestep.ndim == 1:
             timestep = timestep[:, None].expand(-1, num_latents)
-        temb, modulation, audio, image = self.condition_embedder(
-            timestep.flatten(), encoder_hidden_states, encoder_hidden_states_image
-        )
+        temb, modulation = self.embed_noise_level(timestep.flatten())  # (B T, D), (B T, 6 D)
+        audio = self.condition_embedder.text_embedder(encoder_hidden_states)  # (B, F + 2 context, D)
+        image = None
+        if encoder_hidden_states_image is not None:
+            image = self.condition_embedder.image_embedder(encoder_hidden_states_image)  # (B, I, D)
         if self.audio_modulator is not None:
             heard = self.audio_modulator(self.audio_windows(encoder_hidden_states).flatten(2)).flatten(0, 1)
             of_blocks, of_output = heard.tensor_split([modulation.shape[-1]], dim=-1)
