@@ -1,14 +1,27 @@
 """The audio contract: frame k of the video hears second k/25, whatever is asked for and in whatever pieces."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
-from asymtalker.models.audio import BLOCK_FRAMES, ArraySource, AudioFeatures, at_frames
+from asymtalker.models.audio import (
+    BLOCK_FRAMES,
+    CONTEXT_FRAMES,
+    FLOOR_VARIANCE,
+    SCAN_SAMPLES,
+    ArraySource,
+    AudioFeatures,
+    Level,
+    at_frames,
+    build_audio_encoder,
+)
 from asymtalker.models.loading import load_network
+from toy import TOY_AUDIO
 
 FRAMES = 520  # five blocks and a bit
 
@@ -65,3 +78,76 @@ def test_weights_that_are_missing_are_not_drawn_at_random(toy_audio_encoder, tmp
     save_file(weights, path, {"format": "pt"})
     with pytest.raises(ValueError, match=r"1 of its weights are missing, such as encoder\.layer_norm\.weight"):
         load_network(Wav2Vec2Model, tmp_path, torch.float32)
+
+
+NORMALIZING = Wav2Vec2FeatureExtractor(sampling_rate=timeline.SAMPLE_RATE, do_normalize=True)
+
+
+@pytest.fixture
+def paused():
+    """Eight seconds of speech's level with an offset, twelve of a pause at -66 dBFS, and speech again."""
+    rng = np.random.default_rng(1)
+    level = np.repeat([0.1, 5e-4, 0.1], [8 * 16_000, 12 * 16_000, 5 * 16_000 + 321])
+    return (0.01 + level * rng.normal(0, 1, len(level))).astype(np.float32)
+
+
+@pytest.fixture
+def local_encoder():
+    """A wav2vec2 without attention, whose outputs depend on a second of sound at most, on the paper's kind of norm."""
+    torch.manual_seed(0)
+    encoder = build_audio_encoder(replace(TOY_AUDIO, num_hidden_layers=0)).eval().requires_grad_(False)
+    assert encoder.config.feat_extract_norm == "group"
+    return encoder
+
+
+def test_a_normalised_sound_is_that_of_a_pass_over_all_of_it(paused, local_encoder):
+    whole = NORMALIZING(paused, sampling_rate=timeline.SAMPLE_RATE, return_tensors="pt").input_values
+    level = Level(local_encoder, ArraySource(paused))
+    level.measure(1)
+    torch.testing.assert_close(level.normalize(torch.from_numpy(paused)[None]), whole, atol=1e-4, rtol=1e-4)
+
+    expected = at_frames(local_encoder(whole).last_hidden_state, 0, len(paused) // 640)
+    frames = range(CONTEXT_FRAMES, len(paused) // 640 - CONTEXT_FRAMES)  # at its ends a pass over all sees no silence
+    features = AudioFeatures(local_encoder, NORMALIZING, ArraySource(paused)).frames(frames.start, frames.stop)
+    torch.testing.assert_close(features, expected[:, frames.start : frames.stop], atol=2e-3, rtol=2e-3)
+    assert expected[0, 300:400].std(0).mean() > 0.01, "there is something to hear in the pause"
+
+
+def test_the_level_is_measured_once_in_pieces(paused, local_encoder):
+    class Noted(ArraySource):
+        asked: list[tuple[int, int]] = []
+
+        def read(self, start, stop):
+            self.asked.append((start, stop))
+            return super().read(start, stop)
+
+    source = Noted(paused)
+    features = AudioFeatures(local_encoder, NORMALIZING, source)
+    features.frames(0, 200)
+    scanned = len(source.asked) - 2  # two blocks
+    assert scanned == -(-len(paused) // SCAN_SAMPLES)
+    assert max(stop - start for start, stop in source.asked) <= SCAN_SAMPLES + 16
+    features.frames(400, 500)
+    assert len(source.asked) == scanned + 3
+
+
+def test_a_pause_at_the_start_of_growing_sound_is_no_speech(paused, local_encoder):
+    class Growing(ArraySource):
+        def __init__(self, samples):
+            super().__init__(samples)
+            self.num_samples = None
+
+    quiet = Growing(paused[8 * 16_000 : 20 * 16_000] - 0.01)
+    level = Level(local_encoder, quiet)
+    level.measure(5 * 16_000)
+    heard = level.normalize(torch.from_numpy(quiet.samples)[None])
+    assert heard.square().mean() < 1.1 * 5e-4**2 / FLOOR_VARIANCE
+    loud = Level(local_encoder, Growing(paused))
+    loud.measure(10 * 16_000)
+    so_far = torch.from_numpy(paused[: 10 * 16_000])[None]
+    torch.testing.assert_close(loud.normalize(so_far).std(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    channels = [Level(local_encoder, source) for source in (quiet, ArraySource(quiet.samples))]
+    for one in channels:
+        one.measure(len(quiet.samples))
+    quiet_variance, own_variance = (one._of_channels()[1] for one in channels)
+    torch.testing.assert_close(quiet_variance, own_variance, rtol=0.5, atol=0)  # that of sound as loud as the floor

@@ -1,11 +1,12 @@
 """wav2vec2 features at 25 FPS: frame ``k`` always sees second ``k/25``, whatever the chunk (section 3.1)."""
 
 from collections import OrderedDict
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
@@ -18,10 +19,18 @@ BLOCK_FRAMES = 100
 CONTEXT_FRAMES = 25
 """Sound heard before and after a block, so that its edges do not show."""
 STRIDE, RECEPTIVE_FIELD = 320, 400  # samples, of every wav2vec2
+SCAN_SAMPLES = 6 * timeline.SAMPLE_RATE  # looked at together when a level is measured
+VARIANCE_EPS = 1e-7  # of transformers' extractor
+FLOOR_VARIANCE = 1e-4  # -40 dBFS: sound that still grows is not taken for quieter, or a pause would become speech
 
 
 class SampleSource(Protocol):
     """Sound of any length, read piece by piece."""
+
+    @property
+    def num_samples(self) -> int | None:
+        """Length at 16 kHz; ``None`` for sound that still grows, which is asked for in order."""
+        ...
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples ``[start, stop)`` at 16 kHz, float32 in [-1, 1]; zeros outside the sound."""
@@ -33,6 +42,7 @@ class ArraySource:
 
     def __init__(self, samples: np.ndarray):
         self.samples = samples
+        self.num_samples = len(samples)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Samples ``[start, stop)``, zeros outside."""
@@ -84,12 +94,101 @@ def at_frames(hidden: Tensor, first: int, num_frames: int) -> Tensor:
     return torch.lerp(hidden[:, low], hidden[:, high], weight)
 
 
+class Level:
+    """How loud a sound is, for encoders that were trained on waveforms of mean 0 and variance 1 (``do_normalize``).
+
+    Such an encoder hears a whole recording at once, and its base size normalises the outputs of its first convolution
+    over time once more (a group norm with a group for each channel). Done block by block, a pause between sentences
+    would be raised to the level of speech, in steps every 4 s. So both are measured of the whole sound, in one scan
+    before its first block. Sound that still grows is measured as far as it was asked for, and as no quieter than
+    ``FLOOR_VARIANCE``.
+
+    Args:
+        encoder: the wav2vec2.
+        source: the sound.
+    """
+
+    def __init__(self, encoder: Wav2Vec2Model, source: SampleSource):
+        self.encoder, self.source = encoder, source
+        first = cast(Any, encoder.feature_extractor.conv_layers[0])
+        self.first = first if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm) else None
+        self._read = self._outputs = 0
+        self._sums = torch.zeros(2, 1, dtype=torch.float64)  # of samples, and of their squares
+        self._conv_sums = torch.zeros(2, 1, dtype=torch.float64)  # of the first convolution's outputs, by channel
+
+    def measure(self, stop: int) -> None:
+        """Take in the sound up to sample ``stop``, or all of it where its length is known."""
+        stop = stop if self.source.num_samples is None else self.source.num_samples
+        while self._read < stop:
+            last = min(self._read + SCAN_SAMPLES, stop)
+            self._take(self._read, last, stop)
+            self._read = last
+
+    def _take(self, start: int, last: int, stop: int) -> None:
+        overlap = self.first.conv.kernel_size[0] - self.first.conv.stride[0] if self.first else 0
+        samples = torch.from_numpy(self.source.read(start, min(last + overlap, stop)))
+        self._sums += _sums(samples[None, : last - start])
+        if self.first and len(samples) >= self.first.conv.kernel_size[0]:
+            conv, device = self.first.conv, self.encoder.device
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                # without its bias, which :meth:`_of_channels` adds
+                outputs = F.conv1d(send(samples[None, None], device), conv.weight.float(), None, conv.stride)[0]
+            self._conv_sums = self._conv_sums + _sums(outputs)
+            self._outputs += outputs.shape[1]
+
+    def _statistics(self) -> tuple[float, float, float]:
+        """Mean of the samples, their variance, and what is added to that to count as the level."""
+        mean, square = (self._sums[:, 0] / max(1, self._read)).tolist()
+        variance = max(0.0, square - mean**2)
+        floor = FLOOR_VARIANCE if self.source.num_samples is None else 0.0
+        return mean, variance, max(0.0, floor - variance)
+
+    def normalize(self, samples: Tensor) -> Tensor:
+        """Samples ``(B, N)`` at this level: what transformers' extractor makes of the whole sound."""
+        mean, variance, raised = self._statistics()
+        return (samples - mean) / (variance + raised + VARIANCE_EPS) ** 0.5
+
+    def encode(self, samples: Tensor) -> Tensor:
+        """Outputs ``(B, N, A)`` of the encoder for samples ``(B, N)`` of the sound, at the level of all of it."""
+        inputs = self.normalize(samples).to(self.encoder.dtype)
+        if self.first is None or not self._outputs:
+            return self.encoder(inputs).last_hidden_state
+        conv, norm, layers = self.first.conv, self.first.layer_norm, self.encoder.feature_extractor.conv_layers
+        hidden = conv(inputs[:, None])  # (B, C, N')
+        hidden = F.batch_norm(
+            hidden.float(), *self._of_channels(), norm.weight.float(), norm.bias.float(), eps=norm.eps
+        )
+        hidden = self.first.activation(hidden.to(inputs.dtype))
+        for layer in list(layers)[1:]:
+            hidden = layer(hidden)
+        hidden, _ = self.encoder.feature_projection(hidden.transpose(1, 2))  # (B, N, A)
+        return self.encoder.encoder(hidden).last_hidden_state
+
+    def _of_channels(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance ``(C,)`` of the first convolution's outputs over the whole sound, normalised."""
+        assert self.first is not None
+        mean, variance, raised = self._statistics()
+        weight, bias = self.first.conv.weight, self.first.conv.bias
+        average, square = self._conv_sums / self._outputs
+        spread = (square - average.square()).clamp_min(0)
+        level = variance + raised + VARIANCE_EPS
+        spread = spread * (1 + raised / max(variance, VARIANCE_EPS))  # the same sound, as loud as the floor
+        shifted = (average - mean * weight.double().sum((1, 2)).cpu()) / level**0.5
+        shifted = shifted if bias is None else shifted + bias.double().cpu()
+        return tuple(send(value.float(), self.encoder.device) for value in (shifted, spread / level))
+
+
+def _sums(values: Tensor) -> Tensor:
+    """Sums over time of ``(C, N)``, and of the squares: ``(2, C)`` in double precision on the CPU."""
+    return torch.stack([values.float().sum(1), values.float().square().sum(1)]).cpu().double()
+
+
 class AudioFeatures:
     """Features of one sound, computed block by block as they are asked for; memory does not grow with length.
 
     Args:
         encoder: a frozen wav2vec2.
-        extractor: its feature extractor (normalisation of the waveform).
+        extractor: its feature extractor, which tells whether sound is normalised (:class:`Level`).
         source: the sound.
         autocast: precision to run in, ``None`` for the weights' own.
     """
@@ -102,7 +201,7 @@ class AudioFeatures:
         autocast: torch.dtype | None = None,
     ):
         self.encoder = encoder
-        self.extractor = extractor
+        self.level = Level(encoder, source) if extractor.do_normalize else None
         self.source = source
         self.autocast = autocast
         self._blocks: OrderedDict[int, Tensor] = OrderedDict()
@@ -119,12 +218,15 @@ class AudioFeatures:
         if index not in self._blocks:
             first = (index * BLOCK_FRAMES - CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
             length = (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
-            samples = self.source.read(first, first + length)
-            inputs = self.extractor(samples, sampling_rate=timeline.SAMPLE_RATE, return_tensors="pt").input_values
             device = self.encoder.device
-            inputs = send(inputs, device).to(self.encoder.dtype)
+            if self.level is not None:
+                self.level.measure(first + length)
+            samples = send(torch.from_numpy(self.source.read(first, first + length))[None], device)  # (1, N)
             with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                hidden = self.encoder(inputs).last_hidden_state.float()
+                if self.level is None:
+                    hidden = self.encoder(samples.to(self.encoder.dtype)).last_hidden_state.float()
+                else:
+                    hidden = self.level.encode(samples).float()
             self._blocks[index] = at_frames(hidden, CONTEXT_FRAMES * timeline.SAMPLES_PER_FRAME, BLOCK_FRAMES)
             if len(self._blocks) > 4:  # a chunk with its context spans three blocks at most
                 self._blocks.popitem(last=False)

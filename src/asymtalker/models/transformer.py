@@ -244,7 +244,14 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ("patch_embedding", "condition_embedder", "norm")
     _no_split_modules = ("WanTransformerBlock",)
-    _keep_in_fp32_modules: ClassVar = ["time_embedder", "time_proj", "scale_shift_table", "norm1", "norm2", "norm3"]  # not a tuple
+    _keep_in_fp32_modules: ClassVar = [
+        "time_embedder",
+        "time_proj",
+        "scale_shift_table",
+        "norm1",
+        "norm2",
+        "norm3",
+    ]  # not a tuple
     _repeated_blocks = ("WanTransformerBlock",)
     _cp_plan: ClassVar = {
         "frame_tokens": {

@@ -73,7 +73,7 @@ class Frozen:
     @cached_property
     def audio_digest(self) -> str:
         """Names the audio encoder: its weights and what the extractor does to the waveform."""
-        return digest(self.audio_encoder, self.extractor.do_normalize)
+        return digest(self.audio_encoder, self.extractor.do_normalize and "by the whole sound")
 
     @cached_property
     def identity_digest(self) -> str:
