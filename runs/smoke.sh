@@ -3,7 +3,7 @@
 set -euo pipefail
 out=${1:-runs/out/smoke}
 
-asymtalker synth --out "$out/corpus" --clips 4 --seconds 3 --shard-clips 2
+asymtalker synth --out "$out/corpus" --clips 4 --seconds 4 --shard-clips 2
 asymtalker train --recipe smoke --part codec --corpus "$out/corpus" --run "$out/codec"
 asymtalker train --recipe smoke --part audio --run "$out/audio"
 asymtalker train --recipe smoke --part readout --corpus "$out/corpus" --run "$out/readout"

@@ -15,7 +15,7 @@ teacher() {
     asymtalker train --part teacher --model "$out/parts" --run "$out/$1" --corpus "$out/$2" "${@:3}"
 }
 
-corpus "$out/corpus" 400 0.1 --seconds 6.4 --pico-share 0.2 --seed 6
+corpus "$out/corpus" 400 0.1 --seconds 9.6 --pico-share 0.2 --seed 6
 corpus "$out/still" 128 0 --seconds 6.4 --pico-share 0.2 --seed 6
 asymtalker train --part codec --corpus "$out/corpus" --portraits "$portraits" --run "$out/codec"
 asymtalker train --part audio --config.pico-share 0.4 --run "$out/audio"

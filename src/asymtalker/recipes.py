@@ -95,7 +95,6 @@ def tiny() -> Recipe:
         distill=DistillConfig(
             chunk=chunk,
             shift=5.0,
-            chunks=2,
             min_sigma=0.05,
             loop=LoopConfig(steps=800, batch=1, sample_every=200),
             student=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999), ema_decay=0.99),

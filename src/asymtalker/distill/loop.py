@@ -74,7 +74,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Extent:
-    """How far a rollout goes: the same for all micro-batches of an update, as processes that share a network must go
+    """How far a rollout goes, drawn by ``DistillConfig.rollout_shares``: the same for all micro-batches of an update, as processes that share a network must go
     through it equally often.
 
     Attributes:
@@ -89,7 +89,7 @@ class Extent:
     def draw(cls, config: DistillConfig, number: int) -> "Extent":
         """That of an update, counted from the start of the run."""
         generator = numbered_generator(config.loop.seed, number, "extent")
-        chunks = 1 + int(torch.randint(config.chunks, (), generator=generator))
+        chunks = 1 + int(torch.multinomial(torch.tensor(config.rollout_shares), 1, generator=generator))
         return cls(chunks, int(torch.randint(config.steps_per_sample, (), generator=generator)))
 
 

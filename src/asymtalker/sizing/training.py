@@ -349,8 +349,9 @@ def plan_distill(
     encode = _encode(frozen, autocast, loop.batch, config.chunk.continuity_frames, size)
 
     generated = config.student_continuity == "generated"
-    before = (config.chunks - 1) / 2 if generated else 0.0  # chunks of a rollout before the last
-    heads = before if generated else (config.chunks - 1) / config.chunks
+    shares = config.rollout_shares
+    before = sum(index * share for index, share in enumerate(shares)) if generated else 0.0  # chunks before the last
+    heads = before if generated else sum(shares[1:])
     denoised = before * config.steps_per_sample + (config.steps_per_sample + 1) / 2  # steps of a rollout
     updates = config.critic_updates + 1
     scores = 2 if config.guidance_scale == 1 else 3  # of critic and teacher
