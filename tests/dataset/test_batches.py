@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import torch
 from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import ChunkSource, box_coverage
-from asymtalker.dataset.cache import Cache, chunk_starts, mouth_boxes, reference_frames
+from asymtalker.dataset.batches import ChunkSource
+from asymtalker.dataset.cache import Cache
+from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import ShardWriter
+from asymtalker.dataset.mouth import box_coverage, mouth_boxes
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
@@ -35,7 +38,7 @@ def generator(seed: int = 0):
 
 def folders(source: ChunkSource):
     assert isinstance(source.encoded, Cache)
-    return source.encoded.folders(source.rows[0])
+    return source.encoded.folders(source.clips[0])
 
 
 def close(actual, expected):
@@ -178,7 +181,7 @@ def test_encoding_goes_on_where_it_was_stopped(toy_corpus, tmp_path, frozen):
     assert kept.stat().st_mtime_ns == written
     assert lost.read_bytes() == expected
     assert folders(after) == folders(before)
-    shard = folder / after.rows[0].shard
+    shard = after.clips[0].shard
     os.utime(shard)  # as if the corpus had been written again
     encode_all(ChunkSource(folder, "train", frozen, TOY_CHUNK))
     assert kept.stat().st_mtime_ns > written
@@ -234,3 +237,56 @@ def test_clips_of_several_sizes_are_refused(tmp_path, frozen):
     writer.write_manifest()
     with pytest.raises(UserError, match="32 x 32, 48 x 48"):
         ChunkSource(tmp_path / "mixed", "train", frozen, TOY_CHUNK)
+
+
+def test_the_reference_is_from_another_clip_of_the_same_person_where_there_is_one(tmp_path, frozen):
+    """Eq. 24 draws it from the same identity."""
+    writer = ShardWriter(tmp_path / "people")
+    people = ["ann", "ann", "ann", "bob"]
+    clips = [replace(ToyFace(seed).clip("train"), identity_id=name) for seed, name in enumerate(people)]
+    writer.write(0, [*clips, replace(ToyFace(4).clip("test"), identity_id="bob")])
+    writer.write_manifest()
+    source = ChunkSource(writer.folder, "train", frozen, TOY_CHUNK)
+    pictures = {
+        clip.key: [
+            temporal_reference(frozen.codec, to_pixels(clip.frames(f, f + 1)), TOY_CHUNK.frames)[0] for f in frames
+        ]
+        for clip in source.clips
+        for frames in [reference_frames(clip.key, clip.num_frames, TOY_CHUNK.frames)]
+    }
+    portraits: dict[str, set[str]] = {}
+    for seed in range(30):
+        batch = source.batch(2, generator(seed), masks=False, mouth=False)
+        for key, latents in zip(batch.keys, batch.identity.latents, strict=True):
+            far = {other: min((latents - one).abs().max() for one in those) for other, those in pictures.items()}
+            portraits.setdefault(key, set()).add(min(far, key=lambda other: far[other]))
+            assert min(far.values()) < 5e-3
+    ann = {"train-toy0", "train-toy1", "train-toy2"}
+    assert {key: portraits[key] for key in ann} == {key: ann - {key} for key in ann}, "each shows the other two"
+    assert portraits["train-toy3"] == {"train-toy3"}, "alone in its split"
+
+
+def test_a_critics_batch_is_the_same_without_ground_truth_and_encodes_none(toy_corpus, frozen, monkeypatch):
+    source = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, chunks=2, cache=False)
+    whole = source.batch(2, generator(3))
+    monkeypatch.setattr(type(source.encoded), "latents", lambda *_: pytest.fail("ground truth is encoded"))
+    bare = source.batch(2, generator(3), target=False, masks=False, mouth=False)
+    assert (bare.keys, bare.starts, bare.size) == (whole.keys, whole.starts, whole.size)
+    assert torch.equal(bare.audio.features, whole.audio.features)
+    assert torch.equal(bare.identity.latents, whole.identity.latents)
+    assert bare.latents.shape == (*whole.latents.shape[:2], 0, *whole.latents.shape[3:])
+    assert bare.masks is None
+    assert bare.mouth is None
+
+
+def test_masks_and_mouths_are_read_with_the_batch(source, monkeypatch):
+    """In the thread that reads ahead, so that training does not wait for them."""
+    batch = source.batch(2, generator())
+    monkeypatch.setattr(type(source.encoded), "mask", lambda *_: pytest.fail("masks are read later"))
+    monkeypatch.setattr(type(source.encoded), "mouth", lambda *_: pytest.fail("mouths are read later"))
+    assert source.face_mask(batch, 0, TOY_CHUNK.frames).shape == (2, 1, TOY_CHUNK.frames, 32, 32)
+    for index, (key, start) in enumerate(zip(batch.keys, batch.starts, strict=True)):
+        clip = corpus.open_clip(source.folder, key)
+        expected = torch.from_numpy(clip.mask(start + 2, start + 5)).float() / 255
+        assert torch.equal(source.face_mask(batch, 2, 5)[index, 0], expected)
+    assert source.mouth(batch).shape == (2, 1, *batch.latents.shape[2:])

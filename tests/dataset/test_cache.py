@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,10 @@ from asymtalker.commands.cli import main
 from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import BatchesAhead, ChunkSource
 from asymtalker.dataset.buckets import View, nearest_bucket, view_of
-from asymtalker.dataset.cache import Cache, Encoder, mouth_boxes
+from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.corpus import NewClip, ShardWriter
+from asymtalker.dataset.encode import Encoder
+from asymtalker.dataset.mouth import mouth_boxes
 from asymtalker.distill.loop import distill
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
@@ -157,16 +158,18 @@ def test_one_bucket_changes_no_draw(toy_corpus, frozen):
         one, other = (source.batch(3, numbered_generator(seed, 0), crop=2) for source in (plain, bucketed))
         assert_same(vars(one) | {"audio": 0, "identity": 0}, vars(other) | {"audio": 0, "identity": 0})
         assert torch.equal(one.identity.latents, other.identity.latents)
-    assert plain.encoded.folders(plain.rows[0]) == bucketed.encoded.folders(plain.rows[0]), "nothing is encoded twice"
+    assert plain.encoded.folders(plain.clips[0]) == bucketed.encoded.folders(plain.clips[0]), (
+        "nothing is encoded twice"
+    )
 
 
 def test_other_buckets_have_folders_of_their_own(mixed, frozen):
-    row = rows(mixed)["train-toy4"]
-    folders = [Cache(Encoder(mixed, frozen, 9, (bucket,))).folders(row) for bucket in ((32, 48), (32, 32), (32, 80))]
+    clip = corpus.open_clip(mixed, "train-toy4")
+    folders = [Cache(Encoder(frozen, 9, (bucket,))).folders(clip) for bucket in ((32, 48), (32, 32), (32, 80))]
     for part in ("latents", "identity", "face"):
         assert len({vars(folder)[part] for folder in folders}) == 3
     assert len({folder.audio for folder in folders}) == 1
-    assert folders[2] == Cache(Encoder(mixed, frozen, 9)).folders(row)
+    assert folders[2] == Cache(Encoder(frozen, 9)).folders(clip)
 
 
 @pytest.mark.parametrize("strategy", ["tre", "etr", "clip", "vtp"])
@@ -177,7 +180,7 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
     fly = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS, cache=False)
     draws = [(numbered_generator(seed, 0), 2 * (seed % 2)) for seed in range(6)]
     drawn = [fly.batch(2, generator, crop) for generator, crop in draws]
-    beside = [(fly.mouth(b), fly.face_mask(b, -4, 2), fly.pixels(b, -4, 2)) for b in drawn]
+    beside = [(fly.mouth(b), fly.face_mask(b, 3, 7), fly.pixels(b, -4, 2)) for b in drawn]
     assert files_of(folder) == before, "nothing is written"
     cached = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS)
     encode_all(cached)
@@ -189,7 +192,7 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
             vars(batch) | {"audio": batch.audio.features, "identity": vars(batch.identity)},
         )
         assert again.audio.first == batch.audio.first
-        assert_same((cached.mouth(again), cached.face_mask(again, -4, 2), cached.pixels(again, -4, 2)), more)
+        assert_same((cached.mouth(again), cached.face_mask(again, 3, 7), cached.pixels(again, -4, 2)), more)
 
 
 def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen, tmp_path):
@@ -237,9 +240,9 @@ def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch)
         path.unlink()
     real, encoded = Encoder.latents, set()
 
-    def noted(encoder, row, chunk):
-        encoded.add(row.key)
-        return real(encoder, row, chunk)
+    def noted(encoder, clip, chunk):
+        encoded.add(clip.key)
+        return real(encoder, clip, chunk)
 
     monkeypatch.setattr(Encoder, "latents", noted)
     source = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS, cache=False)
@@ -251,18 +254,18 @@ def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch)
 def test_batches_read_ahead_are_those_drawn(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     loop = toy_loop(micro_batches=2)
-    ahead = BatchesAhead(loop, partial(source.batch, 2), 5)
+    ahead = BatchesAhead(loop, lambda update, generator: source.batch(2 + update % 2, generator), 5)
     for update in (0, 1, 4):  # gone on with after a pause too
         for number, (batch, generator) in zip(micro_batches(loop, update), ahead.of_update(update), strict=True):
             expected = numbered_generator(loop.seed, number)
-            again = source.batch(2, expected)
+            again = source.batch(2 + update % 2, expected)
             assert (batch.keys, batch.starts) == (again.keys, again.starts)
             assert torch.equal(batch.latents, again.latents)
             assert torch.equal(generator.get_state(), expected.get_state())
 
 
 def test_what_goes_wrong_while_reading_ahead_is_said(mixed, frozen):
-    def refuse(_: torch.Generator):
+    def refuse(update: int, generator: torch.Generator):
         raise UserError("the shard is damaged")
 
     with pytest.raises(UserError, match="the shard is damaged"):
@@ -351,7 +354,7 @@ def test_encode_refuses_what_is_too_short(toy_corpus, tiny_pipeline_folder, caps
 
 def test_a_cached_view_is_the_computed_one(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
-    encoder = Encoder(mixed, frozen, TOY_CHUNK.frames, BUCKETS)
-    for row in source.rows:
-        assert source.encoded.view(row) == encoder.view(row)
-        json.dumps(encoder.view(row).box)  # plain numbers
+    encoder = Encoder(frozen, TOY_CHUNK.frames, BUCKETS)
+    for clip in source.clips:
+        assert source.encoded.view(clip) == encoder.view(clip)
+        json.dumps(encoder.view(clip).box)  # plain numbers

@@ -1,6 +1,7 @@
 """The audio contract: frame k of the video hears second k/25, whatever is asked for and in whatever pieces."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_a_normalised_sound_is_that_of_a_pass_over_all_of_it(paused, local_encod
 
 def test_the_level_is_measured_once_in_pieces(paused, local_encoder):
     class Noted(ArraySource):
-        asked: list[tuple[int, int]] = []
+        asked: ClassVar[list[tuple[int, int]]] = []
 
         def read(self, start, stop):
             self.asked.append((start, stop))

@@ -96,9 +96,9 @@ def test_operations_of_a_distillation_step_are_the_mean_of_real_ones(
     source = ChunkSource(toy_corpus, "train", frozen, config.chunk, config.chunks)
     encode_all(source)
     nets = Networks.load(tiny_pipeline_folder / "transformer", config.loop)
-    critic = student = 0
-    extents = [Extent(*lengths) for lengths in product(range(1, config.chunks + 1), range(config.steps_per_sample))]
-    for extent in extents:
+    critic = student = 0.0
+    for chunks, exit_step in product(range(1, config.chunks + 1), range(config.steps_per_sample)):
+        extent, share = Extent(chunks, exit_step), config.rollout_shares[chunks - 1] / config.steps_per_sample
 
         def update_critic(extent: Extent = extent) -> None:
             with torch.no_grad():
@@ -110,9 +110,9 @@ def test_operations_of_a_distillation_step_are_the_mean_of_real_ones(
             losses = student_losses(config, nets, frozen, generated, numbered_generator(0, 1))
             (losses["dmd"] + losses["anchor"]).backward()
 
-        critic += count_flops(update_critic)
-        student += count_flops(update_student)
-    real = (config.critic_updates * critic + student) / len(extents)
+        critic += share * count_flops(update_critic)
+        student += share * count_flops(update_student)
+    real = config.critic_updates * critic + student
     plan = plan_distill(config, TOY_TRANSFORMER, empty, SIZE, gpus=1)
     assert sum(plan.flops.values()) == pytest.approx(real, rel=0.01)
 

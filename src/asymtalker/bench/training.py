@@ -15,7 +15,8 @@ from asymtalker.bench.random_weights import random_network, random_parts
 from asymtalker.bench.run import describe_machine
 from asymtalker.codec import Codec, latent_size, recompute_decoder
 from asymtalker.config import LoopConfig, Recipe, TeacherConfig
-from asymtalker.dataset.batches import AUDIO_MARGIN, Batch, ChunkSource, ClipFeatures
+from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
+from asymtalker.dataset.chunks import AUDIO_MARGIN
 from asymtalker.flow import numbered_generator
 from asymtalker.generate.placement import one_of
 from asymtalker.models.identity import Identity

@@ -299,7 +299,7 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
 
 
 def _check_teacher(config: TeacherConfig) -> None:
-    from asymtalker.dataset.cache import AUDIO_MARGIN
+    from asymtalker.dataset.chunks import AUDIO_MARGIN
 
     for name in ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers"):
         if vars(config.model)[name] < 1:
@@ -367,10 +367,11 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
 
         train_readout(settings.config, settings.run, settings.corpus)
     else:
+        from asymtalker.sizing.training import teacher_fits
         from asymtalker.train.teacher import train_teacher
 
         check_lengths(settings.config)
-        train_teacher(settings.config, settings.run, settings.corpus, settings.model)
+        train_teacher(settings.config, settings.run, settings.corpus, settings.model, teacher_fits)
 
 
 def distill(settings: Distill | PlanDistill) -> None:
@@ -380,9 +381,10 @@ def distill(settings: Distill | PlanDistill) -> None:
         plan(settings)
         return
     from asymtalker.distill.loop import distill as run
+    from asymtalker.sizing.training import distill_fits
 
     check_lengths(settings.config)
-    run(settings.config, settings.run, settings.corpus, settings.model)
+    run(settings.config, settings.run, settings.corpus, settings.model, distill_fits)
 
 
 def plan(settings: PlanTeacher | PlanDistill) -> None:

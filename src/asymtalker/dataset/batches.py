@@ -11,38 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asymtalker import timeline
 from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig, LoopConfig
-from asymtalker.dataset import corpus
-from asymtalker.dataset.buckets import Size
-from asymtalker.dataset.cache import (
-    AUDIO_MARGIN,
-    Cache,
-    Encoder,
-    chunk_starts,
-    encode_corpus,
-    reference_frames,
-    usable_rows,
-)
-from asymtalker.dataset.corpus import ManifestRow
+from asymtalker.dataset.buckets import Size, by_bucket
+from asymtalker.dataset.cache import Cache, encode_corpus
+from asymtalker.dataset.chunks import AUDIO_MARGIN, Choice, Chooser, draw_index, usable_clips
+from asymtalker.dataset.corpus import Clip, ManifestRow
+from asymtalker.dataset.encode import Encoder
+from asymtalker.dataset.mouth import latent_coverage
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.identity import Identity
 from asymtalker.training.distributed import micro_batches, world
 from asymtalker.training.frozen import Frozen
-
-
-def box_coverage(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Share of each cell of a grid that lies in a box: ``(N, 4)`` of :func:`asymtalker.dataset.cache.mouth_boxes` to
-    ``(N, height, width)``."""
-
-    def along(low: Tensor, high: Tensor, cells: int) -> Tensor:
-        edges = torch.arange(cells + 1, device=boxes.device)
-        return edges.clamp(low[:, None] * cells, high[:, None] * cells).diff(dim=1)
-
-    top, bottom, left, right = boxes.unbind(1)
-    return along(top, bottom, height)[:, :, None] * along(left, right, width)[:, None]
 
 
 @dataclass(frozen=True)
@@ -74,11 +55,13 @@ class Batch:
     Attributes:
         keys: the clips.
         starts: first frame of each chunk in its clip.
-        latents: ground truth ``(B, C, T, h, w)``, float32.
+        latents: ground truth ``(B, C, T, h, w)``, float32; ``T`` is 0 where nobody asked for it.
         audio: features by frame; frame 0 is the chunk's first. It reaches back over the chunks before it.
         identity: the identity reference.
         windows: upper left latent cell of what is seen of each chunk, ``(B, 2)`` row and column.
         size: height and width in pixels of the whole frames, the same for all chunks of a batch.
+        masks: what is seen of the face masks of the chunk's frames, ``(B, 1, F, H, W)`` uint8, if asked for.
+        mouth: share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1], if asked for.
     """
 
     keys: tuple[str, ...]
@@ -88,6 +71,8 @@ class Batch:
     identity: Identity
     windows: tuple[tuple[int, int], ...]
     size: Size
+    masks: Tensor | None = None
+    mouth: Tensor | None = None
 
 
 def cut_windows(grids: Sequence[Tensor], windows: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
@@ -130,25 +115,32 @@ class ChunkSource:
         cache: bool = True,
     ):
         self.folder, self.device = folder, frozen.device
-        self.spatial = frozen.codec.spatial
+        self.spatial, self.channels = frozen.codec.spatial, frozen.codec.channels
         self.chunk_frames = chunk.frames
         self.lead = (chunks - 1) * (chunk.frames - chunk.continuity_frames)
-        self.rows = usable_rows(folder, self.lead + chunk.frames, split)[:limit]
-        if not self.rows:
-            longest = max((row.frames for row in usable_rows(folder, 0, split)), default=0)
+        self.clips = usable_clips(folder, self.lead + chunk.frames, split)[:limit]
+        if not self.clips:
+            longest = max((clip.num_frames for clip in usable_clips(folder, 0, split)), default=0)
             raise UserError(
                 f"{folder}: no {split} clip has the {self.lead + chunk.frames} frames that training needs (the longest"
                 f" has {longest}); add longer clips or use a shorter chunk"
             )
-        self._encoder, self._cache = Encoder(folder, frozen, chunk.frames, buckets), cache
-        self._groups = self._encoder.group(self.rows)
-        self._bucket = {row.key: size for size, rows in self._groups.items() for row in rows}
+        self._encoder, self._cache = Encoder(frozen, chunk.frames, buckets), cache
+        groups = by_bucket(self.clips, buckets, self.spatial)
+        self._any = Chooser(self.clips, chunk.frames, self.lead)
+        self._of_size = {size: Chooser(clips, chunk.frames, self.lead) for size, clips in groups.items()}
+        self._clip = {clip.key: clip for clip in self.clips}
+
+    @property
+    def rows(self) -> list[ManifestRow]:
+        """The clips' rows of the manifest."""
+        return [clip.row for clip in self.clips]
 
     @cached_property
     def encoded(self) -> Cache:
         """What batches are made of. With ``cache`` the first use encodes the clips that are not yet, which may take
         hours; all processes come here together."""
-        return encode_corpus(self._encoder, self.rows) if self._cache else Cache(self._encoder)
+        return encode_corpus(self._encoder, self.clips) if self._cache else Cache(self._encoder)
 
     @property
     def largest(self) -> Size:
@@ -158,11 +150,11 @@ class ChunkSource:
     @property
     def sizes(self) -> tuple[Size, ...]:
         """Heights and widths in pixels that batches come in."""
-        return tuple(self._groups)
+        return tuple(self._of_size)
 
-    def frames(self, row: ManifestRow, start: int, stop: int) -> np.ndarray:
+    def frames(self, clip: Clip, start: int, stop: int) -> np.ndarray:
         """Frames ``[start, stop)`` of a clip as they are trained on, ``(n, H, W, 3)`` uint8."""
-        return self.encoded.view(row).cut(corpus.open_clip(self.folder, row.key).frames(start, stop))
+        return self.encoded.view(clip).cut(clip.frames(start, stop))
 
     def batch(
         self,
@@ -171,123 +163,93 @@ class ChunkSource:
         crop: int = 0,
         mouth_share: float = 0.5,
         own_reference: float = 0.0,
+        *,
+        target: bool = True,
+        masks: bool = True,
+        mouth: bool = True,
     ) -> Batch:
-        """``size`` chunks of random clips, all of the first one's bucket, each at one of the clip's
-        :func:`asymtalker.dataset.cache.chunk_starts` with one of its
-        :func:`asymtalker.dataset.cache.reference_frames`: one outside the chunk, where there is one, or for
-        ``own_reference`` of the chunks on average the chunk's own first frame.
+        """``size`` random chunks (:meth:`asymtalker.dataset.chunks.Chooser.choose`) with their references, all of the
+        first one's bucket.
 
         With ``crop`` and latent identity references only a square window of ``crop`` latent cells is seen of each
-        chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others.
+        chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others. What takes time to read
+        is asked for: ``target`` the ground-truth latents, ``masks``, ``mouth``. It changes no draw.
         """
-        choices = [self._choose(self.rows, generator, own_reference)]
-        bucket = self._bucket[choices[0][0].key]
-        choices += [self._choose(self._groups[bucket], generator, own_reference) for _ in range(size - 1)]
-        latents, audio, identity = zip(*(self._read(*choice) for choice in choices), strict=True)
-        keys = tuple(row.key for row, _, _ in choices)
-        starts = tuple(self._starts(row)[index] for row, index, _ in choices)
-        shape = latents[0].shape[-2:]
-        windows = ((0, 0),) * size
-        latent_identity = identity[0].ndim == 4
+        first = self._any.choose(generator, own_reference)
+        bucket = self._encoder.bucket(first.clip)
+        choices = [first, *(self._of_size[bucket].choose(generator, own_reference) for _ in range(size - 1))]
+        references = [self.encoded.reference(choice.portrait, choice.reference) for choice in choices]
+        latent_identity = references[0].ndim == 4
+        cells = bucket[0] // self.spatial, bucket[1] // self.spatial
+        shape, windows = cells, ((0, 0),) * size
         if crop and latent_identity:
-            windows = tuple(
-                self._window(row, start, shape, crop, mouth_share, generator)
-                for (row, _, _), start in zip(choices, starts, strict=True)
-            )
-            shape = (crop, crop)
+            shape = crop, crop
+            windows = tuple(self._window(choice, cells, crop, mouth_share, generator) for choice in choices)
+
+        def seen(grids: Sequence[Tensor], scale: int = 1) -> Tensor:
+            corners = [(top * scale, left * scale) for top, left in windows]
+            return cut_windows(grids, corners, [side * scale for side in shape]).to(self.device)
+
+        chunk = self.chunk_frames
+        spans = [(choice.clip, choice.start, choice.start + chunk) for choice in choices]
         return Batch(
-            keys=keys,
-            starts=starts,
-            latents=cut_windows(latents, windows, shape).to(self.device),
-            audio=ClipFeatures(torch.stack(audio).to(self.device), -self.lead - AUDIO_MARGIN),
-            identity=Identity(latents=cut_windows(identity, windows, shape).to(self.device))
+            keys=tuple(choice.clip.key for choice in choices),
+            starts=tuple(choice.start for choice in choices),
+            latents=seen([self.encoded.latents(choice.clip, choice.chunk).float() for choice in choices])
+            if target
+            else torch.empty(size, self.channels, 0, *shape, device=self.device),
+            audio=self._audio(spans),
+            identity=Identity(latents=seen([reference.float() for reference in references]))
             if latent_identity
-            else Identity(tokens=torch.stack(identity).to(self.device)),
+            else Identity(tokens=_floats(torch.stack(references)).to(self.device)),
             windows=windows,
             size=bucket,
+            masks=seen([self.encoded.mask(*span)[None] for span in spans], self.spatial) if masks else None,
+            mouth=seen([latent_coverage(self.encoded.mouth(*span), *cells) for span in spans]) if mouth else None,
         )
 
+    def _audio(self, spans: Sequence[tuple[Clip, int, int]]) -> ClipFeatures:
+        """Features of chunks, of the chunks before them, and a margin on both sides."""
+        first = -self.lead - AUDIO_MARGIN
+        pieces = [self.encoded.audio(clip, start + first, stop + AUDIO_MARGIN) for clip, start, stop in spans]
+        return ClipFeatures(torch.stack(pieces).float().to(self.device), first)
+
     def _window(
-        self,
-        row: ManifestRow,
-        start: int,
-        shape: Sequence[int],
-        crop: int,
-        mouth_share: float,
-        generator: torch.Generator,
+        self, choice: Choice, cells: Size, crop: int, mouth_share: float, generator: torch.Generator
     ) -> tuple[int, int]:
         """Upper left cell of a random window."""
         if torch.rand((), generator=generator) < mouth_share:
-            boxes = self.encoded.mouth(row, start, start + self.chunk_frames)
-            middle = boxes.mean(0).view(2, 2).mean(1) * torch.tensor(shape)
+            boxes = self.encoded.mouth(choice.clip, choice.start, choice.start + self.chunk_frames)
+            middle = boxes.mean(0).view(2, 2).mean(1) * torch.tensor(cells)
             jitter = torch.randint(-(crop // 4), crop // 4 + 1, (2,), generator=generator)
             corner = (middle.round().long() - crop // 2 + jitter).tolist()
         else:
-            corner = [_index(side - crop + 1, generator) for side in shape]
-        top, left = (min(max(at, 0), side - crop) for at, side in zip(corner, shape, strict=True))
+            corner = [draw_index(side - crop + 1, generator) for side in cells]
+        top, left = (min(max(at, 0), side - crop) for at, side in zip(corner, cells, strict=True))
         return top, left
 
     def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
-        rows = self._rows_of(batch)
-        return self._seen([to_pixels(self.frames(row, at + start, at + stop))[0] for row, at in rows], batch)
+        chunks = ((self._clip[key], first) for key, first in zip(batch.keys, batch.starts, strict=True))
+        pictures = [to_pixels(self.frames(clip, first + start, first + stop))[0] for clip, first in chunks]
+        corners = [(top * self.spatial, left * self.spatial) for top, left in batch.windows]
+        return cut_windows(pictures, corners, [side * self.spatial for side in batch.latents.shape[-2:]]).to(
+            self.device
+        )
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
-        """Face masks of the same frames, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
-        masks = [self.encoded.mask(row, at + start, at + stop)[None] for row, at in self._rows_of(batch)]
-        return self._seen(masks, batch).float() / 255
+        """Face masks of frames ``[start, stop)`` of the chunks, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
+        assert batch.masks is not None, "the batch was drawn without masks"
+        return batch.masks[:, :, start:stop].float() / 255
 
     def mouth(self, batch: Batch) -> Tensor:
         """Share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1]."""
-        num_latents = batch.latents.shape[2]
-        height, width = (side // self.spatial for side in batch.size)
-        maps = []
-        for row, start in self._rows_of(batch):
-            boxes = self.encoded.mouth(row, start, start + self.chunk_frames)
-            frames = box_coverage(boxes, height, width)  # (F, h, w)
-            later = frames[1:].unflatten(0, (num_latents - 1, timeline.TEMPORAL_COMPRESSION)).mean(1)
-            maps.append(torch.cat([frames[:1], later])[None])
-        return cut_windows(maps, batch.windows, batch.latents.shape[-2:]).to(self.device)
+        assert batch.mouth is not None, "the batch was drawn without mouths"
+        return batch.mouth
 
-    def _seen(self, pictures: Sequence[Tensor], batch: Batch) -> Tensor:
-        """What the windows show of full pictures ``(..., H, W)``."""
-        corners = [(top * self.spatial, left * self.spatial) for top, left in batch.windows]
-        height, width = (side * self.spatial for side in batch.latents.shape[-2:])
-        return cut_windows(pictures, corners, (height, width)).to(self.device)
 
-    def _rows_of(self, batch: Batch) -> list[tuple[ManifestRow, int]]:
-        """The clips of a batch, with the first frame of each chunk."""
-        rows = (corpus.open_clip(self.folder, key).row for key in batch.keys)
-        return list(zip(rows, batch.starts, strict=True))
-
-    def _starts(self, row: ManifestRow) -> list[int]:
-        return chunk_starts(row.frames, self.chunk_frames)
-
-    def _choose(
-        self, rows: Sequence[ManifestRow], generator: torch.Generator, own_reference: float
-    ) -> tuple[ManifestRow, int, int]:
-        """A clip, the index of its chunk, and the index of its reference."""
-        row = rows[_index(len(rows), generator)]
-        starts = self._starts(row)
-        possible = [index for index, start in enumerate(starts) if start >= self.lead]
-        index = possible[_index(len(possible), generator)]
-        chunk = range(starts[index], starts[index] + self.chunk_frames)
-        if torch.rand((), generator=generator) < own_reference:
-            return row, index, index
-        frames = reference_frames(row.key, row.frames, self.chunk_frames)
-        elsewhere = [i for i, frame in enumerate(frames) if frame not in chunk] or list(range(len(frames)))
-        return row, index, elsewhere[_index(len(elsewhere), generator)]
-
-    def _read(self, row: ManifestRow, index: int, reference: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents, audio features and identity reference, floats as float32."""
-        start = self._starts(row)[index]
-        span = start - self.lead - AUDIO_MARGIN, start + self.chunk_frames + AUDIO_MARGIN
-        identity = self.encoded.reference(row, reference)
-        return (
-            self.encoded.latents(row, index).float(),
-            self.encoded.audio(row, *span).float(),
-            identity.float() if identity.is_floating_point() else identity,
-        )
+def _floats(values: Tensor) -> Tensor:
+    return values.float() if values.is_floating_point() else values
 
 
 class BatchesAhead:
@@ -295,11 +257,11 @@ class BatchesAhead:
 
     Args:
         loop: seed, micro-batches, device.
-        draw: a batch, of its random numbers.
+        draw: a batch, of the number of its update and its random numbers.
         updates: of the whole run; beyond it nothing is read.
     """
 
-    def __init__(self, loop: LoopConfig, draw: Callable[[torch.Generator], Batch], updates: int):
+    def __init__(self, loop: LoopConfig, draw: Callable[[int, torch.Generator], Batch], updates: int):
         self._loop, self._draw, self._end = loop, draw, updates * loop.micro_batches
         self._thread = ThreadPoolExecutor(1)
         self._reading: dict[int, Future[tuple[Batch, torch.Generator]]] = {}
@@ -322,8 +284,4 @@ class BatchesAhead:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # each thread has its own
         generator = numbered_generator(self._loop.seed, number)
-        return self._draw(generator), generator
-
-
-def _index(length: int, generator: torch.Generator) -> int:
-    return int(torch.randint(length, (), generator=generator))
+        return self._draw(number // self._loop.micro_batches, generator), generator

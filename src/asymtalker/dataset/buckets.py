@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from asymtalker.dataset.corpus import Clip, ManifestRow
+from asymtalker.errors import UserError
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -41,6 +42,37 @@ def nearest_bucket(row: ManifestRow, buckets: Sequence[Size]) -> Size:
     size where there are no buckets."""
     shape = math.log(row.height / row.width)
     return min(buckets, key=lambda size: abs(math.log(size[0] / size[1]) - shape), default=(row.height, row.width))
+
+
+def by_bucket(clips: Sequence[Clip], buckets: Sequence[Size], spatial: int) -> dict[Size, list[Clip]]:
+    """The clips of each size that is trained on, in their order.
+
+    Args:
+        clips: of one corpus, at least one.
+        buckets: sizes of which each clip takes the nearest in shape; empty for its own size.
+        spatial: pixels on a side of a latent cell.
+
+    Raises:
+        UserError: if there are several sizes and no buckets, or a side is no multiple of the codec's factor.
+    """
+    for size in buckets:
+        if min(size) < 1 or any(side % spatial for side in size):
+            raise UserError(
+                f"--config.buckets has {_shown([size])} pixels: sides must be multiples of the codec's {spatial}."
+            )
+    groups: dict[Size, list[Clip]] = {}
+    for clip in clips:
+        groups.setdefault(nearest_bucket(clip.row, buckets), []).append(clip)
+    if not buckets and (len(groups) > 1 or any(side % spatial for side in min(groups))):
+        raise UserError(
+            f"{clips[0].shard.parent}: the clips have {_shown(sorted(groups))} pixels; without buckets training needs"
+            f" one size, a multiple of the codec's {spatial}: give the sizes to train on with --config.buckets"
+        )
+    return groups
+
+
+def _shown(sizes: Sequence[Size]) -> str:
+    return ", ".join(f"{height} x {width}" for height, width in sizes)
 
 
 def whole_view(row: ManifestRow, bucket: Size) -> View | None:

@@ -336,6 +336,10 @@ class Clip:
     shard: Path
 
     @property
+    def key(self) -> str:
+        return self.row.key
+
+    @property
     def num_frames(self) -> int:
         return self.row.frames
 
@@ -387,6 +391,15 @@ class Clip:
             return json.loads(self._read("json"))
         except ValueError as error:
             raise UserError(f"{self.shard}: the JSON of {self.row.key} is damaged; write the shard again") from error
+
+
+def read_clips(folder: Path) -> list[Clip]:
+    """The clips of the corpus in ``folder``, in order of key.
+
+    Raises:
+        UserError: if the folder is no corpus or its manifest is damaged.
+    """
+    return [Clip(row, Path(folder) / row.shard) for row in read_manifest(folder)]
 
 
 def open_clip(folder: Path, key: str) -> Clip:

@@ -7,8 +7,8 @@ symmetric ablations of table 4 are other settings of the same loop.
 
 import json
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,20 +17,21 @@ from torch import Tensor
 from asymtalker import flow, timeline
 from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
+from asymtalker.dataset.buckets import Size
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
-from asymtalker.sizing.training import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_distill
 from asymtalker.timeline import Span
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
 from asymtalker.train.teacher import check_sizes, encode_all, open_held_out
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
-from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device, world
+from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device
 from asymtalker.training.frozen import Frozen, load_frozen
 from asymtalker.training.network import (
+    NETWORKS_TOO_LARGE,
     adapt,
     load_transformer,
     save_transformer,
@@ -74,7 +75,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Extent:
-    """How far a rollout goes, drawn by ``DistillConfig.rollout_shares``: the same for all micro-batches of an update, as processes that share a network must go
+    """How far a rollout goes: the same for all micro-batches of an update, as processes that share a network must go
     through it equally often.
 
     Attributes:
@@ -87,7 +88,8 @@ class Extent:
 
     @classmethod
     def draw(cls, config: DistillConfig, number: int) -> "Extent":
-        """That of an update, counted from the start of the run."""
+        """That of an update, counted from the start of the run: as many chunks as ``DistillConfig.rollout_shares``
+        says, every exit step equally often."""
         generator = numbered_generator(config.loop.seed, number, "extent")
         chunks = 1 + int(torch.multinomial(torch.tensor(config.rollout_shares), 1, generator=generator))
         return cls(chunks, int(torch.randint(config.steps_per_sample, (), generator=generator)))
@@ -115,7 +117,13 @@ class Generated:
         return 0 if self.student.continuity is None else self.student.continuity.shape[2]
 
 
-def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
+def distill(
+    config: DistillConfig,
+    run_path: Path,
+    corpus_path: Path,
+    model_path: Path,
+    check_fits: Callable[[DistillConfig, TransformerConfig, Frozen, Size], None] | None = None,
+) -> None:
     """Distil and write ``run_path/transformer`` (averaged weights of the student, diffusers) at every checkpoint.
 
     One step is ``critic_updates`` updates of the critic, each on a fresh rollout, and one of the student. The same
@@ -126,6 +134,8 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         run_path: run folder.
         corpus_path: corpus; its clips must hold ``config.chunks`` chunks in a row.
         model_path: pipeline folder whose ``transformer/`` is the teacher.
+        check_fits: is given the settings, the teacher's size, the frozen networks and the largest height and width in
+            pixels before the three networks are made, and raises if they would not fit.
 
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
@@ -135,13 +145,14 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)
     teacher = transformer_config(model_path / "transformer", frozen.strategy)
-    check_noise(config, teacher)
+    check_draws(config, teacher)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks, **kept)
     check_sizes(source, teacher.patch_size)
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
-    check_fits(lambda: plan_distill(config, teacher, frozen_like(frozen), source.largest, world().size), frozen.device)
+    if check_fits:
+        check_fits(config, teacher, frozen, source.largest)
     with memory_said(NETWORKS_TOO_LARGE):
         nets, ema = start_networks(config, model_path / "transformer")
         student_optimizer = build_optimizer(nets.student, config.student)
@@ -155,7 +166,12 @@ def distill(config: DistillConfig, run_path: Path, corpus_path: Path, model_path
         }
     encode_all(source, shown)
     updates = config.critic_updates + 1
-    batches = BatchesAhead(loop, partial(source.batch, loop.batch), loop.steps * updates)
+
+    def draw(number: int, generator: torch.Generator) -> Batch:
+        of_student = number % updates == config.critic_updates  # the critic's loss asks for no ground truth
+        return source.batch(loop.batch, generator, target=of_student, masks=False, mouth=False)
+
+    batches = BatchesAhead(loop, draw, loop.steps * updates)
 
     def update_critic(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)
@@ -213,12 +229,16 @@ def start_networks(config: DistillConfig, folder: Path) -> tuple[Networks, EMA[A
     return nets, ema
 
 
-def check_noise(config: DistillConfig, teacher: TransformerConfig) -> None:
-    """Check that a teacher can judge at the lowest noise level.
+def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
+    """Check that lengths of rollouts can be drawn, and that the teacher can judge at the lowest noise level.
 
     Raises:
-        UserError: if it can't.
+        UserError: naming what does not do.
     """
+    if config.chunks < 1:
+        raise UserError("--config.chunks must be at least 1.")
+    if not 0 <= config.first_share <= 1:
+        raise UserError(f"--config.first-share is a share from 0 to 1, not {config.first_share}.")
     if teacher.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
         raise UserError(
             f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
@@ -236,7 +256,8 @@ def generate(
 ) -> Generated:
     """Roll the student through the chunks of ``extent`` that end with those of ``batch``, these up to the exit step.
 
-    Only the exit step of the last chunk records gradients, if they are enabled.
+    Only the exit step of the last chunk records gradients, if they are enabled. Of a batch without ground truth the
+    teacher's conditions are not to be used.
     """
     seed = int(torch.randint(2**31, (), generator=generator))
     spans = rollout_spans(config, extent.chunks)
@@ -267,11 +288,11 @@ def generate(
             exit_step=extent.exit_step,
         )
         last = deque(chunks, maxlen=1).pop()  # the chunks before it live on only as its continuity
-    context = nets.student.config.audio_context
     head = timeline.latents_of_frames(config.chunk.continuity_frames) if spans[-1].continuity else 0
     given = last.latents[:, :, :head].detach() if head else None
     real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
-    student = Conditions(audio.frames(last.span.start - context, last.span.stop + context), batch.identity, given)
+    heard = audio.frames(*last.span.heard(nets.student.config.audio_context))
+    student = Conditions(heard, batch.identity, given)
     teacher = Conditions(student.audio, batch.identity, real if config.teacher_continuity == "ground_truth" else given)
     return Generated(last.latents, student, teacher, batch)
 

@@ -155,9 +155,8 @@ class Level:
             return self.encoder(inputs).last_hidden_state
         conv, norm, layers = self.first.conv, self.first.layer_norm, self.encoder.feature_extractor.conv_layers
         hidden = conv(inputs[:, None])  # (B, C, N')
-        hidden = F.batch_norm(
-            hidden.float(), *self._of_channels(), norm.weight.float(), norm.bias.float(), eps=norm.eps
-        )
+        scale = norm.weight.float(), norm.bias.float()
+        hidden = F.batch_norm(hidden.float(), *self._of_channels(), *scale, eps=norm.eps)
         hidden = self.first.activation(hidden.to(inputs.dtype))
         for layer in list(layers)[1:]:
             hidden = layer(hidden)

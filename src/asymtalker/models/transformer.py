@@ -57,8 +57,8 @@ def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def unrounded(device: torch.device) -> AbstractContextManager:
-    """What depends on the noise level alone is computed as it is given, in float32, also under autocast: as in Wan, for
-    which a few levels next to each other must not become one."""
+    """What depends on the noise level alone is computed as it is given, in float32, also under autocast, as in Wan:
+    rounded, noise levels next to each other would be one."""
     if device.type == "meta":  # where there is no autocast
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

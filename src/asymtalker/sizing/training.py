@@ -17,7 +17,7 @@ from transformers import CLIPVisionModel, Wav2Vec2FeatureExtractor, Wav2Vec2Mode
 from asymtalker import flow, timeline
 from asymtalker.codec import Codec, latent_size
 from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
-from asymtalker.dataset.cache import AUDIO_MARGIN
+from asymtalker.dataset.chunks import AUDIO_MARGIN
 from asymtalker.errors import UserError
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
 from asymtalker.models.identity import Identity
@@ -36,7 +36,8 @@ from asymtalker.sizing.costs import (
 )
 from asymtalker.sizing.plan import Plan, Weights, check_gpus, check_memory
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
-from asymtalker.training.distributed import from_all
+from asymtalker.train.losses import LEAD_LATENTS
+from asymtalker.training.distributed import from_all, world
 from asymtalker.training.frozen import Frozen
 from asymtalker.training.network import adapt, build_transformer, store_as_computed
 from asymtalker.training.run_folder import precision
@@ -45,10 +46,6 @@ M = TypeVar("M", bound=nn.Module)
 
 DRAWS = 100_000  # noise levels drawn to find the share of chunks whose frames are decoded
 MEASURED_BLOCKS = 2, 3
-NETWORKS_TOO_LARGE = (
-    "The GPU's memory is too small for the networks and what their optimizer keeps: --dry-run says what fits."
-)
-"""For :func:`asymtalker.models.loading.memory_said`, where :func:`check_fits` was wrong."""
 
 
 def frozen_of_recipe(recipe: Recipe) -> Frozen:
@@ -246,6 +243,16 @@ def check_fits(make_plan: Callable[[], Plan], device: torch.device) -> None:
         check_memory(make_plan(), min(from_all(free + torch.cuda.memory_reserved(device))))
 
 
+def teacher_fits(config: TeacherConfig, frozen: Frozen, size: tuple[int, int]) -> None:
+    """:func:`check_fits` of training a teacher with the frozen networks of a run, at most at ``size`` pixels."""
+    check_fits(lambda: plan_teacher(config, frozen_like(frozen), size, world().size), frozen.device)
+
+
+def distill_fits(config: DistillConfig, model: TransformerConfig, frozen: Frozen, size: tuple[int, int]) -> None:
+    """:func:`check_fits` of distilling a teacher of the size ``model``."""
+    check_fits(lambda: plan_distill(config, model, frozen_like(frozen), size, world().size), frozen.device)
+
+
 def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], gpus: int) -> Plan:
     """What training the teacher needs.
 
@@ -305,8 +312,6 @@ def decoded_share(config: TeacherConfig) -> float:
 def _pixel_losses(config: TeacherConfig, frozen: Frozen, batch: int, cells: tuple[int, int]) -> Cost:
     """Decoding the window of the pixel losses with gradient, and the true latents without: the operations of a window
     behind its lead-in, as nearly all are, and the memory of the larger one at the very start of a video."""
-    from asymtalker.train.teacher import LEAD_LATENTS  # which checks the memory before it trains
-
     vae, autocast = frozen.codec.vae, precision(config.loop)
     if config.loop.gradient_checkpointing:
         vae = checkpoint_decoder(vae, autocast)

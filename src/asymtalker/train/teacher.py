@@ -1,34 +1,28 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asymtalker import flow, timeline
-from asymtalker.codec import Codec, recompute_decoder
+from asymtalker.codec import recompute_decoder
 from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
 from asymtalker.dataset.buckets import Size
-from asymtalker.dataset.cache import usable_rows
+from asymtalker.dataset.chunks import usable_clips
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
-from asymtalker.sizing.training import NETWORKS_TOO_LARGE, check_fits, frozen_like, plan_teacher
-from asymtalker.train.losses import (
-    clean_prediction_weight,
-    face_focus_loss,
-    flow_matching_loss,
-    temporal_consistency_loss,
-)
+from asymtalker.timeline import Span
+from asymtalker.train.losses import clean_prediction_weight, decoded_frames, flow_matching_loss, pixel_losses
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
-from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device, world
+from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device
 from asymtalker.training.frozen import Frozen, load_frozen
-from asymtalker.training.network import save_transformer, start_transformer
+from asymtalker.training.network import NETWORKS_TOO_LARGE, save_transformer, start_transformer
 from asymtalker.training.run_folder import (
     RunFolder,
     StepRecord,
@@ -40,13 +34,18 @@ from asymtalker.training.run_folder import (
 )
 from asymtalker.training.sample import write_sample
 
-LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
 HELD_OUT_CLIPS = 8
 HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
 SAMPLE_STEPS = 10
 
 
-def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, model_path: Path) -> None:
+def train_teacher(
+    config: TeacherConfig,
+    run_path: Path,
+    corpus_path: Path,
+    model_path: Path,
+    check_fits: Callable[[TeacherConfig, Frozen, Size], None] | None = None,
+) -> None:
     """Train and write ``run_path/transformer`` (averaged weights, a diffusers folder) at every checkpoint.
 
     The corpus is encoded first, once (:mod:`asymtalker.dataset.cache`). The same command resumes, bit for bit on CPU.
@@ -56,6 +55,8 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         run_path: run folder.
         corpus_path: corpus; its test split, if it has one, gives the held-out loss and the sample videos.
         model_path: folder with ``vae/``, ``audio_encoder/`` and ``feature_extractor/``, such as a pipeline folder.
+        check_fits: is given the settings, the frozen networks and the largest height and width in pixels before the
+            transformer is made, and raises if that would not fit.
 
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
@@ -69,7 +70,8 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
     check_sizes(source, config.model.patch_size, config.crop)
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
-    check_fits(lambda: plan_teacher(config, frozen_like(frozen), source.largest, world().size), frozen.device)
+    if check_fits:
+        check_fits(config, frozen, source.largest)
     with memory_said(NETWORKS_TOO_LARGE):
         transformer = start_transformer(config, frozen).train()
         ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
@@ -83,11 +85,17 @@ def train_teacher(config: TeacherConfig, run_path: Path, corpus_path: Path, mode
         transformer.enable_gradient_checkpointing()
         recompute_decoder(frozen.codec.vae)
     encode_all(source, held_out)
-    batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps)
+
+    def decodes(index: int) -> bool:
+        return config.pixel_losses and index % config.pixel_every == 0
+
+    def draw(index: int, generator: torch.Generator) -> Batch:
+        return draw_batch(config, source, generator, masks=decodes(index))
+
+    batches = BatchesAhead(loop, draw, loop.steps)
 
     def step(index: int) -> dict[str, Tensor]:
-        decode = config.pixel_losses and index % config.pixel_every == 0
-        record = StepRecord()
+        decode, record = decodes(index), StepRecord()
         for batch, generator in batches.of_update(index):
             losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
             pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
@@ -129,7 +137,7 @@ def teacher_losses(
         config: weights, dropout, noise levels.
         transformer: the teacher.
         frozen: the codec that decodes.
-        source: where ``batch`` came from, for the face masks.
+        source: where ``batch`` came from, which knows its masks and mouths.
         batch: ground truth.
         generator: source of noise levels, noise and dropout, on the CPU.
         decode: compute the pixel losses, for chunks whose noise level is low enough.
@@ -161,22 +169,23 @@ def teacher_losses(
     return losses
 
 
-def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator) -> Batch:
-    """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells."""
+def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator, masks: bool = True) -> Batch:
+    """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells;
+    with ``masks`` if frames are to be decoded."""
     crop = config.crop if config.model.identity in ("tre", "etr") else 0
-    if not crop or torch.rand((), generator=generator) >= config.whole_share:
-        return source.batch(config.loop.batch, generator, crop, config.mouth_share, config.own_reference)
-    cells = max(height * width for height, width in source.sizes) // source.spatial**2
-    size = max(1, config.loop.batch * crop**2 // cells)
-    return source.batch(size, generator, own_reference=config.own_reference)
+    size = config.loop.batch
+    if crop and torch.rand((), generator=generator) < config.whole_share:
+        cells = max(height * width for height, width in source.sizes) // source.spatial**2
+        crop, size = 0, max(1, config.loop.batch * crop**2 // cells)
+    own, mouth = config.own_reference, config.mouth_weight != 1
+    return source.batch(size, generator, crop, config.mouth_share, own, masks=masks, mouth=mouth)
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
     """Conditions with dropout: the audio of single chunks becomes null, continuity is left out for a whole batch."""
     first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
     silent = torch.rand(len(batch.keys), generator=generator) < config.audio_dropout
-    context = config.model.audio_context
-    audio = batch.audio.frames(-context, config.chunk.frames + context)
+    audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     if config.audio_noise:
         audio = audio + config.audio_noise * torch.randn(audio.shape, generator=generator).to(audio)
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
@@ -197,60 +206,25 @@ def pixel_window(config: TeacherConfig, num_latents: int, head: int, generator: 
     return first, min(num_latents, first + length + (first == 0))
 
 
-def decoded_frames(first: int, stop: int) -> tuple[int, int]:
-    """Frames of the chunk that latent frames ``[first, stop)`` decode to, with the one before them if there is one."""
-    start = timeline.frames_of_latents(first) - 1 if first else 0
-    return start, timeline.frames_of_latents(stop)
-
-
-def pixel_losses(
-    codec: Codec, predicted: Tensor, clean: Tensor, mask: Tensor, first: int, stop: int
-) -> dict[str, Tensor]:
-    """``L_tgc`` and ``L_ff`` of eq. 5 on latent frames ``[first, stop)``, decoded after a short true lead-in.
-
-    Decoding a causal chunk up to a window costs as much as the window is late. So the window is decoded behind
-    ``LEAD_LATENTS`` ground-truth latent frames instead of all of them, and stands against ``D(z)`` of the same latent
-    frames decoded the same way instead of ``x``: what the short lead-in changes, and the codec's own error, which no
-    prediction can remove, then cancel, and both losses are 0 exactly for the true latents.
-
-    Args:
-        codec: the frozen codec.
-        predicted: clean prediction ``(B, C, T, h, w)`` with gradient.
-        clean: ground truth.
-        mask: face masks ``(B, 1, f, H, W)`` of :func:`decoded_frames`.
-        first: first predicted latent frame.
-        stop: one past the last.
-    """
-    lead = clean[:, :, max(0, first - LEAD_LATENTS) : first]
-    num_frames = mask.shape[2]
-    decoded = codec.decode(torch.cat([lead, predicted[:, :, first:stop]], dim=2))[:, :, -num_frames:]
-    with torch.no_grad():
-        pixels = codec.decode(torch.cat([lead, clean[:, :, first:stop]], dim=2))[:, :, -num_frames:]
-    return {
-        "tgc": temporal_consistency_loss(decoded, pixels),
-        "ff": face_focus_loss(decoded, pixels, mask),
-    }
-
-
 @torch.no_grad()
 def held_out_losses(
     config: TeacherConfig, transformer: AsymTalkerTransformer3DModel, frozen: Frozen, source: ChunkSource
 ) -> dict[str, float]:
     """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
-    context = config.model.audio_context
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
+    generator = numbered_generator(config.loop.seed, 0, "held-out")
+    own = config.own_reference
+    batch = source.batch(HELD_OUT_CLIPS // 2, generator, own_reference=own, masks=False, mouth=False)
+    noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
+    audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
+    conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
+    target = flow.velocity(batch.latents, noise)
     values: dict[str, float] = {}
     for level in HELD_OUT_SIGMAS:
-        generator = numbered_generator(config.loop.seed, 0)
-        batch = source.batch(HELD_OUT_CLIPS // 2, generator, own_reference=config.own_reference)
-        audio = batch.audio.frames(-context, config.chunk.frames + context)
-        conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
-        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
         sigma = torch.full((len(noise),), level, device=noise.device)
         with frozen.network():
             noisy = flow.interpolate(batch.latents, noise, sigma)
             velocity = predict_velocity(transformer, noisy, sigma, conditions)
-        target = flow.velocity(batch.latents, noise)
         values[f"held_out_{level}"] = float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
     return values | {"held_out": sum(values.values()) / len(values)}
 
@@ -288,6 +262,6 @@ def open_held_out(
     folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
 ) -> ChunkSource | None:
     """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
-    if not usable_rows(folder, chunk.frames, "test"):
+    if not usable_clips(folder, chunk.frames, "test"):
         return None
     return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)

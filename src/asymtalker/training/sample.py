@@ -6,7 +6,6 @@ import torch
 from asymtalker import timeline
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.config import ChunkConfig, SamplerConfig
-from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import ChunkSource
 from asymtalker.media.video import write_video
 from asymtalker.models.audio import ArraySource, AudioFeatures
@@ -35,10 +34,10 @@ def write_sample(
     Writes ``samples/step-<step>.mp4`` (left the clip, right the sample, with sound), and to the log ``sample_l1``, the
     mean distance of the two in [0, 255], and ``sample_motion``, the mean change from frame to frame in [0, 255].
     """
-    row = source.rows[0]
-    num_frames = min(row.frames, chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames))
-    real = source.frames(row, 0, num_frames)
-    samples = corpus.open_clip(source.folder, row.key).audio()[: num_frames * timeline.SAMPLES_PER_FRAME]
+    clip = source.clips[0]
+    num_frames = min(clip.num_frames, chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames))
+    real = source.frames(clip, 0, num_frames)
+    samples = clip.audio()[: num_frames * timeline.SAMPLES_PER_FRAME]
     audio = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(samples), frozen.autocast)
     identity = frozen.encode_identity(to_pixels(real[:1]).to(frozen.device), chunk.frames)
     with frozen.network():
