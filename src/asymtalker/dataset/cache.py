@@ -37,7 +37,7 @@ from asymtalker.dataset import corpus
 from asymtalker.dataset.buckets import BLOCK, Size, View, nearest_bucket, view_of, whole_view
 from asymtalker.dataset.corpus import ManifestRow
 from asymtalker.errors import UserError
-from asymtalker.media.whole import whole
+from asymtalker.media.atomic import atomic_path
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, ArraySource, AudioFeatures
 from asymtalker.training.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.training.frozen import Frozen, load_frozen
@@ -337,7 +337,7 @@ def encode_corpus(encoder: Encoder, rows: Sequence[ManifestRow]) -> Cache:
         for row in tracked(share, "encoding clips", here.main):
             for target, make in cache.missing(row).items():
                 tensors = {name: value.contiguous() for name, value in make().items()}
-                with whole(target) as partial:
+                with atomic_path(target) as partial:
                     save_file(tensors, partial)
     barrier(waiting)
     return cache

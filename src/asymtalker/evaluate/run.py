@@ -45,8 +45,8 @@ from asymtalker.evaluate.report.summary import (
     summarize,
 )
 from asymtalker.generate.pipeline import load_pipeline
+from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, disk_is_full
 from asymtalker.media.registry import REGISTRY
-from asymtalker.media.whole import check_place, clear_parts, disk_is_full, whole
 from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.readout import FaceReadout, readings_of
 from asymtalker.timeline import FPS
@@ -62,7 +62,7 @@ def evaluate(settings: EvaluateConfig) -> None:
     source = settings.reference or settings.corpus
     if source is None or (settings.reference and settings.corpus):
         raise UserError("Give what to compare with: --reference FOLDER, or --corpus FOLDER; one of the two.")
-    check_place(settings.out / "index.html")
+    check_writable(settings.out / "index.html")
     reference = _first_clips(open_reference(source), settings.clips)
     device = choose_device(settings.device)
     readout = load_part(FaceReadout, settings.readout or bundled_readout(), torch.float32).eval().to(device)
@@ -180,7 +180,7 @@ class _Work:
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         unmade = {name: why for name, why in method.about.get("failed", {}).items() if name in self._reference.clips}
         failed, measured = self.failed.setdefault(method.name, unmade), {}
-        clear_parts(self._folder / method.name)
+        clear_unfinished(self._folder / method.name)
         with Progress(*columns, *times, console=self._console) as bars:
             for name in bars.track(method.clips, description=f"measuring {method.name}"):
                 try:
@@ -207,7 +207,7 @@ class _Work:
         sound = real.sound() if isinstance(real, CorpusClip) else None
         made = measure_clip(clip, portrait, self._reference.size, self._networks, self._readout, sound)
         about = {"key": key, "notes": json.dumps(made.notes)}
-        with whole(path) as partial, partial.open("wb") as file:
+        with atomic_path(path) as partial, partial.open("wb") as file:
             arrays: dict[str, Any] = made.arrays | {name: np.array(text) for name, text in about.items()}
             np.savez(file, **arrays)
         self.measured_minutes += float(made.arrays["frames"]) / FPS / 60

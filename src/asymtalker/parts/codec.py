@@ -22,7 +22,7 @@ from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.media import read as media
-from asymtalker.media.whole import save_whole
+from asymtalker.media.atomic import save_atomic
 from asymtalker.parts.codec_start import start_codec
 from asymtalker.synth.speech import split_of
 from asymtalker.synth.write import PICTURES, photo_identity, reserved_portraits
@@ -108,7 +108,7 @@ def save_codec(vae: AutoencoderKLWan, source: "ClipSource", loop: LoopConfig, fo
     pixels = source.batch(loop.batch, numbered_generator(loop.seed + 1, 0)).to(loop.device)
     visible = channel_visibility(vae, pixels, std)  # in float32: rounding would drown what a weak channel does
     vae.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
-    save_whole(folder, vae.save_pretrained)
+    save_atomic(folder, vae.save_pretrained)
 
 
 def _noise_like(like: Tensor, generator: torch.Generator) -> Tensor:

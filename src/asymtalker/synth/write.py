@@ -27,9 +27,9 @@ from asymtalker import config as configs
 from asymtalker.config import SynthConfig
 from asymtalker.dataset.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import write_atomic
 from asymtalker.media.read import read_picture
 from asymtalker.media.registry import named_portraits
-from asymtalker.media.whole import write_whole
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate, random_style
@@ -281,7 +281,7 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
                 f"{config.out} holds a corpus with other settings ({'; '.join(changed)}); give another folder"
             )
         return
-    write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False))
+    write_atomic(path, json.dumps(settings, indent=2, ensure_ascii=False))
 
 
 def _frames_of(config: SynthConfig) -> int:

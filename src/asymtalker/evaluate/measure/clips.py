@@ -86,7 +86,7 @@ class FileClip:
         if left + width > self._info.width or top + height > self._info.height:
             shown = f"{self._info.width}x{self._info.height}"
             raise UserError(f"{self.path} is {shown}, but {RECORD} says that {width}x{height} at {left},{top} count.")
-        for frame in decode_frames(self.path, in_step=True):
+        for frame in decode_frames(self.path, resample=True):
             yield frame[top : top + height, left : left + width]
 
     def sound(self) -> np.ndarray:

@@ -34,8 +34,8 @@ from asymtalker.bench.run import describe_machine
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.others.baseline_methods import BASELINES, INPUT, OUTPUT, Baseline
+from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, disk_is_full, write_atomic
 from asymtalker.media.read import AudioFile, check_file, open_media
-from asymtalker.media.whole import check_place, clear_parts, disk_is_full, whole, write_whole
 from asymtalker.timeline import frames_of_samples
 
 COLUMNS = ("name", "image", "audio")
@@ -134,10 +134,10 @@ def corpus_pairs(folder: Path, out: Path) -> tuple[list[Pair], dict[str, str]]:
             unread[row.key] = str(error)
             continue
         if not _shows(pair.image, picture):
-            with whole(pair.image) as partial:
+            with atomic_path(pair.image) as partial:
                 Image.fromarray(picture).save(partial, format="PNG")
         if not (pair.audio.is_file() and pair.audio.read_bytes() == sound):
-            with whole(pair.audio) as partial:
+            with atomic_path(pair.audio) as partial:
                 partial.write_bytes(sound)
         pairs.append(pair)
     if not pairs:
@@ -171,7 +171,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
         if any(mark in cell for cell in cells for mark in "\t\r\n"):
             raise UserError(f"A path of {pair.name} holds a tab or a line break, which a manifest cannot: rename it.")
         lines.append("\t".join([pair.name, *cells]))
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomic(path, "\n".join(lines) + "\n")
 
 
 def _check_names(names: Sequence[str], path: Path) -> None:
@@ -213,7 +213,7 @@ def run_baseline(settings: BaselineSettings) -> None:
     repo, python = _checkout(baseline, settings.repo), _python(settings.python)
     if settings.corpus:
         pairs, unread = corpus_pairs(settings.corpus, settings.out / INPUTS)
-    check_place(settings.out / RECORD)
+    check_writable(settings.out / RECORD)
     record = _Record(settings.out / RECORD, settings.method, baseline, pairs)
     _clear(settings.out)
     for name, reason in unread.items():
@@ -249,7 +249,7 @@ def run_baseline(settings: BaselineSettings) -> None:
 def _clear(out: Path) -> None:
     """Remove what a killed run left unfinished."""
     for folder in (out, out / INPUTS):
-        clear_parts(folder)
+        clear_unfinished(folder)
     for work in list(out.glob(f"{WORK}*")):
         shutil.rmtree(work, ignore_errors=True)
 
@@ -332,7 +332,7 @@ class _Record:
             "inputs": self.inputs,
             "failed": self.failed,
         }
-        write_whole(self.path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(self.path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def inputs_hash(pair: Pair) -> str:
@@ -379,7 +379,7 @@ def _make_video(baseline: Baseline, repo: Path, python: Path, pair: Pair, video:
             results = sorted(work.glob(baseline.result))
             if status or not results:
                 return _last_line(log) or f"no video and no word, exit code {status}"
-            with whole(video) as partial:
+            with atomic_path(video) as partial:
                 if baseline.silent:
                     _add_sound(results[-1], pair.audio, partial)
                 else:

@@ -16,7 +16,7 @@ from asymtalker.evaluate.report import pictures, plots
 from asymtalker.evaluate.report.plots import REFERENCE
 from asymtalker.evaluate.report.results import results_table
 from asymtalker.evaluate.report.wording import NO_VALUE, decimal, duration, minutes, places_for, seconds_text
-from asymtalker.media.whole import write_whole
+from asymtalker.media.atomic import write_atomic
 
 COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high", "samples", "of")
 """Of report.csv."""
@@ -76,7 +76,7 @@ def write_report(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip
 
 def _write(path: Path, text: str) -> None:
     # File names may hold bytes that are no text, which Python carries as surrogates and UTF-8 has no place for
-    write_whole(path, text.encode("utf-8", "replace").decode("utf-8"))
+    write_atomic(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _csv(report: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from asymtalker.evaluate.measure.features import STRIDE, Measured
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.sync import sync_score
 from asymtalker.evaluate.measure.truth import truth_score
-from asymtalker.media.whole import whole
+from asymtalker.media.atomic import atomic_path
 from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
 
@@ -97,7 +97,7 @@ class ReferenceStatistics:
                 self.statistics[metric] = frechet.statistics(together)
         if kept:
             fields: dict[str, Any] = {f"{metric} {name}": np.array(value) for metric, name, value in self._fields()}
-            with whole(kept) as partial, partial.open("wb") as file:
+            with atomic_path(kept) as partial, partial.open("wb") as file:
                 np.savez(file, key=np.array(key), **fields)
 
     def _fields(self) -> Iterator[tuple[str, str, Any]]:
