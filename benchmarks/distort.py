@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from asymtalker.evaluate.measure.clips import CorpusClip, open_reference
-from asymtalker.evaluate.others.baselines import RECORD
+from asymtalker.evaluate.clips import CorpusClip, open_reference
+from asymtalker.evaluate.record import RECORD
 from asymtalker.media.atomic import write_atomic
 from asymtalker.media.video import VideoWriter
 from asymtalker.timeline import SAMPLE_RATE

@@ -10,7 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from asymtalker.evaluate.report.summary import REFERENCE, WINDOW_SECONDS
+from asymtalker.evaluate.clips import REFERENCE
+from asymtalker.evaluate.measure.summary import WINDOW_SECONDS
 from asymtalker.media.atomic import atomic_path
 from asymtalker.timeline import FPS
 from cells import Notes, decimals, escaped, line

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asymtalker.evaluate.clips import REFERENCE
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.signals import SAME_BY_DLIB
 from asymtalker.evaluate.report.results import best_methods
-from asymtalker.evaluate.report.summary import REFERENCE
 from asymtalker.media.atomic import write_atomic
 from cells import Notes, decimals, escaped, line
 from figures import describe_speed, figure_5, figure_6, moments_table, read_speeds, save

@@ -6,7 +6,7 @@ not at hand, a fork's copy of it is named. "Not verified" marks the rest. None o
 real systems by us.
 
 A command runs in a work folder of its own in which the checkout's files appear as links (see
-:mod:`asymtalker.evaluate.others.baselines`), so paths relative to the checkout hold and what is written stays apart.
+:mod:`asymtalker.evaluate.baselines.run`), so paths relative to the checkout hold and what is written stays apart.
 """
 
 import json

@@ -20,17 +20,15 @@ from PIL import Image
 
 from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others import baselines
-from asymtalker.evaluate.others.baselines import (
+from asymtalker.evaluate.baselines import run
+from asymtalker.evaluate.baselines.run import (
     BASELINES,
     BaselineSettings,
-    Pair,
     corpus_pairs,
     inputs_hash,
-    read_pairs,
     run_baseline,
-    write_pairs,
 )
+from asymtalker.evaluate.pairs import Pair, read_pairs, write_pairs
 from asymtalker.media.read import read_audio
 from asymtalker.media.video import probe_video, read_video, write_video
 from toy import ToyFace
@@ -568,7 +566,7 @@ def test_a_stop_does_not_leave_the_video_of_another_picture(tmp_path, monkeypatc
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(baselines, "_run", stopped)
+    monkeypatch.setattr(run, "_run", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_baseline(settings)
     assert {path.stem for path in settings.out.glob("*.mp4")} == {"bob"}
@@ -581,9 +579,9 @@ def test_a_full_disk_is_no_fault_of_the_pair(tmp_path, monkeypatch, method):
 
     settings = make_settings(tmp_path, method)
     with monkeypatch.context() as patch:
-        patch.setattr(baselines.shutil, "move", full)
-        patch.setattr(baselines.AudioFile, "track", lambda self: SimpleNamespace(rate=16_000, channels=1))
-        patch.setattr(baselines, "open_media", full)
+        patch.setattr(run.shutil, "move", full)
+        patch.setattr(run.AudioFile, "track", lambda self: SimpleNamespace(rate=16_000, channels=1))
+        patch.setattr(run, "open_media", full)
         with pytest.raises(UserError, match="disk is full"):
             run_baseline(settings)
     assert not (settings.out / "method.json").exists()

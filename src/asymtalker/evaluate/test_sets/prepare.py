@@ -1,6 +1,6 @@
 """Test sets cut from videos that the user has, by a list of clips: square videos, portraits and sound.
 
-:mod:`asymtalker.evaluate.others.benchmark_lists` reads the lists.
+:mod:`asymtalker.evaluate.test_sets.lists` reads the lists.
 """
 
 import json
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others.baselines import PAIRS, Pair, write_pairs
-from asymtalker.evaluate.others.benchmark_lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
+from asymtalker.evaluate.pairs import PAIRS, Pair, write_pairs
+from asymtalker.evaluate.test_sets.lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
 from asymtalker.media.atomic import disk_is_full, write_atomic
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
 from asymtalker.media.read import AudioFile, open_media
