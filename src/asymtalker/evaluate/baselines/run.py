@@ -53,8 +53,7 @@ class BaselineSettings:
     """Run another talking-head system from its own checkout on pairs of picture and recording."""
 
     method: str
-    """sadtalker, aniportrait, omniavatar, hallo3, stableavatar, infinitetalk, liveavatar, soulx-flashtalk or
-    soulx-liveact."""
+    """sadtalker, aniportrait, omniavatar, hallo3, stableavatar or infinitetalk."""
     repo: Path
     """Checkout of its repository, with the weights where its README puts them."""
     python: Path
