@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from asymtalker.evaluate.measure.clips import CorpusClip, open_reference
-from asymtalker.evaluate.others.baselines import RECORD
+from asymtalker.evaluate.clips import CorpusClip, open_reference
+from asymtalker.evaluate.record import RECORD
+from asymtalker.media.atomic import write_atomic
 from asymtalker.media.video import VideoWriter
-from asymtalker.media.whole import write_whole
 from asymtalker.timeline import SAMPLE_RATE
 
 BLUR_SIGMA = 0.012
@@ -95,7 +95,7 @@ def main(corpus: Path, out: Path, count: int) -> None:
                 writer.write_audio(sound)
             partial.replace(target)
     for distort in DISTORTIONS:
-        write_whole(out / distort.__name__ / RECORD, json.dumps({"framed": True}))
+        write_atomic(out / distort.__name__ / RECORD, json.dumps({"framed": True}))
     names = [distort.__name__ for distort in DISTORTIONS]
     print("--compare", *(f"{name}={out / name}" for name in names))
 

@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from asymtalker.evaluate.report.summary import REFERENCE, WINDOW_SECONDS
-from asymtalker.media.whole import whole
+from asymtalker.evaluate.clips import REFERENCE
+from asymtalker.evaluate.measure.summary import WINDOW_SECONDS
+from asymtalker.media.atomic import atomic_path
 from asymtalker.timeline import FPS
 from cells import Notes, decimals, escaped, line
 from variants import STUDENT, long_name, other_systems
@@ -177,5 +178,5 @@ def describe_speed(speeds: Mapping[str, Mapping[str, Any]], short: Mapping[str, 
 
 def save(figure: Callable[[], Figure], path: Path) -> None:
     """Write a figure as SVG, whole."""
-    with matplotlib.rc_context(STYLE), whole(path) as partial:
+    with matplotlib.rc_context(STYLE), atomic_path(path) as partial:
         figure().savefig(partial, format="svg", metadata={"Date": None})

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asymtalker.evaluate.clips import REFERENCE
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.signals import SAME_BY_DLIB
 from asymtalker.evaluate.report.results import best_methods
-from asymtalker.evaluate.report.summary import REFERENCE
-from asymtalker.media.whole import write_whole
+from asymtalker.media.atomic import write_atomic
 from cells import Notes, decimals, escaped, line
 from figures import describe_speed, figure_5, figure_6, moments_table, read_speeds, save
 from trainings import read_trainings, trained
@@ -228,7 +228,7 @@ def main() -> None:
     long, speeds = read_report(out / "long"), read_speeds(out)
     save(lambda: figure_5(long), out / "figure5.svg")
     save(lambda: figure_6(speeds), out / "figure6.svg")
-    write_whole(out / "tables.md", text)
+    write_atomic(out / "tables.md", text)
     print(out / "tables.md")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from asymtalker.evaluate.report.summary import REFERENCE
+from asymtalker.evaluate.clips import REFERENCE
 
 OURS = "AsymTalker (ours)"
 STUDENT, TEACHER = "tre", "tre-teacher"

@@ -17,8 +17,8 @@ import pytest
 
 from asymtalker.config import EvaluateConfig
 from asymtalker.dataset.corpus import ShardWriter
+from asymtalker.evaluate.baselines.run import BaselineSettings, run_baseline
 from asymtalker.evaluate.measure.metrics import METRICS
-from asymtalker.evaluate.others.baselines import BaselineSettings, run_baseline
 from asymtalker.evaluate.run import evaluate
 from asymtalker.media.video import write_video
 from drawn_face import drawn_clip

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asymtalker.dataset.corpus import ShardWriter, open_clip
-from asymtalker.evaluate.measure.clips import CorpusClip
+from asymtalker.evaluate.clips import CorpusClip
 from asymtalker.media.video import write_video
 from asymtalker.models.readout import FaceReadout, readings_of
 from drawn_face import drawn_clip

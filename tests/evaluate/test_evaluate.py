@@ -13,7 +13,8 @@ from asymtalker.config import EvaluateConfig
 from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.evaluate import run
-from asymtalker.evaluate.measure.clips import FileClip, open_method, open_reference
+from asymtalker.evaluate.clips import FileClip, open_method, open_reference
+from asymtalker.evaluate.measure import measurer
 from asymtalker.evaluate.measure.networks import LOADERS, Networks, load_networks
 from asymtalker.evaluate.run import evaluate
 from asymtalker.media.video import read_video, write_video
@@ -80,8 +81,8 @@ def test_what_was_measured_is_kept_until_the_clip_changes(measure, drawn_videos,
     shutil.copytree(drawn_videos, videos)
     first = measure(generated=videos)
     seen = []
-    original = run.measure_clip
-    monkeypatch.setattr(run, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
+    original = measurer.measure_clip
+    monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
     again = measure(generated=videos)
     assert seen == []
     assert again["cost"]["video_minutes"] == 0
@@ -276,8 +277,8 @@ def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
     measure, drawn_videos, tmp_path, monkeypatch
 ):
     seen = []
-    original = run.measure_clip
-    monkeypatch.setattr(run, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
+    original = measurer.measure_clip
+    monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
     measure(generated=drawn_videos)
     assert len(seen) == 6
     kept = tmp_path / "report" / "features" / "reference" / "drawn1.npz"

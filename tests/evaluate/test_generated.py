@@ -16,8 +16,8 @@ from rich.console import Console
 from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.evaluate import generated
+from asymtalker.evaluate.clips import Method, open_method, open_reference
 from asymtalker.evaluate.generated import generate_videos
-from asymtalker.evaluate.measure.clips import Method, open_method, open_reference
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import VideoWriter, _Output, read_video, write_video
 from toy import ToyFace

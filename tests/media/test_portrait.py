@@ -8,11 +8,11 @@ from asymtalker.media.portrait import (
     Placement,
     choose_face,
     crop_frame,
-    even_picture,
     find_faces,
+    find_rotation,
     parse_size,
     paste_back,
-    turned_by,
+    resize_for_video,
 )
 from asymtalker.media.read import read_picture
 from drawn_face import background, draw_face
@@ -53,10 +53,10 @@ def test_no_face_is_an_error_and_a_turned_one_is_noticed():
     assert find_faces(picture) == []
     with pytest.raises(UserError, match=r"No face was found in empty\.png"):
         choose_face([], None, "empty.png")
-    assert turned_by(picture) is None
+    assert find_rotation(picture) is None
     upright = draw_face(picture, (200, 150), 120)
-    assert turned_by(np.ascontiguousarray(np.rot90(upright))) == 90
-    assert turned_by(np.ascontiguousarray(np.rot90(upright, 2))) == 180
+    assert find_rotation(np.ascontiguousarray(np.rot90(upright))) == 90
+    assert find_rotation(np.ascontiguousarray(np.rot90(upright, 2))) == 180
 
 
 @pytest.mark.parametrize("size", [64, 128, 500])
@@ -152,8 +152,8 @@ def test_sizes_are_read_height_first():
 
 
 def test_pictures_for_video_are_even():
-    assert even_picture(background(301, 403), 1920).shape == (300, 402, 3)
-    assert even_picture(background(1500, 3001), 1000).shape == (500, 1000, 3)
+    assert resize_for_video(background(301, 403), 1920).shape == (300, 402, 3)
+    assert resize_for_video(background(1500, 3001), 1000).shape == (500, 1000, 3)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="no real material")

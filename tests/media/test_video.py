@@ -256,7 +256,7 @@ def test_other_frame_rates_become_25_by_nearest_time(tmp_path, rate, count):
             grey = np.full((64, 64, 3), 20 + round(150 * float(index / rate)), np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         container.mux(stream.encode(None))
-    shown = [(float(frame.mean()) - 20) / 150 for frame in decode_frames(path, in_step=True)]
+    shown = [(float(frame.mean()) - 20) / 150 for frame in decode_frames(path, resample=True)]
     assert len(shown) == 30  # 1.2 s
     assert np.abs(np.array(shown) - np.arange(30) / 25).max() <= 0.5 / min(25, float(rate)) + 0.015
 

@@ -25,8 +25,8 @@ from asymtalker.commands.stages import recipe_named
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import check_writable, write_atomic
 from asymtalker.media.read import AudioFile
-from asymtalker.media.whole import check_place, write_whole
 from asymtalker.timeline import SAMPLE_RATE
 from asymtalker.training.distributed import world
 
@@ -91,7 +91,7 @@ def bench_generate(
         RuntimeError: if measuring limits or stock fails by a mistake of ours, after the report was written.
     """
     if out:
-        check_place(out)
+        check_writable(out)
     if recipe:
         recipe_named(recipe)
         size = size or DEFAULT_SIZE
@@ -163,7 +163,7 @@ def bench_train(
         RuntimeError: if measuring the ceiling fails by a mistake of ours, after the report was written.
     """
     if out:
-        check_place(out)
+        check_writable(out)
     recipe_named(recipe)
     settings = {
         "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "steps": steps, "batch": batch,
@@ -362,7 +362,7 @@ def _finish(report: dict[str, Any], out: Path | None, **failures: Exception | No
     for task, reason in report["not_measured"].items():
         print(f"not measured: {task} ({reason})", file=sys.stderr)
     if out:
-        write_whole(out, json.dumps(report, indent=2) + "\n")
+        write_atomic(out, json.dumps(report, indent=2) + "\n")
     for error in failed.values():
         if not isinstance(error, UserError):
             raise error
@@ -443,7 +443,7 @@ def main() -> None:
         try:
             found = measure(sys.argv[1], json.loads(sys.argv[2]))
         except UserError as error:
-            write_whole(Path(sys.argv[3]), str(error))
+            write_atomic(Path(sys.argv[3]), str(error))
             raise
         if world().main:
             print(json.dumps(found))

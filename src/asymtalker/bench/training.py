@@ -18,7 +18,7 @@ from asymtalker.config import LoopConfig, Recipe, TeacherConfig
 from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.chunks import AUDIO_MARGIN
 from asymtalker.flow import numbered_generator
-from asymtalker.generate.placement import one_of
+from asymtalker.generate.placement import join_or
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
@@ -94,7 +94,7 @@ def _too_large(loop: LoopConfig) -> str:
     options = ["a smaller --batch"] * (loop.batch > 1)
     options += ["--gradient-checkpointing True"] * (not loop.gradient_checkpointing)
     options += ["more --gpus", "a smaller --size"]
-    return f"The GPU's memory is too small for these steps: give {one_of(options)}."
+    return f"The GPU's memory is too small for these steps: give {join_or(options)}."
 
 
 def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:

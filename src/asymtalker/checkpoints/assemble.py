@@ -16,8 +16,8 @@ from asymtalker.commands.stages import Assemble
 from asymtalker.config import ChunkConfig, Recipe, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.media.atomic import check_writable, save_atomic
 from asymtalker.media.portrait import parse_size
-from asymtalker.media.whole import check_place, save_whole
 from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -35,7 +35,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         UserError: if a part is missing, not what it should be or does not fit the others, or the folder can't be
             written.
     """
-    check_place(settings.out, folder=True)
+    check_writable(settings.out, folder=True)
     dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     chunk, sampler = _trained_for(settings.transformer, recipe)
@@ -62,7 +62,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         identity=identity,
         name=settings.name,
     )
-    save_whole(settings.out, pipeline.save_pretrained)
+    save_atomic(settings.out, pipeline.save_pretrained)
 
 
 def _trained_for(transformer: Path, recipe: Recipe) -> tuple[ChunkConfig, SamplerConfig]:

@@ -21,8 +21,8 @@ from asymtalker.config import Recipe, TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.media.atomic import check_writable, save_atomic
 from asymtalker.media.portrait import parse_size
-from asymtalker.media.whole import check_place, save_whole
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
 from asymtalker.models.loading import find_folder, load_part, read_settings, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -65,7 +65,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
     Raises:
         UserError: if weights are missing, damaged or of another architecture, or the folder can't be written.
     """
-    check_place(settings.out, folder=True)
+    check_writable(settings.out, folder=True)
     dtype, size = getattr(torch, settings.dtype), parse_size(settings.size)
     identity = settings.identity or recipe.teacher.model.identity
     wan = find_folder(settings.wan, ("transformer/*", "vae/*"))
@@ -98,7 +98,7 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
         identity=identity,
         name=settings.name,
     )
-    save_whole(settings.out, pipeline.save_pretrained)
+    save_atomic(settings.out, pipeline.save_pretrained)
     _say(conversion, transformer)
     _say_sizes(transformer, recipe.teacher.model, settings.recipe)
     return conversion

@@ -52,7 +52,7 @@ VERBS = {
         "asymtalker.commands.cli:generate",
     ),
     "synth": Verb(
-        "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.write:synthesize_corpus"
+        "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
     ),
     "train": Verb(
         "train the teacher, its codec or audio encoder, or the readout of faces",
@@ -94,13 +94,13 @@ VERBS = {
     ),
     "benchmark": Verb(
         "prepare the videos of a test list",
-        "asymtalker.evaluate.others.benchmarks:Benchmark",
-        "asymtalker.evaluate.others.benchmarks:prepare_benchmark",
+        "asymtalker.evaluate.test_sets.prepare:Benchmark",
+        "asymtalker.evaluate.test_sets.prepare:prepare_benchmark",
     ),
     "baseline": Verb(
         "run another talking-head system, to measure its videos beside ours",
-        "asymtalker.evaluate.others.baselines:BaselineSettings",
-        "asymtalker.evaluate.others.baselines:run_baseline",
+        "asymtalker.evaluate.baselines.run:BaselineSettings",
+        "asymtalker.evaluate.baselines.run:run_baseline",
     ),
 }
 

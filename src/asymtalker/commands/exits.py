@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from asymtalker.errors import LostProcessError, UserError
-from asymtalker.media.whole import FULL_DISK
+from asymtalker.media.atomic import FULL_DISK
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ from asymtalker.dataset.corpus import Clip
 from asymtalker.dataset.encode import Encoder
 from asymtalker.dataset.mouth import MOUTH
 from asymtalker.errors import UserError
-from asymtalker.media.whole import whole
+from asymtalker.media.atomic import atomic_path
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
 from asymtalker.training.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.training.frozen import Frozen, load_frozen
@@ -211,7 +211,7 @@ def encode_corpus(encoder: Encoder, clips: Sequence[Clip]) -> Cache:
         for clip in tracked(share, "encoding clips", here.main):
             for target, make in cache.missing(clip).items():
                 tensors = {name: value.contiguous() for name, value in make().items()}
-                with whole(target) as partial:
+                with atomic_path(target) as partial:
                     save_file(tensors, partial)
     barrier(waiting)
     return cache

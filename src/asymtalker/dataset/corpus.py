@@ -25,7 +25,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from asymtalker.errors import UserError
-from asymtalker.media.whole import clear_parts, whole
+from asymtalker.media.atomic import atomic_path, clear_unfinished
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 MANIFEST = "manifest.parquet"
@@ -113,13 +113,16 @@ class ShardWriter:
             UserError: if the disk is full or the shard can't be written.
         """
         name = shard_name(index)
-        with whole(self.folder / name) as partial, tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            atomic_path(self.folder / name) as partial,
+            tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for clip in clips:
                 _add_clip(tar, clip, self.folder / name)
 
     def clear(self) -> None:
         """Remove what killed writers left unfinished; nobody may be writing."""
-        clear_parts(self.folder)
+        clear_unfinished(self.folder)
 
     def write_manifest(self) -> list[ManifestRow]:
         """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key."""
@@ -137,7 +140,7 @@ class ShardWriter:
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
-        with whole(self.folder / MANIFEST) as partial:
+        with atomic_path(self.folder / MANIFEST) as partial:
             pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
         return rows
 

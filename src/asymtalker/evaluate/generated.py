@@ -15,10 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from asymtalker import __version__
 from asymtalker.bench.run import describe_machine, peak_rss_mib
 from asymtalker.errors import UserError
-from asymtalker.evaluate.measure.clips import Clip, CorpusClip, Method, Reference, open_method
-from asymtalker.evaluate.others.baselines import RECORD
+from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
+from asymtalker.evaluate.record import RECORD, write_record
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.media.whole import clear_parts, disk_is_full, write_whole
+from asymtalker.media.atomic import clear_unfinished, disk_is_full
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 
@@ -54,12 +54,12 @@ def generate_videos(
         "failed": {},
     }
     record["framed"] = True  # what is written is the square around the face, whatever the real clips are
-    clear_parts(folder)
+    clear_unfinished(folder)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task("generating", total=len(reference.clips))
         for name, clip in reference.clips.items():
-            write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            write_record(folder, record)
             try:
                 _generate(clip, reference, pipeline, seed, folder / f"{name}.mp4", record)
             except UserError as error:
@@ -71,7 +71,7 @@ def generate_videos(
                 record["failed"][name] = str(error)
                 bars.console.print(f"{name}: {error}", markup=False)
             bars.advance(bar)
-    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_record(folder, record)
     if not any((folder / f"{name}.mp4").is_file() for name in reference.clips):
         raise UserError(f"No video could be made: {next(iter(record['failed'].values()))}")
     return open_method(pipeline.settings.name, folder, reference.clips)

@@ -4,8 +4,6 @@ What was measured of a clip is kept in ``OUT/features`` and not measured again u
 readout are others; what was generated is kept in ``OUT/videos``. So the same command goes on after a stop.
 """
 
-import hashlib
-import json
 import math
 import re
 import shlex
@@ -15,26 +13,22 @@ from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import asymtalker
 from asymtalker.bench.run import describe_machine
 from asymtalker.config import EvaluateConfig
 from asymtalker.errors import UserError
+from asymtalker.evaluate.clips import REFERENCE, Clip, CorpusClip, Method, Reference, open_method, open_reference
 from asymtalker.evaluate.generated import generate_videos
-from asymtalker.evaluate.measure import features
-from asymtalker.evaluate.measure.clips import Clip, CorpusClip, Method, Reference, open_method, open_reference
-from asymtalker.evaluate.measure.features import Measured, measure_clip
+from asymtalker.evaluate.measure.features import Measured
+from asymtalker.evaluate.measure.measurer import Measurer
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.networks import Networks, describe, load_networks
-from asymtalker.evaluate.report.report import write_report
-from asymtalker.evaluate.report.summary import (
-    REFERENCE,
+from asymtalker.evaluate.measure.summary import (
     SHORTFALL,
     Caveat,
     ReferenceStatistics,
@@ -44,9 +38,9 @@ from asymtalker.evaluate.report.summary import (
     not_measured,
     summarize,
 )
+from asymtalker.evaluate.report.report import write_report
 from asymtalker.generate.pipeline import load_pipeline
-from asymtalker.media.registry import REGISTRY
-from asymtalker.media.whole import check_place, clear_parts, disk_is_full, whole
+from asymtalker.media.atomic import check_writable
 from asymtalker.models.loading import choose_device, load_part
 from asymtalker.models.readout import FaceReadout, readings_of
 from asymtalker.timeline import FPS
@@ -62,7 +56,7 @@ def evaluate(settings: EvaluateConfig) -> None:
     source = settings.reference or settings.corpus
     if source is None or (settings.reference and settings.corpus):
         raise UserError("Give what to compare with: --reference FOLDER, or --corpus FOLDER; one of the two.")
-    check_place(settings.out / "index.html")
+    check_writable(settings.out / "index.html")
     reference = _first_clips(open_reference(source), settings.clips)
     device = choose_device(settings.device)
     readout = load_part(FaceReadout, settings.readout or bundled_readout(), torch.float32).eval().to(device)
@@ -81,12 +75,12 @@ def evaluate(settings: EvaluateConfig) -> None:
     for name, reason in (networks.missing or {}).items():
         console.print(f"{name} is not at hand, what needs it is not measured ({reason})", markup=False)
     sets = [Method(REFERENCE, reference.clips), *methods]
-    work = _Work(settings.out / "features", reference, networks, readout, console)
+    measurer = Measurer(settings.out / "features", reference, networks, readout, console)
     start = time.perf_counter()
-    measured = {method.name: work.measure(method) for method in sets}
-    cost = {"measured_seconds": time.perf_counter() - start, "video_minutes": work.measured_minutes}
-    statistics = work.reference_statistics(measured[REFERENCE])
-    report = _report(settings, sets, measured, work.failed, statistics, reference, readout, networks, timestamps)
+    measured = {method.name: measurer.measure(method) for method in sets}
+    cost = {"measured_seconds": time.perf_counter() - start, "video_minutes": measurer.measured_minutes}
+    statistics = measurer.reference_statistics(measured[REFERENCE])
+    report = _report(settings, sets, measured, measurer.failed, statistics, reference, readout, networks, timestamps)
     report |= {"machine": describe_machine(device), "cost": cost}
     write_report(report, {method.name: method.clips for method in sets}, settings.out)
     print(settings.out / "index.html")
@@ -150,86 +144,6 @@ def _first_clips(reference: Reference, count: int | None) -> Reference:
     if count < 1:
         raise UserError(f"--clips must be at least 1, not {count}.")
     return replace(reference, clips=dict(sorted(reference.clips.items())[:count]))
-
-
-class _Work:
-    """Measures the clips of all methods with the same networks, and keeps what it measured."""
-
-    def __init__(
-        self,
-        folder: Path,
-        reference: Reference,
-        networks: Networks,
-        readout: FaceReadout,
-        console: Console,
-    ):
-        self.measured_minutes = 0.0
-        self.failed: dict[str, dict[str, str]] = {}
-        self._folder, self._reference, self._networks, self._readout = folder, reference, networks, readout
-        self._console = console
-        weights = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in readout.state_dict().values()))
-        about = {key: value for key, value in readout.config.items() if key[0] != "_"}  # those say where it was read
-        weights.update(json.dumps(about, sort_keys=True).encode())
-        at_hand = {name: REGISTRY[name].files()[0].sha256 for name in networks.present()}
-        self._keys: dict[str, dict[str, str]] = {}
-        self._key = [features.VERSION, reference.size, weights.hexdigest(), at_hand]
-
-    def measure(self, method: Method) -> dict[str, Measured]:
-        """What was measured of each clip of a method; those that failed are in ``failed``."""
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        unmade = {name: why for name, why in method.about.get("failed", {}).items() if name in self._reference.clips}
-        failed, measured = self.failed.setdefault(method.name, unmade), {}
-        clear_parts(self._folder / method.name)
-        with Progress(*columns, *times, console=self._console) as bars:
-            for name in bars.track(method.clips, description=f"measuring {method.name}"):
-                try:
-                    measured[name] = self._clip(method.name, method.clips[name])
-                    failed.pop(name, None)
-                except (UserError, OSError) as error:
-                    if disk_is_full(error):
-                        raise
-                    failed[name] = str(error)
-                    bars.console.print(f"{method.name}, {name}: {error}", markup=False)
-        return measured
-
-    def _clip(self, method: str, clip: Clip) -> Measured:
-        real = self._reference.clips.get(clip.name)
-        key = json.dumps([*self._key, clip.stamp(), self._reference.stamp(clip.name), real and real.stamp()])
-        self._keys.setdefault(method, {})[clip.name] = key
-        path = self._folder / method / f"{clip.name}.npz"
-        if kept := _kept(path, key):
-            return kept
-        try:
-            portrait = self._reference.portrait(clip.name)
-        except UserError as error:
-            portrait = error
-        sound = real.sound() if isinstance(real, CorpusClip) else None
-        made = measure_clip(clip, portrait, self._reference.size, self._networks, self._readout, sound)
-        about = {"key": key, "notes": json.dumps(made.notes)}
-        with whole(path) as partial, partial.open("wb") as file:
-            arrays: dict[str, Any] = made.arrays | {name: np.array(text) for name, text in about.items()}
-            np.savez(file, **arrays)
-        self.measured_minutes += float(made.arrays["frames"]) / FPS / 60
-        return made
-
-    def reference_statistics(self, measured: Mapping[str, Measured]) -> ReferenceStatistics:
-        """Of the real clips, kept like their features."""
-        keys = json.dumps([self._keys[REFERENCE][name] for name in measured])
-        key = hashlib.sha256(keys.encode()).hexdigest()
-        return ReferenceStatistics(measured, self._folder / "statistics.npz", key)
-
-
-def _kept(path: Path, key: str) -> Measured | None:
-    """What was measured before of the same."""
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["key"]) != key:
-                return None
-            arrays = {name: kept[name] for name in kept.files if name not in ("key", "notes")}
-            return Measured(arrays, json.loads(str(kept["notes"])))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there, or damaged
-        return None
 
 
 def _report(

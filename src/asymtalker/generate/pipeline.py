@@ -33,10 +33,10 @@ from asymtalker.media.portrait import (
     Portrait,
     choose_face,
     crop_frame,
-    even_picture,
     find_faces,
+    find_rotation,
     paste_back,
-    turned_by,
+    resize_for_video,
 )
 from asymtalker.media.read import AudioFile, AudioSamples, AudioSource
 from asymtalker.media.video import VideoWriter, check_output
@@ -363,9 +363,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
             return _Job(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
         if longest is not None:
-            picture = even_picture(picture, longest)
+            picture = resize_for_video(picture, longest)
         faces = find_faces(picture)
-        turn = turned_by(picture) if not faces else None
+        turn = find_rotation(picture) if not faces else None
         if turn is not None:
             raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
         box = choose_face(faces, face, name, say)

@@ -162,7 +162,7 @@ def channels_last(vae: nn.Module) -> None:
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
-def one_of(options: Sequence[str]) -> str:
+def join_or(options: Sequence[str]) -> str:
     """``"a, b or c"``."""
     return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + [options[-1]])
 

@@ -135,7 +135,7 @@ def choose_face(
     return faces[number - 1]
 
 
-def turned_by(picture: np.ndarray) -> int | None:
+def find_rotation(picture: np.ndarray) -> int | None:
     """How far (90, 180 or 270 degrees clockwise) to turn a picture without a face until one appears, if any does."""
     for quarters in (1, 3, 2):
         if find_faces(np.ascontiguousarray(np.rot90(picture, -quarters))):
@@ -196,7 +196,7 @@ def _outside(shape: tuple[int, ...], placement: Placement, size: tuple[int, int]
     return Image.fromarray((np.clip(past / softness + 0.5, 0, 1) * 255).astype(np.uint8))
 
 
-def even_picture(picture: np.ndarray, longest: int) -> np.ndarray:
+def resize_for_video(picture: np.ndarray, longest: int) -> np.ndarray:
     """A picture for video: at most ``longest`` pixels on a side, both sides even (an odd row or column is cut off)."""
     height, width = picture.shape[:2]
     if max(height, width) > longest:

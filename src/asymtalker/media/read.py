@@ -23,6 +23,8 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from asymtalker.errors import UserError
 from asymtalker.timeline import SAMPLE_RATE
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of files taken for pictures where a folder is read."""
 MIN_PICTURE_SIDE = 64
 MAX_PICTURE_SIDE = 4096
 BACKLOG_SAMPLES = 10 * SAMPLE_RATE

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from asymtalker.errors import UserError
-from asymtalker.media.whole import write_whole
+from asymtalker.media.atomic import write_atomic
 
 PARALLEL = 4
 TIMEOUT_SECONDS = 30.0
@@ -246,7 +246,7 @@ def fetch(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with (cache_dir() / f".{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or this process is gone
-            write_whole(folder / "LICENCE.txt", "\n".join((entry.licence, entry.origin, *entry.mirrors, "")))
+            write_atomic(folder / "LICENCE.txt", "\n".join((entry.licence, entry.origin, *entry.mirrors, "")))
             _download_missing(name, entry, folder)
     except OSError as error:
         raise UserError(f"cannot keep the download of {name} in {folder}: {error.strerror or error}") from error

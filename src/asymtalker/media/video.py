@@ -20,8 +20,8 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import FULL_DISK, check_writable, write_error
 from asymtalker.media.read import check_file, open_media, read_audio
-from asymtalker.media.whole import FULL_DISK, check_place, refusal
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")
@@ -80,7 +80,7 @@ class _Output:
 
 
 @contextlib.contextmanager
-def uninterrupted():
+def signals_deferred():
     """Ctrl-C, SIGTERM and SIGHUP wait until the block is done, so that no half-written frame is left in the file."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -132,7 +132,7 @@ class VideoWriter:
         try:
             self._output = _Output(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"))
         except OSError as error:
-            raise refusal(self.path, error) from error
+            raise write_error(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
         self._container.metadata.update(metadata or {})
         self._video = self._container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": QUALITY})
@@ -182,16 +182,16 @@ class VideoWriter:
     @contextlib.contextmanager
     def _writing(self):
         try:
-            with uninterrupted():
+            with signals_deferred():
                 yield
         except (OSError, av.error.FFmpegError) as error:
             self.abort(keep=False)
             if self._output.error is None:
                 raise
-            raise refusal(self.path, self._output.error) from error
+            raise write_error(self.path, self._output.error) from error
         if self._output.full and self.kept_seconds is None:  # filled up by the last bytes, the video is whole
             self.abort(keep=True)
-            raise refusal(self.path, self._output.full) from self._output.full
+            raise write_error(self.path, self._output.full) from self._output.full
 
     def close(self) -> None:
         """Finish the file and give it its name. Does nothing when the file was closed or aborted before."""
@@ -222,7 +222,7 @@ class VideoWriter:
         if self.kept_seconds is not None:
             return self.kept_seconds
         if keep and self._frames:
-            with contextlib.suppress(OSError, av.error.FFmpegError), uninterrupted():
+            with contextlib.suppress(OSError, av.error.FFmpegError), signals_deferred():
                 self._finish()
                 return self.seconds
         self.kept_seconds = 0.0
@@ -250,7 +250,7 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not path.is_dir():
         raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
-    check_place(path)
+    check_writable(path)
     return path
 
 
@@ -313,12 +313,12 @@ def _open_video(path: str | Path) -> Any:
     return container
 
 
-def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarray]:
+def decode_frames(path: str | Path, resample: bool = False) -> Iterator[np.ndarray]:
     """The frames of a video in order, each ``H W 3`` uint8 RGB.
 
     Args:
         path: the video.
-        in_step: give 25 frames a second from where the file begins, be it with picture or sound, each the nearest in
+        resample: give 25 frames a second from where the file begins, be it with picture or sound, each the nearest in
             time, and not every frame once.
 
     Raises:
@@ -326,15 +326,15 @@ def decode_frames(path: str | Path, in_step: bool = False) -> Iterator[np.ndarra
     """
     with _open_video(path) as container:
         frames = _decode(container, path)
-        if in_step:
-            for frame in frames_in_step(frames, _start(container)):
+        if resample:
+            for frame in resample_frames(frames, _start(container)):
                 yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
         else:
             for _, frame in frames:
                 yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
 
 
-def frames_in_step(frames: Iterable[tuple[float, Any]], start: float, count: int | None = None) -> Iterator[Any]:
+def resample_frames(frames: Iterable[tuple[float, Any]], start: float, count: int | None = None) -> Iterator[Any]:
     """Frames at 25 a second, of frames in order with their times in seconds.
 
     Args:

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker import timeline
 from asymtalker.config import AudioTrainConfig
 from asymtalker.flow import hashed_seed, numbered_generator
-from asymtalker.media.whole import save_whole
+from asymtalker.media.atomic import save_atomic
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.models.loading import hide_bars
 from asymtalker.parts.phonemes import PHONEMES, frame_phonemes
@@ -86,8 +86,8 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
         with torch.no_grad():
             loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, 0, "test"))
         run.log(count, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
-        save_whole(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
-        save_whole(run_path / "feature_extractor", feature_extractor().save_pretrained)
+        save_atomic(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
+        save_atomic(run_path / "feature_extractor", feature_extractor().save_pretrained)
 
     parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
     run_steps(run, loop, parts, step, on_checkpoint=save)

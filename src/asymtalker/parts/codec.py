@@ -21,11 +21,11 @@ from asymtalker.config import CodecTrainConfig, LoopConfig
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
-from asymtalker.media import read as media
-from asymtalker.media.whole import save_whole
+from asymtalker.media.atomic import save_atomic
+from asymtalker.media.read import PICTURE_SUFFIXES, read_picture
 from asymtalker.parts.codec_start import start_codec
+from asymtalker.synth.portraits import photo_identity, reserved_portraits
 from asymtalker.synth.speech import split_of
-from asymtalker.synth.write import PICTURES, photo_identity, reserved_portraits
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import on_its_device
 from asymtalker.training.frozen import load_like
@@ -108,7 +108,7 @@ def save_codec(vae: AutoencoderKLWan, source: "ClipSource", loop: LoopConfig, fo
     pixels = source.batch(loop.batch, numbered_generator(loop.seed, 0, "statistics")).to(loop.device)
     visible = channel_visibility(vae, pixels, std)  # in float32: rounding would drown what a weak channel does
     vae.register_to_config(latents_mean=mean, latents_std=equal_visibility(std, visible))
-    save_whole(folder, vae.save_pretrained)
+    save_atomic(folder, vae.save_pretrained)
 
 
 def _noise_like(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -199,7 +199,7 @@ class ClipSource:
                 raise UserError(f"{corpus_path}: no training clip in this corpus")
         pictures: tuple[Path, ...] = ()
         if portraits:
-            found = sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURES)
+            found = sorted(p for p in portraits.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
             reserved = reserved_portraits(portraits)
             kept = [path for path in found if path.relative_to(portraits).as_posix() not in reserved]
             pictures = tuple(path for path in kept if split_of(photo_identity(path)) == "train")
@@ -228,7 +228,7 @@ class ClipSource:
 @lru_cache(maxsize=1024)
 def _thumbnail(path: Path) -> np.ndarray:
     """The picture with its short side at most 384 px: about the scale of framed faces."""
-    picture = media.read_picture(path)
+    picture = read_picture(path)
     scale = 384 / min(picture.shape[:2])
     if scale < 1:
         tensor = torch.from_numpy(picture).permute(2, 0, 1)[None].float()

@@ -13,7 +13,7 @@ from asymtalker.config import ReadoutTrainConfig
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
-from asymtalker.media.whole import save_whole
+from asymtalker.media.atomic import save_atomic
 from asymtalker.models.readout import APERTURE, SIDE, FaceReadout, readings_of
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import on_its_device
@@ -67,7 +67,7 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
         return {"loss": loss.detach(), "grad_norm": norm}
 
     def save(_: int) -> None:
-        save_whole(run_path / "readout", ema.module.save_pretrained)
+        save_atomic(run_path / "readout", ema.module.save_pretrained)
 
     parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
     run_steps(run, loop, parts, step, on_checkpoint=save)

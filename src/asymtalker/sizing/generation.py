@@ -12,7 +12,7 @@ from torch import nn
 
 from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
-from asymtalker.generate.placement import one_of
+from asymtalker.generate.placement import join_or
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.sizing.costs import measure
 from asymtalker.sizing.empty import Network, describe_network, empty_transformer, parts_of_chunk
@@ -156,7 +156,7 @@ def too_large(network: Network, beside: int, config: InferenceConfig, available:
     return (
         f"The GPU's memory is full: this model at {height}x{width} needs about"
         f" {needs.total(config, processes) / GB:.1f} GB, and {available / GB:.1f} GB are there;"
-        f" {'what fits: ' + one_of(ways) if ways else 'nothing that can be set makes it fit'}."
+        f" {'what fits: ' + join_or(ways) if ways else 'nothing that can be set makes it fit'}."
     )
 
 

@@ -1,4 +1,4 @@
-"""A rendered head in the stage: background in the first layer, the lit head in the second."""
+"""A rendered head in the window: background in the first layer, the lit head in the second."""
 
 import numpy as np
 import vtk
@@ -6,14 +6,14 @@ import vtk
 from asymtalker.synth import backdrop, facemesh, hair, head, mesh, skin
 from asymtalker.synth.identity import Identity
 from asymtalker.synth.pose import Pose
-from asymtalker.synth.stage import Stage, Surface, flat_camera
+from asymtalker.synth.window import OffscreenWindow, Surface, flat_camera
 
 
 class HeadView:
     """One identity, set up to be drawn frame after frame."""
 
-    def __init__(self, stage: Stage, identity: Identity, photograph: np.ndarray | None = None):
-        self.stage, self.identity = stage, identity
+    def __init__(self, window: OffscreenWindow, identity: Identity, photograph: np.ndarray | None = None):
+        self.window, self.identity = window, identity
         self.topology = head.skin_topology()
         self.factors = head.fit_blink(identity)
         self.units = mesh.base_mesh().face_units[:, self.topology.vertices] * self.factors[:, None, None]
@@ -39,11 +39,11 @@ class HeadView:
             self.hair.append(
                 (surface, shell, head.head_share(shell.vertices), mesh.gatherer(len(shell.vertices), shell.triangles))
             )
-            stage.scenes[1].AddActor(surface.actor)
+            window.scenes[1].AddActor(surface.actor)
         self._add_lights()
 
     def _add_backdrop(self, photograph: np.ndarray | None) -> None:
-        scene = self.stage.scenes[0]
+        scene = self.window.scenes[0]
         flat_camera(scene)
         square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32)
         picture = backdrop.paint(self.identity.background, self.identity.seed, 256, photograph)
@@ -68,10 +68,10 @@ class HeadView:
             shine=0.16,
             power=14,
         )
-        self.stage.scenes[1].AddActor(self.skin.actor)
+        self.window.scenes[1].AddActor(self.skin.actor)
 
     def _add_eyes_and_mouth(self) -> None:
-        scene = self.stage.scenes[1]
+        scene = self.window.scenes[1]
         self.eyes = []
         picture = skin.paint_eye(self.identity)
         for side in ("right", "left"):
@@ -97,7 +97,7 @@ class HeadView:
             scene.AddActor(surface.actor)
 
     def _add_lights(self) -> None:
-        scene = self.stage.scenes[1]
+        scene = self.window.scenes[1]
         camera = scene.GetActiveCamera()
         place = self.camera
         camera.ParallelProjectionOff()
@@ -147,4 +147,4 @@ class HeadView:
         lips = shown[[facemesh.UPPER_LIP_MIDDLE, facemesh.LOWER_LIP_MIDDLE]]
         seen = self.camera.project(lips)
         gap = float((seen[0] - seen[1]) @ [np.sin(-np.radians(pose.roll)), np.cos(np.radians(pose.roll))])
-        return self.stage.picture(), outline, max(gap - self.rest_gap, 0.0) / self.eye_distance
+        return self.window.picture(), outline, max(gap - self.rest_gap, 0.0) / self.eye_distance

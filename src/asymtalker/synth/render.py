@@ -10,7 +10,7 @@ from asymtalker.synth.head_view import HeadView
 from asymtalker.synth.identity import Identity
 from asymtalker.synth.photo import PhotoHead
 from asymtalker.synth.pose import Pose
-from asymtalker.synth.stage import Stage, Surface, flat_camera
+from asymtalker.synth.window import OffscreenWindow, Surface, flat_camera
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Renderer:
 
     def __init__(self, size: int = 256):
         self.size = size
-        self.stage = Stage(size)
+        self.window = OffscreenWindow(size)
         self.view: _PhotoView | HeadView | None = None
 
     def load(self, head: Identity | PhotoHead, backdrop: np.ndarray | None = None) -> None:
         """Make `head` the one that `frame` draws; a rendered head may stand before a photograph, `backdrop`
         (H, W, 3) uint8, thrown out of focus, instead of its painted background."""
-        self.stage.clear()
+        self.window.clear()
         self.view = (
-            HeadView(self.stage, head, backdrop) if isinstance(head, Identity) else _PhotoView(self.stage, head)
+            HeadView(self.window, head, backdrop) if isinstance(head, Identity) else _PhotoView(self.window, head)
         )
 
     def frame(self, blendshapes: np.ndarray, pose: Pose) -> RenderedFrame:
@@ -60,11 +60,11 @@ def _face_mask(outline: np.ndarray, size: int) -> np.ndarray:
 
 
 class _PhotoView:
-    """A photo head in the stage: mouth and eyes in the first layer, the photograph's sheet over them in the second."""
+    """A photo head in the window: mouth and eyes in the first layer, the photograph's sheet over them."""
 
-    def __init__(self, stage: Stage, head: photo.PhotoHead):
-        self.stage, self.head = stage, head
-        behind, front = stage.scenes
+    def __init__(self, window: OffscreenWindow, head: photo.PhotoHead):
+        self.window, self.head = window, head
+        behind, front = window.scenes
         behind.SetBackground(*(head.inside_light * np.array([40, 12, 12]) / 255))
         self.inside = []
         for part in head.inside:
@@ -81,7 +81,7 @@ class _PhotoView:
         for surface in (*self.inside, *self.eyes):
             behind.AddActor(surface.actor)
         front.AddActor(self.sheet.actor)
-        for scene in stage.scenes:
+        for scene in window.scenes:
             flat_camera(scene)
 
     def draw(self, weights: np.ndarray, pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
@@ -93,4 +93,4 @@ class _PhotoView:
         for surface, points, texture in zip(self.eyes, now.eyes, now.eye_textures, strict=True):
             surface.move(points)
             surface.paint(texture)
-        return self.stage.picture(), now.oval, now.lip_aperture
+        return self.window.picture(), now.oval, now.lip_aperture

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from asymtalker.errors import UserError
-from asymtalker.media.whole import whole
+from asymtalker.media.atomic import atomic_path
 from asymtalker.training.distributed import barrier, from_main, own_part, world
 
 M = TypeVar("M", bound=torch.nn.Module)
@@ -111,7 +111,7 @@ def save_checkpoint(path: Path, step: int, parts: dict[str, Stateful]) -> None:
     """
     with contextlib.ExitStack() as stack:
         # One process makes the folder appear, after all have written.
-        partial = Path(from_main(str(stack.enter_context(whole(path))) if world().main else ""))
+        partial = Path(from_main(str(stack.enter_context(atomic_path(path))) if world().main else ""))
         tensors = _tensors(step, parts)
         with _quiet():
             writer = HuggingFaceStorageWriter(str(partial), _files(tensors), save_distributed=True)

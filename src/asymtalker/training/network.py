@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from asymtalker.config import IdentityStrategy, LoopConfig, TeacherConfig, TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed
-from asymtalker.media.whole import save_whole
+from asymtalker.media.atomic import save_atomic
 from asymtalker.models.identity import transformer_arguments
 from asymtalker.models.loading import read_settings, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -222,5 +222,5 @@ def save_transformer(transformer: AsymTalkerTransformer3DModel, folder: Path) ->
         with init_empty_weights(include_buffers=False):
             plain = cast(AsymTalkerTransformer3DModel, AsymTalkerTransformer3DModel.from_config(settings))
         plain.load_state_dict(merged(state), assign=True)
-        save_whole(folder, plain.save_pretrained)
+        save_atomic(folder, plain.save_pretrained)
     barrier()

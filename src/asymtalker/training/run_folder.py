@@ -28,7 +28,7 @@ import asymtalker
 from asymtalker import config as configs
 from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.errors import UserError
-from asymtalker.media.whole import clear_parts, write_whole
+from asymtalker.media.atomic import clear_unfinished, write_atomic
 from asymtalker.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from asymtalker.training.distributed import GOES_ON, barrier, from_all, whole_tensor, world
 
@@ -76,7 +76,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{path}: can't make the run folder ({error.strerror})") from error
         if world().main:
-            clear_parts(path)
+            clear_unfinished(path)
         barrier()
         saved = path / RUN_CONFIG
         self.checkpoint = path / "checkpoint"
@@ -94,8 +94,8 @@ class RunFolder:
                 raise UserError(f"{path}: holds a run with other settings ({shown}); use another folder")
         barrier()  # all have looked
         if world().main:
-            write_whole(saved, json.dumps(resolved, indent=2))
-            write_whole(path / "version.json", json.dumps(_version(), indent=2))
+            write_atomic(saved, json.dumps(resolved, indent=2))
+            write_atomic(path / "version.json", json.dumps(_version(), indent=2))
         self.stats = path / "stats.jsonl"
         self._done = 0
         self._board = None
@@ -105,7 +105,7 @@ class RunFolder:
         self._done = step
         if self.stats.exists() and world().main:
             kept = [line for line in self.stats.read_text().splitlines() if _step_of(line) <= step]
-            write_whole(self.stats, "".join(line + "\n" for line in kept))
+            write_atomic(self.stats, "".join(line + "\n" for line in kept))
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Append one line to ``stats.jsonl`` and to TensorBoard, on the main process."""
@@ -164,7 +164,7 @@ def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]
             {name: float(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
             for batch in record.batches
         ]
-        write_whole(path, json.dumps({"step": step, "batches": seen}, indent=2))
+        write_atomic(path, json.dumps({"step": step, "batches": seen}, indent=2))
         named = path if world().size == 1 else path.with_name("not-finite-*.json")  # each process's
         raise UserError(
             f"Step {step}: {error}. {named} names the samples it saw: look at them, or use a lower learning rate."

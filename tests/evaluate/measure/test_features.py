@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.evaluate.clips import FileClip
 from asymtalker.evaluate.measure import features
-from asymtalker.evaluate.measure.clips import FileClip
 from asymtalker.evaluate.measure.faces import DetectedFace, hog_faces
 from asymtalker.evaluate.measure.features import STRIDE, PictureFeatures, dlib_embedding, embed_faces, measure_clip
 from asymtalker.evaluate.measure.networks import LOADERS, Networks

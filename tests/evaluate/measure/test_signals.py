@@ -72,7 +72,7 @@ def test_seams_compare_the_frames_that_begin_a_chunk_with_all_others():
 
 
 def test_chunks_of_another_frame_rate_do_not_wander_off():
-    """SoulX-LiveAct makes 24 frames a second: 21, then 32 at a time."""
+    """Of a system that makes 24 frames a second: 21, then 32 at a time."""
     boundaries = chunk_boundaries(15_000, 21 * 25 / 24, 32 * 25 / 24)
     assert boundaries[:3] == [22, 55, 89]
     last = len(boundaries) - 1

@@ -1,7 +1,7 @@
 """Everything that is measured on the frames of one clip, in one pass: the first of a metric's three parts.
 
-What comes out are arrays; :mod:`asymtalker.evaluate.report.summary` makes metrics of them. Memory does not grow with a
-clip's length but for these arrays.
+What comes out are arrays; :mod:`asymtalker.evaluate.measure.summary` makes metrics of them. Memory does not grow with
+a clip's length but for these arrays.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import torch
 
 from asymtalker.codec import to_pixels
 from asymtalker.errors import UserError
-from asymtalker.evaluate.measure.clips import Clip
+from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, hog_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
 from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.measure.clips import Clip
+from asymtalker.evaluate.clips import Clip
 from asymtalker.media.video import write_video
 from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from asymtalker.evaluate.report.summary import REFERENCE
+from asymtalker.evaluate.clips import REFERENCE
 
 MARKERS = {"o": "●", "s": "■", "D": "◆", "^": "▲", "v": "▼"}
 """Matplotlib's signs and the letters that stand for them in a legend."""

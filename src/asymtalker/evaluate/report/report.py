@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.measure.clips import Clip
+from asymtalker.evaluate.clips import REFERENCE, Clip
 from asymtalker.evaluate.measure.signals import SAME_BY_DLIB, SAME_PERSON
 from asymtalker.evaluate.report import pictures, plots
-from asymtalker.evaluate.report.plots import REFERENCE
+from asymtalker.evaluate.report.formatting import NO_VALUE, decimal, duration, minutes, places_for, seconds_text
 from asymtalker.evaluate.report.results import results_table
-from asymtalker.evaluate.report.wording import NO_VALUE, decimal, duration, minutes, places_for, seconds_text
-from asymtalker.media.whole import write_whole
+from asymtalker.media.atomic import write_atomic
 
 COLUMNS = ("method", "metric", "title", "unit", "better", "value", "low", "high", "samples", "of")
 """Of report.csv."""
@@ -60,8 +59,8 @@ def write_report(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip
             - ``metrics``: by metric ``title``, ``unit``, ``better``, ``about``, as in
               :data:`asymtalker.evaluate.measure.metrics.METRICS`.
             - ``methods``: by name, the reference first, the ``values``, ``clips``, ``curves`` and ``warnings`` of a
-              ``Summary`` of :mod:`asymtalker.evaluate.report.summary` (a warning is ``text``, ``metric`` and ``curve`` of its
-              :class:`asymtalker.evaluate.report.summary.Caveat`), ``failed``: reasons by clip, and ``about``.
+              :class:`asymtalker.evaluate.measure.summary.Summary` (a warning is ``text``, ``metric`` and ``curve`` of
+              its ``Caveat``), ``failed``: reasons by clip, and ``about``.
             - ``not_measured``: reasons by metric.
         methods: the clips of each method, by name.
         out: the folder; it is made, files of these names are replaced.
@@ -76,7 +75,7 @@ def write_report(report: dict[str, Any], methods: Mapping[str, Mapping[str, Clip
 
 def _write(path: Path, text: str) -> None:
     # File names may hold bytes that are no text, which Python carries as surrogates and UTF-8 has no place for
-    write_whole(path, text.encode("utf-8", "replace").decode("utf-8"))
+    write_atomic(path, text.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _csv(report: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from asymtalker.evaluate.report.plots import REFERENCE
-from asymtalker.evaluate.report.wording import NO_VALUE, decimal, minutes, places_for
+from asymtalker.evaluate.clips import REFERENCE
+from asymtalker.evaluate.report.formatting import NO_VALUE, decimal, minutes, places_for
 
 BETTER = {"low": "↓", "high": "↑", "near": "≈"}
 

@@ -1,6 +1,5 @@
 """The ``synth`` stage: a corpus of synthetic talking heads with ground truth, the same for any number of processes."""
 
-import csv
 import functools
 import hashlib
 import json
@@ -27,19 +26,19 @@ from asymtalker import config as configs
 from asymtalker.config import SynthConfig
 from asymtalker.dataset.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import write_atomic
 from asymtalker.media.read import read_picture
 from asymtalker.media.registry import named_portraits
-from asymtalker.media.whole import write_whole
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate, random_style
 from asymtalker.synth.pico import check_share
+from asymtalker.synth.portraits import Portrait, find_portraits, photo_identity
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
 
 SETTINGS = "synth.json"
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 MANIFEST_SECONDS = 60.0
 BACKDROP_SHARE = 0.4
 """Share of rendered heads that stand before a blurred photograph, when there are portraits."""
@@ -103,17 +102,6 @@ class VtkStudio:
 
     def frame(self, weights: np.ndarray, pose: Pose) -> Rendered:
         return self._renderer.frame(weights, pose)
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """A picture with its face-mesh points."""
-
-    name: str
-    """Its path below the portraits' folder."""
-    path: Path
-    landmarks: np.ndarray
-    """``(478, 3)`` in pixels."""
 
 
 @dataclass(frozen=True)
@@ -196,65 +184,6 @@ def _portraits(config: SynthConfig) -> list[Portrait]:
     return find_portraits(folder, config.landmarks or landmarks)
 
 
-def find_portraits(folder: Path, landmarks: Path | None = None) -> list[Portrait]:
-    """The pictures below ``folder`` that have face-mesh points, in order of name; says what it leaves out.
-
-    Names in the landmarks' file are paths below that file's own folder, or below ``folder`` if that lies elsewhere.
-    Without ``landmarks`` the file is ``landmarks478.npz`` in ``folder`` or the folder above. Rows of an
-    ``index.tsv`` in ``folder`` with a value under ``same_as_test_portrait`` are left out.
-
-    Raises:
-        UserError: if the folder, the points or usable pictures are missing.
-    """
-    from asymtalker.synth.photo import read_landmarks
-
-    folder = Path(folder).resolve()
-    if not folder.is_dir():
-        raise UserError(f"there is no folder of portraits {folder}; give one that exists")
-    places = [landmarks] if landmarks else [folder / "landmarks478.npz", folder.parent / "landmarks478.npz"]
-    table = next((Path(place).resolve() for place in places if place.is_file()), None)
-    if table is None:
-        raise UserError(
-            f"photo heads need the face-mesh points of the portraits, but there is no {' nor '.join(map(str, places))}"
-            "; give the file with --landmarks"
-        )
-    points = read_landmarks(table)
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    tests = reserved_portraits(folder)
-    portraits, without, reserved = [], 0, 0
-    for path in pictures:
-        name = path.relative_to(folder).as_posix()
-        below = path.relative_to(table.parent).as_posix() if path.is_relative_to(table.parent) else name
-        if name in tests:
-            reserved += 1
-        elif below not in points:
-            without += 1
-        else:
-            portraits.append(Portrait(name, path, points[below]))
-    if without:
-        _say(f"{without} of {len(pictures)} pictures below {folder} have no points in {table} and are left out")
-    if reserved:
-        _say(f"{reserved} pictures below {folder} are test portraits too and are left out")
-    if not portraits:
-        raise UserError(f"none of the {len(pictures)} pictures below {folder} has points in {table}; make them first")
-    return portraits
-
-
-def photo_identity(path: Path) -> str:
-    """Identity of a photograph, by its bytes; :func:`asymtalker.synth.speech.split_of` says which split it is of."""
-    return f"photo-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-
-
-def reserved_portraits(folder: Path) -> set[str]:
-    """Pictures, by path below ``folder``, that its ``index.tsv`` marks as test portraits: never to be trained on."""
-    index = folder / "index.tsv"
-    if not index.is_file():
-        return set()
-    with index.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return {row["file"] for row in rows if (row.get("same_as_test_portrait") or "").strip() and "file" in row}
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -281,7 +210,7 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
                 f"{config.out} holds a corpus with other settings ({'; '.join(changed)}); give another folder"
             )
         return
-    write_whole(path, json.dumps(settings, indent=2, ensure_ascii=False))
+    write_atomic(path, json.dumps(settings, indent=2, ensure_ascii=False))
 
 
 def _frames_of(config: SynthConfig) -> int:

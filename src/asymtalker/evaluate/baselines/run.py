@@ -1,13 +1,12 @@
 """Run another talking-head system on pairs of picture and recording, so that its videos can be measured beside ours.
 
-The other system keeps its own checkout, Python and weights; :mod:`asymtalker.evaluate.others.baseline_methods` has its
+The other system keeps its own checkout, Python and weights; :mod:`asymtalker.evaluate.baselines.systems` has its
 command. Each command runs in a work folder of its own beside the videos, removed afterwards, in which everything in
 the checkout appears as a link: paths relative to the checkout hold, what the command writes does not pile up in it,
 and two runs on one checkout do not meet.
 """
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -16,8 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from asymtalker.bench.run import describe_machine
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others.baseline_methods import BASELINES, INPUT, OUTPUT, Baseline
-from asymtalker.media.read import AudioFile, check_file, open_media
-from asymtalker.media.whole import check_place, clear_parts, disk_is_full, whole, write_whole
+from asymtalker.evaluate.baselines.systems import BASELINES, INPUT, OUTPUT, Baseline
+from asymtalker.evaluate.clips import held_out
+from asymtalker.evaluate.pairs import Pair, read_pairs
+from asymtalker.evaluate.record import RECORD, write_record
+from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, disk_is_full
+from asymtalker.media.read import AudioFile, open_media
 from asymtalker.timeline import frames_of_samples
 
-COLUMNS = ("name", "image", "audio")
-INPUTS, PAIRS = "inputs", "pairs.tsv"
-RECORD = "method.json"
+INPUTS = "inputs"
 WORK = ".work-"
 """What the names of work folders begin with."""
 MACHINE = ("cpu", "cores", "device", "system")
@@ -49,23 +48,12 @@ GRACE = 30.0
 """Seconds that a stopped command has to end its own processes: torchrun's lie outside its process group."""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One video to be made."""
-
-    name: str
-    """Of the video, without ending."""
-    image: Path
-    audio: Path
-
-
 @dataclass(frozen=True, kw_only=True)
 class BaselineSettings:
     """Run another talking-head system from its own checkout on pairs of picture and recording."""
 
     method: str
-    """sadtalker, aniportrait, omniavatar, hallo3, stableavatar, infinitetalk, liveavatar, soulx-flashtalk or
-    soulx-liveact."""
+    """sadtalker, aniportrait, omniavatar, hallo3, stableavatar or infinitetalk."""
     repo: Path
     """Checkout of its repository, with the weights where its README puts them."""
     python: Path
@@ -78,40 +66,6 @@ class BaselineSettings:
     """Instead of a manifest, a corpus: the first frame and the sound of each of its held-out clips."""
 
 
-def read_pairs(path: str | Path) -> list[Pair]:
-    """The pairs of a manifest (TSV with a header; columns other than name, image and audio are left alone).
-
-    Raises:
-        UserError: if it is missing or no such table, a name is no file name or occurs twice, or a file is missing.
-    """
-    path = check_file(path, "manifest")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"The manifest {path} has no column {' and no column '.join(missing)}: its first line must name "
-                    f"the columns {', '.join(COLUMNS)}, with tabs between."
-                )
-            rows = [(table.line_num, [row[column] for column in COLUMNS]) for row in table]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"The manifest {path} is not a text file of tab-separated columns ({error}).") from error
-    for line, cells in rows:
-        if not all(cells):
-            raise UserError(
-                f"Line {line} of the manifest {path} has an empty or missing cell: give name, image, audio."
-            )
-    pairs = [
-        Pair(name, path.parent.absolute() / image, path.parent.absolute() / audio) for _, (name, image, audio) in rows
-    ]
-    _check_names([pair.name for pair in pairs], path)
-    for pair in pairs:
-        check_file(pair.image, "picture")
-        check_file(pair.audio, "audio file")
-    return pairs
-
-
 def corpus_pairs(folder: Path, out: Path) -> tuple[list[Pair], dict[str, str]]:
     """Write the first frame and the sound of a corpus's held-out clips; files that hold the same already are kept.
 
@@ -121,9 +75,7 @@ def corpus_pairs(folder: Path, out: Path) -> tuple[list[Pair], dict[str, str]]:
     Raises:
         UserError: if it is no corpus, or has no held-out clip that can be read.
     """
-    rows = [row for row in corpus.read_manifest(folder) if row.split == "test" and not row.rejected_by]
-    if not rows:
-        raise UserError(f"The corpus {folder} has no held-out clips (split test): make a larger one.")
+    rows = held_out(folder)
     pairs, unread, out = [], {}, out.absolute()  # commands run elsewhere
     for row in rows:
         pair = Pair(row.key, out / f"{row.key}.png", out / f"{row.key}.wav")
@@ -134,10 +86,10 @@ def corpus_pairs(folder: Path, out: Path) -> tuple[list[Pair], dict[str, str]]:
             unread[row.key] = str(error)
             continue
         if not _shows(pair.image, picture):
-            with whole(pair.image) as partial:
+            with atomic_path(pair.image) as partial:
                 Image.fromarray(picture).save(partial, format="PNG")
         if not (pair.audio.is_file() and pair.audio.read_bytes() == sound):
-            with whole(pair.audio) as partial:
+            with atomic_path(pair.audio) as partial:
                 partial.write_bytes(sound)
         pairs.append(pair)
     if not pairs:
@@ -154,37 +106,6 @@ def _shows(path: Path, picture: np.ndarray) -> bool:
             return np.array_equal(np.asarray(image), picture)
     except (OSError, SyntaxError):  # not there, or damaged
         return False
-
-
-def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    """Write a manifest; files beside or below it are named relative to it, so that the folder can move.
-
-    Raises:
-        UserError: if a name is no file name or occurs twice, a path holds a tab or line break, or the disk refuses.
-    """
-    _check_names([pair.name for pair in pairs], path)
-    folder = path.parent.absolute()
-    lines = ["\t".join(COLUMNS)]
-    for pair in pairs:
-        files = [file.absolute() for file in (pair.image, pair.audio)]
-        cells = [str(file.relative_to(folder) if file.is_relative_to(folder) else file) for file in files]
-        if any(mark in cell for cell in cells for mark in "\t\r\n"):
-            raise UserError(f"A path of {pair.name} holds a tab or a line break, which a manifest cannot: rename it.")
-        lines.append("\t".join([pair.name, *cells]))
-    write_whole(path, "\n".join(lines) + "\n")
-
-
-def _check_names(names: Sequence[str], path: Path) -> None:
-    if not names:
-        raise UserError(f"The manifest {path} names no pair: give at least one.")
-    for name in names:
-        if not name or name.startswith(".") or not name.isprintable() or "/" in name or "\\" in name:
-            raise UserError(
-                f"The name {name!r} in the manifest {path} is no file name: use no slash and no leading dot."
-            )
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise UserError(f"The name {doubled[0]} occurs twice in the manifest {path}: each video needs its own.")
 
 
 def run_baseline(settings: BaselineSettings) -> None:
@@ -213,7 +134,7 @@ def run_baseline(settings: BaselineSettings) -> None:
     repo, python = _checkout(baseline, settings.repo), _python(settings.python)
     if settings.corpus:
         pairs, unread = corpus_pairs(settings.corpus, settings.out / INPUTS)
-    check_place(settings.out / RECORD)
+    check_writable(settings.out / RECORD)
     record = _Record(settings.out / RECORD, settings.method, baseline, pairs)
     _clear(settings.out)
     for name, reason in unread.items():
@@ -249,7 +170,7 @@ def run_baseline(settings: BaselineSettings) -> None:
 def _clear(out: Path) -> None:
     """Remove what a killed run left unfinished."""
     for folder in (out, out / INPUTS):
-        clear_parts(folder)
+        clear_unfinished(folder)
     for work in list(out.glob(f"{WORK}*")):
         shutil.rmtree(work, ignore_errors=True)
 
@@ -332,7 +253,7 @@ class _Record:
             "inputs": self.inputs,
             "failed": self.failed,
         }
-        write_whole(self.path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_record(self.path.parent, values)
 
 
 def inputs_hash(pair: Pair) -> str:
@@ -379,7 +300,7 @@ def _make_video(baseline: Baseline, repo: Path, python: Path, pair: Pair, video:
             results = sorted(work.glob(baseline.result))
             if status or not results:
                 return _last_line(log) or f"no video and no word, exit code {status}"
-            with whole(video) as partial:
+            with atomic_path(video) as partial:
                 if baseline.silent:
                     _add_sound(results[-1], pair.audio, partial)
                 else:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from asymtalker.errors import UserError
-from asymtalker.media.whole import check_place, clear_parts, save_whole, whole, write_whole
+from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, save_atomic, write_atomic
 from asymtalker.training.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -30,8 +30,8 @@ def fill(folder, **files):
 
 def test_a_file_or_folder_takes_the_place_of_the_old_one(tmp_path):
     for text in ("old", "new"):
-        write_whole(tmp_path / "deep" / "file", text)
-        save_whole(tmp_path / "deep" / "folder", lambda folder, text=text: fill(folder, **{text: text}))
+        write_atomic(tmp_path / "deep" / "file", text)
+        save_atomic(tmp_path / "deep" / "folder", lambda folder, text=text: fill(folder, **{text: text}))
     assert (tmp_path / "deep" / "file").read_text() == "new"
     assert [path.name for path in (tmp_path / "deep" / "folder").iterdir()] == ["new"]
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"file", "folder"}
@@ -39,10 +39,10 @@ def test_a_file_or_folder_takes_the_place_of_the_old_one(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, FileNotFoundError(2, "no picture", "a.png")])
 def test_an_error_leaves_the_old_one_and_nothing_beside_it(tmp_path, error):
-    write_whole(tmp_path / "file", "old")
+    write_atomic(tmp_path / "file", "old")
 
     def write_half():
-        with whole(tmp_path / "file") as partial:
+        with atomic_path(tmp_path / "file") as partial:
             partial.write_text("half")
             raise error
 
@@ -53,7 +53,7 @@ def test_an_error_leaves_the_old_one_and_nothing_beside_it(tmp_path, error):
 
 
 def test_what_a_kill_between_the_two_moves_left_is_put_back(tmp_path, monkeypatch):
-    save_whole(tmp_path / "run.1", lambda folder: fill(folder, file="old"))
+    save_atomic(tmp_path / "run.1", lambda folder: fill(folder, file="old"))
     move = os.replace
 
     class KilledError(BaseException):
@@ -64,14 +64,14 @@ def test_what_a_kill_between_the_two_moves_left_is_put_back(tmp_path, monkeypatc
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("asymtalker.media.whole.os.replace", killed)
-        patch.setattr("asymtalker.media.whole._remove", lambda _: None)  # which a killed process does not come to
-        patch.setattr("asymtalker.media.whole.Path.exists", lambda path: path.name == "run.1")
+        patch.setattr("asymtalker.media.atomic.os.replace", killed)
+        patch.setattr("asymtalker.media.atomic._remove", lambda _: None)  # which a killed process does not come to
+        patch.setattr("asymtalker.media.atomic.Path.exists", lambda path: path.name == "run.1")
         with pytest.raises(KilledError):
-            save_whole(tmp_path / "run.1", lambda folder: fill(folder, file="new"))
+            save_atomic(tmp_path / "run.1", lambda folder: fill(folder, file="new"))
     left = sorted(path.name for path in tmp_path.iterdir())
     assert [name.rsplit(".", 1)[1] for name in left] == ["old", "part"]
-    clear_parts(tmp_path)
+    clear_unfinished(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["run.1"]
     assert (tmp_path / "run.1" / "file").read_text() == "old"
 
@@ -85,8 +85,8 @@ def test_full_disk_is_one_sentence_whoever_writes(tmp_path):
         save_file(weights.state_dict(), folder / "weights.safetensors")
 
     for write in (
-        lambda: write_whole(tmp_path / "a", "x" * 10_000),
-        lambda: save_whole(tmp_path / "a", save),
+        lambda: write_atomic(tmp_path / "a", "x" * 10_000),
+        lambda: save_atomic(tmp_path / "a", save),
         lambda: save_checkpoint(tmp_path / "a", 1, {"weights": weights}),
     ):
         with pytest.raises(UserError, match=r"Cannot write .*a \(the disk is full\)"):
@@ -98,10 +98,10 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "a"):
         with pytest.raises(UserError, match="folder"):
-            check_place(path)
+            check_writable(path)
     with pytest.raises(UserError, match="Cannot write"):
-        write_whole(tmp_path / "file" / "a", "text")
-    with pytest.raises(OSError, match="full") as error, whole(tmp_path / "b"):
+        write_atomic(tmp_path / "file" / "a", "text")
+    with pytest.raises(OSError, match="full") as error, atomic_path(tmp_path / "b"):
         raise OSError(errno.EIO, "reading another file, which is full of holes")
     assert not isinstance(error.value, UserError)
 

@@ -1,4 +1,4 @@
-"""What is known of the command lines of other talking-head systems, one :class:`Baseline` each.
+"""What is known of the command lines of the six systems that the paper compares with, one :class:`Baseline` each.
 
 Settings are those the authors document: the command of the README or, where that names a script, of the script.
 Comments name the repository, file and commit of the stored copy that a fact was read from; where upstream's file was
@@ -6,7 +6,7 @@ not at hand, a fork's copy of it is named. "Not verified" marks the rest. None o
 real systems by us.
 
 A command runs in a work folder of its own in which the checkout's files appear as links (see
-:mod:`asymtalker.evaluate.others.baselines`), so paths relative to the checkout hold and what is written stays apart.
+:mod:`asymtalker.evaluate.baselines.run`), so paths relative to the checkout hold and what is written stays apart.
 """
 
 import json
@@ -272,86 +272,6 @@ INFINITETALK = Baseline(
     prompt=PROMPT,
 )
 
-# Live Avatar on one GPU. infinite_inference_single_gpu.sh of a fork's copy (zhangshijun55/LiveAvatar @ 58e5685): the
-# command; upstream's newest script not verified (its README leaves --enable_online_decode off on one GPU too).
-# minimal_inference/s2v_streaming_interact.py of chunjins/LiveAvatar @ 40dd956: all flags, and SAVE_FILE is the video's
-# name. --standalone instead of its fixed port, so that two runs do not meet.
-# liveavatar/models/wan/causal_s2v_pipeline.py of zhangshijun55/LiveAvatar @ 58e5685: blocks of 3 latents, 12 frames,
-# of which the very first block loses 3. 25 fps: Wan2.2-S2V's rate is read from a configuration that was not at hand.
-LIVEAVATAR = Baseline(
-    title="Live Avatar (one GPU)",
-    origin="Alibaba-Quark/LiveAvatar",
-    licence="Apache-2.0",
-    fps=25,
-    script="minimal_inference/s2v_streaming_interact.py",
-    needs=("liveavatar/configs/s2v_causal_sft.yaml", "ckpt/Wan2.2-S2V-14B"),
-    command="""
-        {python} -m torch.distributed.run --standalone --nproc_per_node=1 minimal_inference/s2v_streaming_interact.py
-        --ulysses_size 1 --task s2v-14B --size 704*384 --base_seed 420
-        --training_config liveavatar/configs/s2v_causal_sft.yaml --offload_model True --convert_model_dtype
-        --prompt {prompt} --image {image} --audio {audio} --infer_frames 48 --load_lora
-        --lora_path_dmd Quark-Vision/Live-Avatar --sample_steps 4 --sample_guide_scale 0 --num_clip 10000
-        --num_gpus_dit 1 --sample_solver euler --single_gpu --ckpt_dir ckpt/Wan2.2-S2V-14B/ --save_file {output}.mp4
-    """,
-    result=f"{OUTPUT}.mp4",
-    writes=("output", "tmp"),
-    chunk=_every(9, 12),
-    prompt=PROMPT,
-)
-
-FLASHTALK_PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
-
-# SoulX-FlashTalk. README.md (Soul-AILab/SoulX-FlashTalk @ 06aa296) names inference_script_single_gpu.sh; its text was
-# read without its repository's name, the one for many GPUs in lyn-rgb/xproject, src/avatar. generate_video.py @
-# 06aa296 and c049f30: all flags, the default prompt; the oldest takes "res_" out of SAVE_FILE for a name in between,
-# so it must be there. flash_talk/configs/infer_params.yaml @ c049f30: 25 fps, windows of 33 frames of which 5 are
-# motion frames; a window takes 28 frames of sound, so 28 are kept (that line of flash_talk_pipeline.py read without
-# its repository's name), and the rest of the recording that fills no window is dropped.
-FLASHTALK = Baseline(
-    title="SoulX-FlashTalk-14B",
-    origin="Soul-AILab/SoulX-FlashTalk",
-    licence="Apache-2.0",
-    fps=25,
-    script="generate_video.py",
-    needs=("models/SoulX-FlashTalk-14B", "models/chinese-wav2vec2-base"),
-    command="""
-        {python} generate_video.py --ckpt_dir models/SoulX-FlashTalk-14B --wav2vec_dir models/chinese-wav2vec2-base
-        --input_prompt {prompt} --cond_image {image} --audio_path {audio} --audio_encode_mode stream
-        --save_file res_{output}.mp4
-    """,
-    result=f"res_{OUTPUT}.mp4",
-    chunk=_every(28, 28),
-    prompt=FLASHTALK_PROMPT,
-)
-
-
-def _write_liveact(work: Path, image: str, audio: str) -> None:
-    case = {"prompt": PROMPT, "cond_image": image, "cond_audio": audio}
-    (work / INPUT).write_text(json.dumps([case], indent=2) + "\n", encoding="utf-8")
-
-
-# SoulX-LiveAct. README.md (Soul-AILab/SoulX-LiveAct @ 0d2fb0c), "Run with single GPU for Eval": the command; it names
-# no folder for the weights, ours is that of their repository. generate.py @ 27d22cb: all flags, the list it reads,
-# IMAGE_AUDIO.mp4 in the current folder; blocks of 6 and then 8 latents give 21 and then 32 frames. Licence not
-# verified.
-LIVEACT = Baseline(
-    title="SoulX-LiveAct",
-    origin="Soul-AILab/SoulX-LiveAct",
-    licence="not verified",
-    fps=24,
-    script="generate.py",
-    needs=("LiveAct", "chinese-wav2vec2-base"),
-    command="""
-        env USE_CHANNELS_LAST_3D=1 {python} generate.py --size 480*832 --ckpt_dir LiveAct
-        --wav2vec_dir chinese-wav2vec2-base --fps 24 --input_json {input} --audio_cfg 1.7 --t5_cpu
-    """,
-    prepare=_write_liveact,
-    result="asymtalker_*_asymtalker_*.mp4",
-    writes=("tmp.mp4",),
-    chunk=_every(21, 32),
-    prompt=PROMPT,
-)
-
 BASELINES = {
     "sadtalker": SADTALKER,
     "aniportrait": ANIPORTRAIT,
@@ -359,8 +279,5 @@ BASELINES = {
     "hallo3": HALLO3,
     "stableavatar": STABLEAVATAR,
     "infinitetalk": INFINITETALK,
-    "liveavatar": LIVEAVATAR,
-    "soulx-flashtalk": FLASHTALK,
-    "soulx-liveact": LIVEACT,
 }
 """By the name that ``asymtalker baseline --method`` takes."""

@@ -88,7 +88,7 @@ class Surface:
         self.texture.Modified()
 
 
-class Stage:
+class OffscreenWindow:
     """An offscreen window of two scenes, the second drawn over the first, read back as pictures of `size` pixels."""
 
     def __init__(self, size: int):

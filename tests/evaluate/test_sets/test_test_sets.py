@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others.benchmark_lists import (
+from asymtalker.evaluate.test_sets.lists import (
     COLUMNS,
     ListedClip,
     choose_clips,
@@ -18,7 +18,7 @@ from asymtalker.evaluate.others.benchmark_lists import (
     read_list,
     read_vfhq,
 )
-from asymtalker.evaluate.others.benchmarks import Benchmark, given_box, prepare_benchmark
+from asymtalker.evaluate.test_sets.prepare import Benchmark, given_box, prepare_benchmark
 from asymtalker.media.portrait import Placement, crop_frame
 from asymtalker.media.read import read_audio
 from asymtalker.media.video import VideoWriter, probe_video, read_video

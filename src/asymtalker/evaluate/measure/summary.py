@@ -1,25 +1,22 @@
 """From the arrays of clips to the metrics of a method: numbers with intervals, curves over time, what is missing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from asymtalker.evaluate.measure import frechet, signals
+from asymtalker.evaluate.measure.cache import read_arrays, write_arrays
 from asymtalker.evaluate.measure.features import STRIDE, Measured
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.sync import sync_score
 from asymtalker.evaluate.measure.truth import truth_score
-from asymtalker.media.whole import whole
 from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
 
-REFERENCE = "reference"
-"""What the real clips are called among the methods."""
 Truth = tuple[tuple[str, ...], np.ndarray]
 """Names and values ``(F, n)`` of :func:`asymtalker.models.readout.readings_of`."""
 DRAWS = 1000
@@ -87,8 +84,12 @@ class ReferenceStatistics:
     """
 
     def __init__(self, clips: Mapping[str, Measured], kept: Path | None = None, key: str = ""):
-        self.statistics: dict[str, frechet.Statistics] = _kept_statistics(kept, key) if kept else {}
-        if self.statistics:
+        self.statistics: dict[str, frechet.Statistics] = {}
+        if kept and (arrays := read_arrays(kept, key)):
+            for metric in DISTANCES:
+                if f"{metric} count" in arrays:
+                    parts = (arrays[f"{metric} {name}"] for name in ("mean", "covariance", "root"))
+                    self.statistics[metric] = frechet.Statistics(*parts, count=int(arrays[f"{metric} count"]))
             return
         for metric, (features, _) in DISTANCES.items():
             parts = [clip.arrays[features] for clip in clips.values() if features in clip.arrays]
@@ -96,27 +97,9 @@ class ReferenceStatistics:
             if len(together) > 1:
                 self.statistics[metric] = frechet.statistics(together)
         if kept:
-            fields: dict[str, Any] = {f"{metric} {name}": np.array(value) for metric, name, value in self._fields()}
-            with whole(kept) as partial, partial.open("wb") as file:
-                np.savez(file, key=np.array(key), **fields)
-
-    def _fields(self) -> Iterator[tuple[str, str, Any]]:
-        for metric, found in self.statistics.items():
-            yield from ((metric, name, value) for name, value in vars(found).items())
-
-
-def _kept_statistics(path: Path, key: str) -> dict[str, frechet.Statistics]:
-    """Those of an earlier run over the same features; none if there was no such run."""
-    found: dict[str, dict[str, Any]] = {}
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            for field in kept.files if str(kept["key"]) == key else ():
-                metric, _, name = field.partition(" ")
-                if name:
-                    found.setdefault(metric, {})[name] = int(kept[field]) if name == "count" else kept[field]
-        return {metric: frechet.Statistics(**fields) for metric, fields in found.items()}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):  # not there, or damaged
-        return {}
+            found = self.statistics.items()
+            fields = {f"{metric} {name}": value for metric, about in found for name, value in vars(about).items()}
+            write_arrays(kept, key, fields)
 
 
 def summarize(

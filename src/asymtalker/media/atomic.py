@@ -14,7 +14,7 @@ from asymtalker.errors import UserError
 FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
 
 
-def check_place(path: Path, folder: bool = False) -> None:
+def check_writable(path: Path, folder: bool = False) -> None:
     """Make the folder that a file, or a ``folder``, is going to be written into, before the work whose result it is.
 
     Raises:
@@ -42,17 +42,17 @@ def disk_is_full(error: BaseException) -> bool:
     return False
 
 
-def refusal(path: Path, error: OSError) -> UserError:
+def write_error(path: Path, error: OSError) -> UserError:
     """The sentence for an error of the disk while ``path`` was written."""
     reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
     return UserError(f"Cannot write {path} ({reason}): make room or choose another place.")
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside ``path`` to write a file or a folder under, which takes ``path``'s place at the end of the block.
 
-    An exception leaves ``path`` as it was and nothing beside it; what a kill leaves, :func:`clear_parts` undoes.
+    An exception leaves ``path`` as it was and nothing beside it; what a kill leaves, :func:`clear_unfinished` undoes.
 
     Raises:
         UserError: if the disk is full or ``path`` can't be written; other errors of the block pass through.
@@ -62,7 +62,7 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(path, error) from error
+        raise write_error(path, error) from error
     try:
         yield partial
         if partial.is_dir() and path.exists():
@@ -73,13 +73,13 @@ def whole(path: Path) -> Iterator[Path]:
         if old.exists() and not path.exists():
             os.replace(old, path)
         if problem := _problem_of_disk(error, partial):
-            raise refusal(path, problem) from error
+            raise write_error(path, problem) from error
         raise
     _remove(old)
 
 
 def _problem_of_disk(error: BaseException, partial: Path) -> OSError | None:
-    """The disk's part in an error of :func:`whole`, if it had one; a block may read other files too."""
+    """The disk's part in an error of :func:`atomic_path`, if it had one; a block may read other files too."""
     # PyTorch raises another error on top of the file's own, safetensors' only tells its number
     for cause in (error, error.__context__):
         if isinstance(cause, OSError) and (
@@ -94,7 +94,7 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def clear_parts(folder: Path) -> None:
+def clear_unfinished(folder: Path) -> None:
     """Undo what killed writers left unfinished in a folder, if there is one; nobody may be writing there.
 
     What was to be replaced takes its place again where nothing has taken it, and all else that is left goes.
@@ -107,13 +107,13 @@ def clear_parts(folder: Path) -> None:
             _remove(left)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file; see :func:`whole`."""
-    with whole(path) as partial:
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file; see :func:`atomic_path`."""
+    with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def save_whole(folder: Path, save: Callable[[Path], object]) -> None:
-    """Let ``save``, such as a model's ``save_pretrained``, fill a new folder; see :func:`whole`."""
-    with whole(folder) as partial:
+def save_atomic(folder: Path, save: Callable[[Path], object]) -> None:
+    """Let ``save``, such as a model's ``save_pretrained``, fill a new folder; see :func:`atomic_path`."""
+    with atomic_path(folder) as partial:
         save(partial)

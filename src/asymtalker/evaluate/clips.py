@@ -1,6 +1,5 @@
 """What is compared: clips, as video files or in a corpus, read at 25 frames a second, and the real ones."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ import numpy as np
 
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others.baselines import RECORD, read_pairs
-from asymtalker.media.read import read_audio, read_picture
+from asymtalker.evaluate.pairs import PAIRS, read_pairs
+from asymtalker.evaluate.record import RECORD, read_record
+from asymtalker.media.read import PICTURE_SUFFIXES, read_audio, read_picture
 from asymtalker.media.video import VIDEO_SUFFIXES, VideoInfo, decode_frames, probe_video
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+REFERENCE = "reference"
+"""What the real clips are called among the methods."""
 BLOCK = 100
 """Frames of a corpus's clip that are decoded at once."""
 
@@ -86,7 +87,7 @@ class FileClip:
         if left + width > self._info.width or top + height > self._info.height:
             shown = f"{self._info.width}x{self._info.height}"
             raise UserError(f"{self.path} is {shown}, but {RECORD} says that {width}x{height} at {left},{top} count.")
-        for frame in decode_frames(self.path, in_step=True):
+        for frame in decode_frames(self.path, resample=True):
             yield frame[top : top + height, left : left + width]
 
     def sound(self) -> np.ndarray:
@@ -199,6 +200,18 @@ def _state(file: Path) -> list[Any]:
     return [str(file.resolve()), state.st_size, state.st_mtime_ns]
 
 
+def held_out(folder: Path) -> list[corpus.ManifestRow]:
+    """The clips of a corpus that no training sees.
+
+    Raises:
+        UserError: if it is no corpus or has none.
+    """
+    rows = [row for row in corpus.read_manifest(folder) if row.split == "test" and not row.rejected_by]
+    if not rows:
+        raise UserError(f"The corpus {folder} has no held-out clips (split test): make a larger one.")
+    return rows
+
+
 def open_reference(path: Path) -> Reference:
     """A corpus (its held-out clips), a prepared benchmark (``pairs.tsv`` and ``videos/``), or a folder of videos.
 
@@ -208,17 +221,14 @@ def open_reference(path: Path) -> Reference:
         UserError: if it is none of these, or has no clip.
     """
     if (path / corpus.MANIFEST).is_file():
-        rows = [row for row in corpus.read_manifest(path) if row.split == "test" and not row.rejected_by]
-        if not rows:
-            raise UserError(f"The corpus {path} has no held-out clips (split test): make a larger one.")
-        clips: dict[str, Clip] = {row.key: CorpusClip(path, row) for row in rows}
+        clips: dict[str, Clip] = {row.key: CorpusClip(path, row) for row in held_out(path)}
         return Reference(clips, {}, _usual_size(clips))
     folder = path / "videos" if (path / "videos").is_dir() else path
-    clips = _videos(folder, framed=_record(folder).get("framed", False))
-    if (path / "pairs.tsv").is_file():
-        portraits = {pair.name: pair.image for pair in read_pairs(path / "pairs.tsv")}
+    clips = _videos(folder, framed=read_record(folder).get("framed", False))
+    if (path / PAIRS).is_file():
+        portraits = {pair.name: pair.image for pair in read_pairs(path / PAIRS)}
     else:
-        portraits = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURES}
+        portraits = {file.stem: file for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURE_SUFFIXES}
     return Reference(clips, portraits, _usual_size(clips))
 
 
@@ -233,41 +243,12 @@ def open_method(name: str, path: Path, names: Collection[str] | None = None) -> 
     Raises:
         UserError: if there is no video, or ``method.json`` is damaged.
     """
-    about = _record(path)
+    about = read_record(path)
     place, pieces = about.get("crop"), about.get("chunk")
     crop = place and tuple(place[key] for key in ("left", "top", "width", "height"))
     chunk = pieces and tuple(pieces[key] * FPS / about.get("fps", FPS) for key in ("first", "step"))
     clips = _videos(path, about.get("framed", False), crop)
     return Method(name, {key: clip for key, clip in clips.items() if names is None or key in names}, chunk, about)
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    """What ``method.json`` in a folder of videos says; nothing if there is none."""
-    if not (folder / RECORD).is_file():
-        return {}
-    try:
-        return _checked(json.loads((folder / RECORD).read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{folder / RECORD} is damaged ({error}): write it again or remove it.") from error
-
-
-def _checked(about: dict[str, Any]) -> dict[str, Any]:
-    """What ``method.json`` says, if its numbers make sense; a ValueError, TypeError or KeyError if they do not."""
-    whole = {"chunk": ("first", "step"), "crop": ("left", "top", "width", "height")}
-    for part, keys in whole.items():
-        for key in keys if about.get(part) else ():
-            value, least = about[part][key], 0 if key in ("left", "top") else 1
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{part}: {key} is {value}")
-    if not 0 < about.get("fps", FPS) < 1000:
-        raise ValueError(f"fps is {about['fps']}")
-    for part in ("seconds_per_video", "loaded_seconds_per_video", "first_chunk_seconds"):
-        if not all(seconds > 0 for seconds in about.get(part, {}).values()):
-            raise ValueError(f"{part} has a time that is none")
-    for part in ("peak_rss_mib", "peak_gpu_mib"):
-        if (peak := about.get(part)) and not peak > 0:
-            raise ValueError(f"{part} is {peak}")
-    return about
 
 
 def _videos(folder: Path, framed: bool, crop: Any = None) -> dict[str, Clip]:

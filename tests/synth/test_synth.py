@@ -18,9 +18,10 @@ from asymtalker.errors import UserError
 from asymtalker.media import registry
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate
+from asymtalker.synth.portraits import Portrait, find_portraits, photo_identity
 from asymtalker.synth.pose import Pose
+from asymtalker.synth.run import Job, _cast, film, synthesize_corpus
 from asymtalker.synth.speech import speak, split_of
-from asymtalker.synth.write import Job, Portrait, _cast, film, find_portraits, photo_identity, synthesize_corpus
 
 pytest.importorskip("espeakng_loader")
 
@@ -118,7 +119,7 @@ def test_a_held_out_portrait_is_no_backdrop_in_training(tmp_path, monkeypatch):
         Image.new("RGB", (8, 8), (shade, 0, 0)).save(path)
     splits = [split_of(photo_identity(path)) for path in pictures]
     assert set(splits) == {"train", "test"}
-    monkeypatch.setattr("asymtalker.synth.write.BACKDROP_SHARE", 1.0)
+    monkeypatch.setattr("asymtalker.synth.run.BACKDROP_SHARE", 1.0)
     seen = []
     monkeypatch.setattr(DrawnStudio, "cast_rendered", lambda self, seed, procedural, backdrop: seen.append(backdrop))
     portraits = tuple(Portrait(path.name, path, np.ones((478, 3), np.float32)) for path in pictures)
@@ -207,7 +208,7 @@ def run_for_subprocess(folder: str):
 def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):
     folder = tmp_path / "killed"
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    code += f"import test_write\nif __name__ == '__main__': test_write.run_for_subprocess({str(folder)!r})"
+    code += f"import test_synth\nif __name__ == '__main__': test_synth.run_for_subprocess({str(folder)!r})"
     script = tmp_path / "run.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
@@ -280,10 +281,10 @@ def test_photo_heads_come_from_the_portraits(portraits, tmp_path):
 
 
 def test_a_portrait_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch):
-    monkeypatch.setattr("asymtalker.synth.write.BACKDROP_SHARE", 1.0)
+    monkeypatch.setattr("asymtalker.synth.run.BACKDROP_SHARE", 1.0)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (8, 8), (200, 0, 0)).save(tmp_path / "whole.png")
-    monkeypatch.setattr("asymtalker.synth.write.split_of", lambda identity: "train")
+    monkeypatch.setattr("asymtalker.synth.run.split_of", lambda identity: "train")
     seen = []
     monkeypatch.setattr(DrawnStudio, "cast_rendered", lambda self, seed, procedural, backdrop: seen.append(backdrop))
     portraits = tuple(

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from asymtalker.evaluate.measure import summary
 from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.metrics import METRICS
+from asymtalker.evaluate.measure.summary import not_measured, summarize
 from asymtalker.evaluate.measure.sync import sync_score
-from asymtalker.evaluate.report import summary
-from asymtalker.evaluate.report.summary import not_measured, summarize
 from asymtalker.timeline import FPS
 
 OUTPUTS = ("lip_aperture", "yaw", "pitch", "roll", "jawOpen", "eyeBlinkLeft", "eyeBlinkRight")

@@ -1,6 +1,6 @@
 """Test sets cut from videos that the user has, by a list of clips: square videos, portraits and sound.
 
-:mod:`asymtalker.evaluate.others.benchmark_lists` reads the lists.
+:mod:`asymtalker.evaluate.test_sets.lists` reads the lists.
 """
 
 import json
@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.others.baselines import PAIRS, Pair, write_pairs
-from asymtalker.evaluate.others.benchmark_lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
+from asymtalker.evaluate.pairs import PAIRS, Pair, write_pairs
+from asymtalker.evaluate.test_sets.lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
+from asymtalker.media.atomic import disk_is_full, write_atomic
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
 from asymtalker.media.read import AudioFile, open_media
-from asymtalker.media.video import VideoWriter, frames_in_step, probe_video
-from asymtalker.media.whole import disk_is_full, write_whole
+from asymtalker.media.video import VideoWriter, probe_video, resample_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 LEAST_SECONDS = 1.0
@@ -113,7 +113,7 @@ def _say(sentence: str) -> None:
 
 def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in (header, *rows)]
-    write_whole(path, "\n".join(lines) + "\n")
+    write_atomic(path, "\n".join(lines) + "\n")
 
 
 def _claim(out: Path, clips: Sequence[ListedClip], size: int) -> None:
@@ -122,7 +122,7 @@ def _claim(out: Path, clips: Sequence[ListedClip], size: int) -> None:
     path = out / "benchmark.json"
     if path.is_file() and path.read_text(encoding="utf-8") != about and any(out.glob("videos/*.mp4")):
         raise UserError(f"{out} holds another test set, of other clips or another size: give another folder.")
-    write_whole(path, about)
+    write_atomic(path, about)
     _write_table(out / "list.tsv", COLUMNS, (clip.row() for clip in clips))
 
 
@@ -202,7 +202,7 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
         folder / "clip.mp4", (size, size), audio_rate=track.rate, audio_channels=track.channels
     ) as writer:
         writer.write_audio(np.zeros((round(max(0.0, -start) * track.rate), track.channels), np.float32))
-        for frame in frames_in_step(timed_frames(video, clip.start), clip.start, count):
+        for frame in resample_frames(timed_frames(video, clip.start), clip.start, count):
             picture = crop_frame(frame.to_ndarray(format="rgb24"), box, (size, size)).picture
             if not done:
                 Image.fromarray(picture).save(folder / "clip.png")
@@ -266,7 +266,7 @@ def find_box(clip: ListedClip, video: Path) -> FaceBox:
     limit = FACE_SEARCH_SECONDS * FPS
     count = limit if clip.end is None else min(limit, round((clip.end - clip.start) * FPS))
     boxes, stop, index = [], count, 0
-    for index, frame in enumerate(frames_in_step(timed_frames(video, clip.start), clip.start, count)):
+    for index, frame in enumerate(resample_frames(timed_frames(video, clip.start), clip.start, count)):
         if index >= stop:
             break
         if index % (FACE_STRIDE if boxes else FPS) == 0 and (faces := find_faces(frame.to_ndarray(format="rgb24"))):
