@@ -23,7 +23,7 @@ from asymtalker.training.frozen import load_frozen
 from toy import TOY_CHUNK, FoldingCodec, RecordingNetwork, ToyFace, toy_loop, toy_teacher
 
 HEAD = 2  # latent frames of 5 continuity frames
-BITS = 5
+BITS = 7
 
 
 def written(number: int) -> torch.Tensor:
@@ -48,8 +48,9 @@ def read(pictures: torch.Tensor) -> list[int]:
 
 
 def numbered(seed: int) -> NewClip:
+    """A clip whose frame ``k`` shows ``32 seed + k``, and so does its mask."""
     clip = ToyFace(seed).clip("train")
-    numbers = (255 * torch.stack([written(frame) for frame in range(21)])).byte().numpy()
+    numbers = (255 * torch.stack([written(32 * seed + frame) for frame in range(21)])).byte().numpy()
     return replace(clip, frames=numbers[..., None].repeat(3, axis=-1), mask=numbers)
 
 
@@ -61,14 +62,22 @@ def frozen(tiny_pipeline_folder):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory, frozen):
     writer = ShardWriter(tmp_path_factory.mktemp("numbered"))
-    writer.write(0, [numbered(seed) for seed in range(2)])
+    writer.write(0, [numbered(seed) for seed in range(3)])
     writer.write_manifest()
     return ChunkSource(writer.folder, "train", frozen, TOY_CHUNK)
 
 
 @pytest.fixture(scope="module")
 def batch(source):
-    return source.batch(4, numbered_generator(0, 0))
+    """Four different chunks."""
+    batches = (source.batch(4, numbered_generator(0, number)) for number in range(1000))
+    return next(batch for batch in batches if len(set(zip(batch.keys, batch.starts, strict=True))) == 4)
+
+
+def numbers_of(batch, index: int, frames: range) -> list[int]:
+    """What frames of a chunk, counted from its first, show."""
+    first = 32 * int(batch.keys[index][-1]) + batch.starts[index]
+    return [first + frame for frame in frames]
 
 
 def losses_of(config, network, frozen, source, batch, seed=1, decode=False):
@@ -76,8 +85,8 @@ def losses_of(config, network, frozen, source, batch, seed=1, decode=False):
 
 
 def test_pixels_and_masks_are_of_the_frames_that_are_asked_for(source, batch):
-    for index, start in enumerate(batch.starts):
-        wanted = list(range(start + 3, start + 8))
+    for index in range(4):
+        wanted = numbers_of(batch, index, range(3, 8))
         assert read(source.pixels(batch, 3, 8)[index, 0] / 2 + 0.5) == wanted, "pixels of other frames"
         assert read(source.face_mask(batch, 3, 8)[index, 0]) == wanted, "face masks of other frames"
 
@@ -103,7 +112,7 @@ def test_the_face_mask_is_of_the_frames_that_are_decoded_and_the_chunks_that_are
         decoded = range(max(0, 4 * first - 4), 4 * stop - 3)  # latent frame t > 0 is frames 4t - 3 to 4t
         which = [next(i for i, latents in enumerate(batch.latents) if torch.equal(latents, one)) for one in clean]
         for index, one in zip(which, mask, strict=True):
-            wanted = [batch.starts[index] + frame for frame in decoded]
+            wanted = numbers_of(batch, index, decoded)
             assert read(one[0]) == wanted, f"frames {wanted} are decoded, the mask is of {read(one[0])}"
 
 
