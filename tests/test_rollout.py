@@ -11,7 +11,7 @@ from asymtalker.dataset.batches import ClipFeatures
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity, temporal_reference
 from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout, sample_chunk
-from toy import TOY_CHUNK, TOY_SIZE, ToyFace, toy_transformer
+from toy import TOY_CHUNK, TOY_SIZE, FoldingCodec, RecordingNetwork, ToyFace, toy_transformer
 
 FRAMES = 18  # five chunks of 9 frames, the last one trimmed
 SAMPLER = SamplerConfig(num_steps=2)
@@ -193,3 +193,109 @@ def test_videos_side_by_side_hear_their_own_sound(model, toy_codec, features, id
     quiet, loud = (next(roll(model, toy_codec, ClipFeatures(both, 0), pair, batch=2)) for both in sounds)
     assert torch.equal(quiet.latents[0], loud.latents[0])
     assert not torch.equal(quiet.latents[1], loud.latents[1])
+
+
+class Numbers:
+    """Sound whose feature of a frame is the frame's number."""
+
+    def frames(self, start, stop):
+        return torch.arange(start, stop, dtype=torch.float32).view(1, -1, 1)
+
+
+def echo(given):
+    """Latents that decode to the sound of their own frames."""
+    frames = given.audio[:, 2:-2].transpose(1, 2)[..., None, None]
+    return FoldingCodec().encode(frames.expand(-1, 3, -1, 1, 1))
+
+
+def test_frame_k_of_a_rollout_is_made_from_the_sound_of_frame_k():
+    network = RecordingNetwork(echo, FoldingCodec.channels)
+    portrait = Identity(latents=torch.zeros(1, FoldingCodec.channels, 3, 1, 1))
+    made = list(roll(network, FoldingCodec(), Numbers(), portrait, num_frames=17, size=(1, 1)))
+    assert len(made) == 3
+    for chunk in made:
+        shown = chunk.pixels[0, 0, :, 0, 0].round().int().tolist()
+        span = chunk.span
+        assert shown == list(range(span.start, span.stop)), f"frames {span.start} to {span.stop} show those of {shown}"
+    video = torch.cat([chunk.new_pixels for chunk in made], dim=2)[0, 0, :, 0, 0].round().int().tolist()
+    assert video == list(range(17)), f"the video is made of the frames {video}"
+
+
+def test_a_given_head_is_clean_and_marked_and_a_first_chunk_has_none(model, toy_codec, features, identity):
+    network = RecordingNetwork(lambda given: given.identity.clone())
+    sampler = SamplerConfig(num_steps=2, shift=1.0)
+    first, second = roll(network, toy_codec, features, identity, num_frames=13, sampler=sampler)
+    for index, given in enumerate(network.passes):
+        level = 1000.0 if index % 2 == 0 else 500.0
+        head = 0 if index < 2 else 2
+        levels = given.timestep.expand(1, 3) if given.timestep.ndim == 2 else given.timestep[:, None].expand(1, 3)
+        assert levels[0].tolist() == [0.0] * head + [level] * (3 - head), "noise level: 0 for the head, sigma after it"
+        assert given.mask.amax((0, 1, 3, 4)).tolist() == given.mask.amin((0, 1, 3, 4)).tolist()
+        assert given.mask[0, 0, :, 0, 0].tolist() == [1.0] * head + [0.0] * (3 - head), "mask: 1 for the given head"
+        assert torch.equal(given.identity, identity.latents), "another portrait"
+    tail = toy_codec.encode(first.pixels[:, :, -TOY_CHUNK.continuity_frames :])
+    for given in network.passes[2:]:
+        assert torch.equal(given.noisy[:, :, :2], tail), "the head is not the tail of the chunk before, encoded anew"
+    assert torch.equal(second.latents[:, :, :2], tail)
+
+
+def test_every_chunk_has_noise_of_its_own_that_comes_from_the_seed(toy_codec, features, identity):
+    def noises(seed):
+        network = RecordingNetwork(lambda given: given.identity.clone())
+        list(roll(network, toy_codec, features, identity, num_frames=17, seed=seed))
+        return [given.noisy[:, :, 2:] for given in network.passes[::2]]
+
+    first, second, third = noises(3)
+    assert not torch.equal(first, second), "two chunks start from the same noise"
+    assert not torch.equal(second, third), "two chunks start from the same noise"
+    assert all(torch.equal(one, other) for one, other in zip(noises(3), (first, second, third), strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(noises(4), (first, second, third), strict=True)), (
+        "the noise of a later chunk does not depend on the seed"
+    )
+
+
+@pytest.mark.parametrize("renew_noise", [False, True])
+def test_noise_between_steps_is_fresh_or_the_one_the_step_found(identity, renew_noise):
+    network = RecordingNetwork(lambda given: 2 * given.identity)
+    sampler = SamplerConfig(num_steps=4, shift=1.0, renew_noise=renew_noise)
+    sample_chunk(network, conditions(identity), (1, 6, 3, 4, 4), sampler, torch.Generator().manual_seed(0))
+    noises = []
+    for given, sigma in zip(network.passes, (1.0, 0.75, 0.5, 0.25), strict=True):
+        torch.testing.assert_close(given.timestep, torch.tensor([1000 * sigma]), msg="noise levels do not fall evenly")
+        noises.append((given.noisy - (1 - sigma) * 2 * identity.latents) / sigma)
+    for one, other in pairwise(noises):
+        same = torch.allclose(one, other, atol=1e-3)
+        assert same != renew_noise, "the noise is kept between steps" if same else "the noise is renewed between steps"
+        assert 0.8 < float(other.std()) < 1.2, "the noise is not of unit variance"
+
+
+@pytest.mark.parametrize("exit_step", [0, 2])
+def test_the_exit_step_alone_records_a_graph(identity, exit_step):
+    """Gradients of a chunk that is left at a step are those of this step alone, on latents that are given to it."""
+    model = toy_transformer().train()
+    given: list = []
+    model.register_forward_pre_hook(lambda module, args: given.append((args, torch.is_grad_enabled())))
+    sampler = SamplerConfig(num_steps=4, renew_noise=True)
+    generator = torch.Generator().manual_seed(0)
+    left = sample_chunk(model, conditions(identity), (1, 6, 3, 4, 4), sampler, generator, exit_step)
+    assert [records for _, records in given] == [False] * exit_step + [True], "not the exit step alone records a graph"
+    left.square().sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    model.zero_grad(set_to_none=True)
+    hidden, *others = given[-1][0]
+    assert not hidden.requires_grad, "the latents of the exit step hang on the steps before it"
+    clean = model(hidden.detach(), *others).sample
+    torch.testing.assert_close(left, clean, msg="what is returned is not the clean prediction of the exit step")
+    clean.square().sum().backward()
+    for one, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, msg="the gradient is not that of the exit step alone")
+
+
+def test_guidance_asks_twice_of_the_same_chunk_with_and_without_sound(identity):
+    network = RecordingNetwork(lambda given: torch.zeros_like(given.noisy) + float(given.audio.any()))
+    given = Conditions(conditions(identity).audio, identity, torch.ones(1, 6, 2, 4, 4))
+    sampler = SamplerConfig(num_steps=1, guidance_scale=3.0)
+    made = sample_chunk(network, given, (1, 6, 3, 4, 4), sampler, torch.Generator().manual_seed(0))
+    assert [bool(one.audio.any()) for one in network.passes] == [True, False], "the chunk is not guided by its sound"
+    assert torch.equal(network.passes[0].noisy, network.passes[1].noisy), "guidance loses the continuity"
+    torch.testing.assert_close(made[:, :, 2:], torch.full((1, 6, 1, 4, 4), 3.0), msg="not null + 3 (v - null)")

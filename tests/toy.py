@@ -1,7 +1,9 @@
 """The parts of the system at toy width: recipes, a drawn talking face, a transformer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from asymtalker.config import (
 )
 from asymtalker.dataset.corpus import NewClip
 from asymtalker.distill.loop import Generated, generate
-from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 
 TOY_SIZE = 32
 TOY_CHUNK = ChunkConfig(frames=9, continuity_frames=5)
@@ -172,3 +174,73 @@ def roll_out(config: DistillConfig, nets, frozen, source, extent, generator: tor
     """What the student makes of the batch that ``generator`` draws."""
     batch = source.batch(config.loop.batch, generator)
     return generate(config, nets, frozen, source, extent, batch, generator)
+
+
+class FoldingCodec:
+    """A codec without weights, of one pixel a cell: the channels of a latent frame are its four frames, the first
+    latent frame holds its one frame four times.
+
+    Args:
+        kept: what decoding leaves of a value; 1 loses nothing.
+    """
+
+    channels = 3 * timeline.TEMPORAL_COMPRESSION
+    spatial = 1
+
+    def __init__(self, kept: float = 1.0):
+        self.kept = kept
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """``(B, 3, F, H, W)`` to ``(B, 12, T, H, W)``."""
+        num_latents = timeline.latents_of_frames(pixels.shape[2])
+        first = pixels[:, :, :1].expand(-1, -1, timeline.TEMPORAL_COMPRESSION - 1, -1, -1)
+        folded = torch.cat([first, pixels], dim=2).unflatten(2, (num_latents, -1))  # (B, 3, T, 4, H, W)
+        return folded.movedim(3, 2).flatten(1, 2)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """``(B, 12, T, H, W)`` to ``(B, 3, 1 + 4 (T - 1), H, W)``."""
+        frames = latents.unflatten(1, (3, -1)).movedim(2, 3).flatten(2, 3)
+        return self.kept * frames[:, :, timeline.TEMPORAL_COMPRESSION - 1 :]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a network was given in one pass.
+
+    Attributes:
+        noisy: noisy latents ``(B, C, T, h, w)``, the given head among them.
+        mask: ``(B, 4, T, h, w)``.
+        identity: identity latents ``(B, C, T, h, w)``.
+        timestep: ``(B,)`` or ``(B, T)``.
+        audio: ``(B, F + 2 context, A)``.
+        records: whether gradients were enabled.
+    """
+
+    noisy: torch.Tensor
+    mask: torch.Tensor
+    identity: torch.Tensor
+    timestep: torch.Tensor
+    audio: torch.Tensor
+    records: bool
+
+
+class RecordingNetwork:
+    """Stands for a transformer that predicts clean latents: notes every pass and answers as it is told.
+
+    Args:
+        answer: clean latents, of a pass.
+        channels: of the codec.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, answer: Callable[[Pass], torch.Tensor], channels: int = TOY_CODEC.z_dim):
+        self.answer, self.channels = answer, channels
+        self.config = SimpleNamespace(audio_context=2, prediction_type="clean")
+        self.passes: list[Pass] = []
+
+    def __call__(self, hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image=None):
+        sizes = (self.channels, MASK_CHANNELS, self.channels)
+        given = Pass(*hidden_states.split(sizes, 1), timestep, encoder_hidden_states, torch.is_grad_enabled())
+        self.passes.append(given)
+        return SimpleNamespace(sample=self.answer(given))

@@ -1,0 +1,273 @@
+"""Which frames and conditions the teacher's losses are of: clips whose frames and masks show their own number."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asymtalker.codec import to_pixels
+from asymtalker.dataset import corpus
+from asymtalker.dataset.batches import ChunkSource
+from asymtalker.dataset.corpus import NewClip, ShardWriter
+from asymtalker.flow import numbered_generator
+from asymtalker.models.identity import temporal_reference
+from asymtalker.train import teacher as teacher_loop
+from asymtalker.train.teacher import (
+    draw_conditions,
+    held_out_losses,
+    pixel_losses,
+    teacher_losses,
+    train_teacher,
+)
+from asymtalker.training.frozen import load_frozen
+from toy import TOY_CHUNK, FoldingCodec, RecordingNetwork, ToyFace, toy_loop, toy_teacher
+
+HEAD = 2  # latent frames of 5 continuity frames
+BITS = 7
+
+
+def written(number: int) -> torch.Tensor:
+    """``(32, 32)`` in 0 and 1: a bright column on the left, and a block 8 pixels wide for every bit that is set."""
+    picture = torch.zeros(32, 32)
+    picture[:, :8] = 1
+    for bit in range(BITS):
+        if number >> bit & 1:
+            row, column = divmod(bit, 3)
+            picture[8 * row : 8 * row + 8, 8 + 8 * column : 16 + 8 * column] = 1
+    return picture
+
+
+def read(pictures: torch.Tensor) -> list[int]:
+    """The numbers that ``(F, 32, 32)`` show, bright above 0.5."""
+    values = torch.zeros(len(pictures), dtype=torch.int64)
+    for bit in range(BITS):
+        row, column = divmod(bit, 3)
+        block = pictures[:, 8 * row + 2 : 8 * row + 6, 10 + 8 * column : 14 + 8 * column]
+        values += (block.mean((1, 2)) > 0.5).long() << bit
+    return values.tolist()
+
+
+def numbered(seed: int) -> NewClip:
+    """A clip whose frame ``k`` shows ``32 seed + k``, and so does its mask."""
+    clip = ToyFace(seed).clip("train")
+    numbers = (255 * torch.stack([written(32 * seed + frame) for frame in range(21)])).byte().numpy()
+    return replace(clip, frames=numbers[..., None].repeat(3, axis=-1), mask=numbers)
+
+
+@pytest.fixture(scope="module")
+def frozen(tiny_pipeline_folder):
+    return load_frozen(tiny_pipeline_folder, "tre", toy_loop())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, frozen):
+    writer = ShardWriter(tmp_path_factory.mktemp("numbered"))
+    writer.write(0, [numbered(seed) for seed in range(3)])
+    writer.write_manifest()
+    return ChunkSource(writer.folder, "train", frozen, TOY_CHUNK)
+
+
+@pytest.fixture(scope="module")
+def batch(source):
+    """Four different chunks."""
+    batches = (source.batch(4, numbered_generator(0, number)) for number in range(1000))
+    return next(batch for batch in batches if len(set(zip(batch.keys, batch.starts, strict=True))) == 4)
+
+
+def numbers_of(batch, index: int, frames: range) -> list[int]:
+    """What frames of a chunk, counted from its first, show."""
+    first = 32 * int(batch.keys[index][-1]) + batch.starts[index]
+    return [first + frame for frame in frames]
+
+
+def losses_of(config, network, frozen, source, batch, seed=1, decode=False):
+    return teacher_losses(config, network, frozen, source, batch, numbered_generator(0, seed), decode)
+
+
+def test_pixels_and_masks_are_of_the_frames_that_are_asked_for(source, batch):
+    for index in range(4):
+        wanted = numbers_of(batch, index, range(3, 8))
+        assert read(source.pixels(batch, 3, 8)[index, 0] / 2 + 0.5) == wanted, "pixels of other frames"
+        assert read(source.face_mask(batch, 3, 8)[index, 0]) == wanted, "face masks of other frames"
+
+
+def test_the_face_mask_is_of_the_frames_that_are_decoded_and_the_chunks_that_are_near(
+    source, batch, frozen, monkeypatch
+):
+    seen = []
+
+    def noted(codec, predicted, clean, mask, first, stop):
+        seen.append((predicted, clean, mask, first, stop))
+        return {}
+
+    monkeypatch.setattr(teacher_loop, "pixel_losses", noted)
+    network = RecordingNetwork(lambda given: batch.latents + 1)
+    config = toy_teacher(continuity_dropout=0.5, pixel_max_sigma=0.8, pixel_frames=5)
+    for seed in range(24):
+        losses_of(config, network, frozen, source, batch, seed, decode=True)
+    assert len({(first, stop) for *_, first, stop in seen}) >= 3, "the window does not move"
+    for predicted, clean, mask, first, stop in seen:
+        assert len(predicted) == len(clean) == len(mask)
+        torch.testing.assert_close(predicted[:, :, HEAD:], clean[:, :, HEAD:] + 1, msg="other chunks are decoded")
+        decoded = range(max(0, 4 * first - 4), 4 * stop - 3)  # latent frame t > 0 is frames 4t - 3 to 4t
+        which = [next(i for i, latents in enumerate(batch.latents) if torch.equal(latents, one)) for one in clean]
+        for index, one in zip(which, mask, strict=True):
+            wanted = numbers_of(batch, index, decoded)
+            assert read(one[0]) == wanted, f"frames {wanted} are decoded, the mask is of {read(one[0])}"
+
+
+def test_pixel_losses_apply_at_low_noise_levels_alone(source, batch, frozen, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(
+        teacher_loop, "pixel_losses", lambda codec, predicted, *_: decoded.append(len(predicted)) or {}
+    )
+    network, config = RecordingNetwork(lambda given: given.identity), toy_teacher(pixel_max_sigma=0.6)
+    near = 0
+    for seed in range(12):
+        losses_of(config, network, frozen, source, batch, seed, decode=True)
+        levels = network.passes[-1].timestep
+        near += int(((levels if levels.ndim == 1 else levels[:, -1]) <= 600).sum())
+    assert 0 < near < 48
+    assert sum(decoded) == near, "chunks above pixel_max_sigma are decoded, or some below are not"
+    losses_of(config, network, frozen, source, batch, decode=False)
+    assert sum(decoded) == near, "pixel losses in a step without"
+
+
+@pytest.mark.parametrize(("first", "stop"), [(0, 2), (1, 2), (3, 4)])
+def test_pixel_losses_compare_frames_of_the_window_with_the_same_frames(first, stop):
+    """Each frame of the window is wrong by its own number: the loss under the mask of one frame is that number."""
+    codec, num_latents = FoldingCodec(), 5
+    frames = torch.randn(1, 3, 17, 1, 1, generator=torch.Generator().manual_seed(0))
+    wrong = torch.arange(17.0).view(1, 1, 17, 1, 1)
+    window = range(max(0, 4 * first - 4), 4 * stop - 3)
+    clean, predicted = codec.encode(frames), codec.encode(frames + wrong)
+    assert clean.shape[2] == num_latents
+    for frame in window:
+        mask = torch.zeros(1, 1, len(window), 1, 1)
+        mask[:, :, frame - window.start] = 1
+        lost = pixel_losses(codec, predicted, clean, mask, first, stop)
+        expected = float(frame) if first == 0 or frame > window.start else 0.0  # the frame before is ground truth
+        assert float(lost["ff"]) * len(window) == pytest.approx(expected, abs=1e-4), "the mask is of another frame"
+    steps = [1.0] * (len(window) - 1)
+    if first:
+        steps[0] = window.start + 1.0  # from the true frame before the window
+    assert float(lost["tgc"]) == pytest.approx(sum(steps) / len(steps), abs=1e-4), "tgc is of other frames"
+
+
+def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, batch, frozen):
+    def answer(given):
+        output = batch.latents.clone()
+        if given.mask.any():
+            output[:, :, :HEAD] += 100
+        return output
+
+    network = RecordingNetwork(answer)
+    config = toy_teacher(continuity_dropout=0.0, audio_dropout=0.0)
+    lost = losses_of(config, network, frozen, source, batch)
+    torch.testing.assert_close(lost["fm"], torch.tensor(0.0), msg="the loss counts the given head")
+    first = losses_of(replace(config, continuity_dropout=1.0), network, frozen, source, batch)
+    torch.testing.assert_close(first["fm"], torch.tensor(0.0), msg="the loss is not that of the chunk")
+    given, without = network.passes
+    assert torch.equal(given.noisy[:, :, :HEAD], batch.latents[:, :, :HEAD]), "the head is not the real video's"
+    assert given.mask[0, 0, :, 0, 0].tolist() == [1, 1, 0], "the mask does not mark the given head"
+    assert not given.timestep[:, :HEAD].any(), "the head is at the noise level of the body"
+    assert given.timestep[:, HEAD:].all()
+    assert not without.mask.any(), "a first chunk is given a head"
+    assert not torch.allclose(without.noisy[:, :, :HEAD], batch.latents[:, :, :HEAD]), "a first chunk's head is clean"
+    for one in (given, without):
+        assert torch.equal(one.audio, batch.audio.frames(-2, TOY_CHUNK.frames + 2)), "the teacher hears other frames"
+        assert torch.equal(one.identity, batch.identity.latents), "the teacher sees another portrait"
+
+
+def test_a_wrong_body_is_the_loss_at_every_noise_level_without_the_head(source, batch, frozen):
+    network = RecordingNetwork(lambda given: batch.latents + 2)
+    for dropout in (0.0, 1.0):
+        config = toy_teacher(continuity_dropout=dropout)
+        lost = losses_of(config, network, frozen, source, batch)
+        torch.testing.assert_close(lost["fm"], torch.tensor(4.0), msg="not the mean square of clean latents")
+
+
+def test_the_mouth_weight_lies_on_the_latent_frames_it_was_made_for(source, batch, frozen, monkeypatch):
+    """A mouth in the last latent frame alone, and a network that is wrong there alone."""
+    mouth = torch.zeros(len(batch.keys), 1, *batch.latents.shape[2:])
+    mouth[:, :, -1] = 1
+    monkeypatch.setattr(ChunkSource, "mouth", lambda *_: mouth)
+    wrong = batch.latents.clone()
+    wrong[:, :, -1] += 1
+    network = RecordingNetwork(lambda given: wrong)
+    for dropout, share in ((0.0, 1.0), (1.0, 1 / 3)):
+        config = toy_teacher(continuity_dropout=dropout, mouth_weight=5.0)
+        lost = losses_of(config, network, frozen, source, batch)["fm"]
+        torch.testing.assert_close(lost, torch.tensor(5.0 * share), msg="the mouth's weight is on other latents")
+
+
+def test_each_condition_is_left_out_by_its_own_share_alone(batch):
+    sound = batch.audio.frames(-2, TOY_CHUNK.frames + 2)
+
+    def drawn(**shares):
+        return draw_conditions(toy_teacher(**shares), batch, numbered_generator(0, 1))
+
+    no_sound = drawn(continuity_dropout=0.0, audio_dropout=1.0)
+    assert torch.equal(no_sound.continuity, batch.latents[:, :, :HEAD]), "audio_dropout leaves out the continuity"
+    assert not no_sound.audio.any(), "audio_dropout leaves the sound"
+    no_head = drawn(continuity_dropout=1.0, audio_dropout=0.0)
+    assert no_head.continuity is None, "continuity_dropout leaves the continuity"
+    assert torch.equal(no_head.audio, sound), "continuity_dropout changes the sound"
+    for one in (no_sound, no_head):
+        assert torch.equal(one.identity.latents, batch.identity.latents), "a dropout changes the portrait"
+    some = [
+        draw_conditions(toy_teacher(continuity_dropout=0.25, audio_dropout=0.5), batch, numbered_generator(0, number))
+        for number in range(200)
+    ]
+    assert 0.15 < sum(one.continuity is None for one in some) / 200 < 0.35, "the share of first chunks is another"
+    silent = torch.cat([~one.audio.flatten(1).any(1) for one in some]).float().mean()
+    assert 0.4 < silent < 0.6, "the share of chunks without sound is another"
+
+
+def test_the_reference_frame_lies_outside_the_chunk(source, frozen):
+    """Frames of these clips differ, so a reference tells which frame it is of."""
+    pictures: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for row in source.rows:
+            pixels = to_pixels(corpus.open_clip(source.folder, row.key).frames(0, 21))
+            one_by_one = pixels[0].movedim(1, 0)[:, :, None]  # (21, 3, 1, H, W)
+            pictures[row.key] = list(temporal_reference(frozen.codec, one_by_one, TOY_CHUNK.frames))
+    inside = []
+    for seed in range(12):
+        batch = source.batch(2, numbered_generator(0, seed))
+        for key, start, reference in zip(batch.keys, batch.starts, batch.identity.latents, strict=True):
+            distances = torch.stack([(reference - one).abs().mean() for one in pictures[key]])
+            assert distances.min() < 5e-3, "the reference is no frame of the clip"
+            inside.append(start <= int(distances.argmin()) < start + TOY_CHUNK.frames)
+    assert not any(inside), f"{sum(inside)} of {len(inside)} references lie inside the chunk (eq. 24)"
+
+
+def test_held_out_losses_are_of_the_real_head_and_the_body(source, frozen):
+    network = RecordingNetwork(lambda given: given.identity)
+    config = toy_teacher()
+    held_out_losses(config, network, frozen, source)
+    for given, level in zip(network.passes, (250.0, 500.0, 750.0, 950.0), strict=True):
+        assert given.timestep[:, :HEAD].eq(0).all(), "the head is at the noise level of the body"
+        torch.testing.assert_close(given.timestep[:, HEAD:], torch.full_like(given.timestep[:, HEAD:], level))
+        assert given.audio.any()
+
+
+def test_the_terms_of_the_loss_count_by_their_weights(tmp_path, source, tiny_pipeline_folder, monkeypatch):
+    """Losses that are weights of the network: the gradient is what each counts."""
+    gradients = []
+    real = teacher_loop.optimizer_step
+
+    def losses(config, transformer, *_):
+        bias = transformer.proj_out.bias
+        return {"fm": bias[0], "tgc": bias[1], "ff": bias[2]}
+
+    def noted(optimizer, *arguments):
+        (weight,) = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients.append(weight.grad[:3].tolist())
+        return real(optimizer, *arguments)
+
+    monkeypatch.setattr(teacher_loop, "teacher_losses", losses)
+    monkeypatch.setattr(teacher_loop, "optimizer_step", noted)
+    config = toy_teacher(tgc_weight=0.25, ff_weight=0.5, loop=toy_loop(steps=1))
+    train_teacher(config, tmp_path / "run", source.folder, tiny_pipeline_folder)
+    assert gradients == [[1.0, 0.25, 0.5]], "the loss is not fm + tgc_weight * tgc + ff_weight * ff (eq. 5)"
