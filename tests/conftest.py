@@ -1,8 +1,11 @@
 """The whole system at toy width: a corpus of drawn faces, a codec, a wav2vec2 and a transformer, in seconds."""
 
 import json
+import os
 import signal
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read at import, here and in what tests start: workers share the cores
 
 import pytest
 import torch

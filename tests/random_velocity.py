@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,5 +37,6 @@ def random_velocity(options: dict[str, Any], device: str = "cpu", dtype: torch.d
 
 
 if __name__ == "__main__":
+    torch.compile = partial(torch.compile, backend="aot_eager")  # whether it is whole graphs, without C++'s minutes
     made = random_velocity(json.loads(sys.argv[1]))
     torch.save(made, Path(sys.argv[2]) / f"velocity{world().rank}.pt")

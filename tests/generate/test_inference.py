@@ -1,11 +1,9 @@
 """Options of inference change where and how a model runs, and what comes out only as far as they say."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,11 +28,12 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, Conditions, predict_velocity
 from asymtalker.timeline import SAMPLE_RATE, Span
 from random_velocity import random_velocity
+from torchrun import torchrun
 from toy import TOY_CODEC, toy_transformer
 from whole_loop import whole_loop
 
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "prediction_type": "velocity"}
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def placed(checkpoint: Path, **options) -> AsymTalkerPipeline:
@@ -52,12 +51,6 @@ def velocity(transformer: AsymTalkerTransformer3DModel) -> torch.Tensor:
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
-
-
-def torchrun(arguments: list[str], timeout: int = 120) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}:{HERE.parent}"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout, check=False)
 
 
 @pytest.mark.parametrize("offload", ["model", "group"])
@@ -159,22 +152,21 @@ def test_tiling_is_switched_on(checkpoint):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
-@pytest.mark.parametrize("autocast", [False, True])
-def test_compiled_blocks_compute_the_same(checkpoint, autocast):
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        plain = velocity(placed(checkpoint).transformer)
-        compiled = velocity(placed(checkpoint, compile=True).transformer)
-    assert relative_error(compiled, plain) < (0.02 if autocast else 1e-5)
+def test_compiled_blocks_compute_the_same(checkpoint):
+    plain = velocity(placed(checkpoint).transformer)
+    assert relative_error(velocity(placed(checkpoint, compile=True).transformer), plain) < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
-def test_compilation_goes_with_fp8_and_with_two_processes(tmp_path):
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="--compile needs a C++ compiler")
+def test_compilation_goes_with_fp8_and_with_two_processes(tmp_path, monkeypatch):
+    """To whole graphs, which PyTorch then runs: inductor's code for each would take a minute."""
     pytest.importorskip("torchao")
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     plain, rounded = random_velocity({}), random_velocity({"fp8": True})
     both = random_velocity({"compile": True, "fp8": True})
     assert relative_error(both, rounded) < 1e-4 < relative_error(rounded, plain)
-    done = torchrun([str(HERE / "random_velocity.py"), json.dumps({"compile": True}), str(tmp_path)], timeout=300)
+    done = torchrun(2, str(TESTS / "random_velocity.py"), json.dumps({"compile": True}), str(tmp_path))
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         assert relative_error(torch.load(tmp_path / f"velocity{rank}.pt"), plain) < 1e-5
@@ -186,7 +178,7 @@ def test_the_codec_is_whole_graphs_of_several_sizes(monkeypatch):
     vae = build_vae(TOY_CODEC).eval().requires_grad_(False)
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", RECOMPILE_LIMIT)
     codec, inputs, graphs = Codec(vae), [], []
-    for size in (2, 4, 6):
+    for size in (2, 4):
         inputs.append((torch.randn(1, TOY_CODEC.z_dim, 5, 2, size), torch.randn(1, 3, 9, 16, 8 * size)))
     with torch.inference_mode():
         expected = [(codec.decode(latents), codec.encode(pixels)) for latents, pixels in inputs]
@@ -199,8 +191,8 @@ def test_the_codec_is_whole_graphs_of_several_sizes(monkeypatch):
             assert torch.allclose(codec.encode(pixels), encoded, atol=1e-4)
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] <= 9
-    assert graphs[2] <= 3 * graphs[0]
-    assert graphs[2:] == graphs[2:3] * 4
+    assert graphs[1] <= 2 * graphs[0]
+    assert graphs[1:] == graphs[1:2] * 3
 
 
 def test_channels_last_changes_the_layout_alone():
@@ -375,7 +367,7 @@ def test_a_process_that_writes_nothing_fetches_no_frames(checkpoint, pipeline, p
 
 @pytest.mark.slow
 def test_two_processes_make_the_same_latents_as_one(checkpoint, tmp_path):
-    done = torchrun([str(HERE / "whole_loop.py"), str(checkpoint), str(tmp_path)])
+    done = torchrun(2, str(TESTS / "whole_loop.py"), str(checkpoint), str(tmp_path))
     assert done.returncode == 0, done.stderr
     expected = whole_loop(checkpoint)
     for rank in range(2):
@@ -389,7 +381,7 @@ def test_two_processes_write_one_video(checkpoint, portrait, voice, tmp_path):
         return ["generate", *inputs, "--model", str(checkpoint)]
 
     main(command(tmp_path / "one.mp4"))
-    done = torchrun(["--module", "asymtalker", *command(tmp_path / "out" / "two.mp4")])
+    done = torchrun(2, "--module", "asymtalker", *command(tmp_path / "out" / "two.mp4"))
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'out' / 'two.mp4'}\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["two.mp4"]

@@ -11,6 +11,11 @@ LIPS = {0: (96, 3, 5, 7, 7), 4: (256, 96, 1, 5, 5), 8: (256, 256, 1, 3, 3), 11: 
 LIPS |= {14: (256, 256, 1, 3, 3), 18: (512, 256, 1, 6, 6)}
 HEAD = {0: (512, 512), 3: (1024, 512)}
 
+# A batch is summed in other blocks than a window alone. Sums of n float32 terms in two orders differ by about
+# sqrt(2 n) * 6e-8 of their size: 8e-6 at the widest layer, of 9,216 terms, and less than 2e-5 after all eight. Single
+# values may be close to 0, where the terms cancel, so it is the length of the difference that is bounded.
+ROUNDING = 2e-5
+
 
 def published_state() -> dict[str, torch.Tensor]:
     """Random weights under the names and shapes of the published file; PyTorch 0.3 kept no counts of steps."""
@@ -91,7 +96,7 @@ def test_many_frames_are_embedded_as_the_windows_they_make():
     for i in range(3):  # as the published code does it: (1, 3, 5, 224, 224) to one embedding
         features = network.netcnnlip(frames[i : i + 5].transpose(0, 1)[None])
         alone = network.netfclip(features.reshape(1, -1))[0]
-        assert (together[i] - alone).norm() < 1e-4 * alone.norm()
+        assert (together[i] - alone).norm() < ROUNDING * alone.norm()
     assert (together[0] - together[1]).norm() > 0.01 * together[0].norm()
 
 
@@ -102,5 +107,6 @@ def test_sound_is_embedded_window_by_window():
     cepstra = torch.randn(3, 13, 20, generator=torch.Generator().manual_seed(1)) * 10
     together = network.embed_sound(cepstra)
     assert together.shape == (3, 1024)
-    torch.testing.assert_close(together[1:2], network.embed_sound(cepstra[1:2]), rtol=1e-4, atol=1e-4)
+    (alone,) = network.embed_sound(cepstra[1:2])
+    assert (together[1] - alone).norm() < ROUNDING * alone.norm()
     assert (together[0] - together[1]).norm() > 0.01 * together[0].norm()

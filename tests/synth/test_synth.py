@@ -212,8 +212,7 @@ def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(code)
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("shard-*.tar")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(folder.glob("shard-*.tar")) and process.poll() is None:
         time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     workers = [int(pid) for pid in children.read_text().split()] if children.exists() else []
@@ -223,7 +222,6 @@ def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):
     assert 1 <= len(finished) < 3
     for pid in workers:  # they must not go on writing
         while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
-            assert time.monotonic() < deadline
             time.sleep(0.05)
     times = {name: os.stat(folder / name).st_mtime_ns for name in finished}
     synthesize_corpus(settings(folder, workers=1), DrawnStudio)

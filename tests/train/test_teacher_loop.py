@@ -189,10 +189,8 @@ def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus,
         return [sys.executable, "-c", KILLED, *(str(path) for path in paths), str(steps)]
 
     process = subprocess.Popen(command("killed", 10_000), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / "checkpoint").exists():
         assert process.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
