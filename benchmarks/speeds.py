@@ -1,4 +1,4 @@
-"""A table of what `asymtalker bench` has written: python benchmarks/speeds.py FILE.json ..."""
+"""Tables of what `asymtalker bench` has written: python benchmarks/speeds.py FILE.json ..."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ STOCK = "stock: diffusers' WanPipeline with the same options, save that it is on
 TARGET_DEVICE = "H200"
 TARGETS = {
     "generate": "Targets on one H200: 66 FPS end to end at 512x512, 300 at 256x256.",
-    "train": "Target on one H200: a step at 45% of the ceiling.",
+    "training": "Target on one H200: a step at 45% of the ceiling.",
 }
 
 
@@ -27,7 +27,7 @@ def generation_row(name: str, report: dict[str, Any]) -> str:
 
 
 def training_row(name: str, report: dict[str, Any]) -> str:
-    """A report of ``bench train``."""
+    """A report of ``bench train`` or ``bench distill``."""
     result, ceiling = report["results"], report["ceiling"]
     return (
         f"| {name} | {result['seconds_per_step']:.3f} | {result['samples_per_step']} | {_memory(result)} |"
@@ -40,10 +40,12 @@ def tables(paths: Sequence[Path]) -> str:
     """Markdown tables of generation and of training, of the reports there are.
 
     Args:
-        paths: what the two commands have written.
+        paths: what the commands have written.
     """
     reports = {path.stem: json.loads(path.read_text()) for path in paths}
-    rows = {kind: {n: r for n, r in reports.items() if r["benchmark"] == kind} for kind in ("generate", "train")}
+    rows: dict[str, dict[str, Any]] = {"generate": {}, "training": {}}
+    for name, report in reports.items():
+        rows["generate" if report["benchmark"] == "generate" else "training"][name] = report
     lines = []
     if rows["generate"]:
         lines += [
@@ -56,13 +58,13 @@ def tables(paths: Sequence[Path]) -> str:
             *_targets("generate", rows["generate"]),
             "",
         ]
-    if rows["train"]:
+    if rows["training"]:
         lines += [
             "| training | s a step | samples | peak, GiB | TFLOP/s | of ceiling | ceiling, TFLOP/s |",
             "| --- |" + " ---: |" * 6,
-            *(training_row(name, report) for name, report in rows["train"].items()),
+            *(training_row(name, report) for name, report in rows["training"].items()),
             "",
-            *_targets("train", rows["train"]),
+            *_targets("training", rows["training"]),
         ]
     return "\n".join(lines)
 

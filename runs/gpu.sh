@@ -1,61 +1,125 @@
 #!/usr/bin/env bash
-# Tests and measures everything that needs a GPU, in an estimated hour on one H200, and writes a table: gpu.sh [OUT]
-# Each measurement is a JSON file in OUT (benchmarks/results), named by device and date; benchmarks/README.md says what
-# its figures are. A measurement that fails stops nothing and is named at the end.
+# What needs a GPU, in parts for a machine that is rented by the minute:
+#   runs/gpu.sh first [OUT]   4 minutes: wan_1_3b compiled at 512x512, the tests on the GPU, wan_1_3b compiled at 256x256
+#   runs/gpu.sh second [OUT]  6 minutes: a step of each training, options of generation, stock diffusers beside it
+#   runs/gpu.sh rest [OUT]    an hour: offloading, tiling, other trainings, wan_14b, several GPUs
+# The first two end within their time whatever fails: each measurement has a limit of its own, the most valuable come
+# first, and what no time is left for is named at the end. Each leaves a JSON file in OUT (benchmarks/results) when it is
+# done, named by device and date (benchmarks/README.md says what its figures are); a log keeps what was said.
 #
-# In parts, for a machine that is there for a while only: RECIPES and SIZES limit it, the training and the options that
-# are measured at one size going with the first of each, such as
-#   TESTS=no RECIPES=wan_1_3b SIZES=256x256 runs/gpu.sh;  python benchmarks/speeds.py FILE... makes one table of them all.
-#
-#   RECIPES  recipes to measure ("wan_1_3b wan_14b"); all variants are of the first, of the others plain generation
-#   SIZES    heights and widths ("512x512 256x256"); the others are measured at the first
-#   ATTENTION  kernels by diffusers' names to measure besides PyTorch's choice ("_native_cudnn"); flash, _flash_3 and
-#            sage need their packages
-#   SOUND    seconds of sound, separated by commas ("12.36", four whole chunks)
-#   DEVICE   "cuda"; "cpu" tries the script out: RECIPES=smoke SIZES=64x64 SOUND=3 DEVICE=cpu runs/gpu.sh /tmp/tried
-#   TESTS    "yes"; "no" leaves the tests on the GPU out
-#   GPUS     processes to share the work on a CPU (1); of GPUs, all train, and as many generate as share out the heads
-#            and tokens of a recipe evenly
+# The tree to copy to such a machine is 50 MB (git ls-files); of src/asymtalker/assets/{tiny,readout}, 46 MB of them,
+# nothing is needed here. Nothing is installed but packages that its Python lacks, into a folder of their own:
+#   PYTHON   a Python with PyTorch for the GPU (.venv/bin/python, else python3)
+#   WHEELS   folder of wheels to take lacking packages from where no index can be reached
+#   RECIPE, SIZES, SOUND   what is measured (wan_1_3b, "512x512 256x256"), and seconds of sound (9.32, three whole chunks)
+#   LIMIT    seconds of the part (240, 360): those of each measurement grow with it
+#   DEVICE   "cuda"; "cpu" tries the script out, in less than LIMIT on two cores:
+#            DEVICE=cpu RECIPE=smoke SIZES="64x64 64x96" SOUND=2 LIMIT=900 runs/gpu.sh first /tmp/tried
+#   GPUS     of "rest": processes to share the work on a CPU (1); of GPUs, all train, and as many generate as share out the
+#            heads and tokens of a recipe evenly
 set -uo pipefail
-out=${1:-benchmarks/results}
-read -ra recipes <<<"${RECIPES:-wan_1_3b wan_14b}"
+SECONDS=0
+cd "$(dirname "$0")/.."
+part=${1:-}
+case $part in
+    first) standard=240 ;;
+    second) standard=360 ;;
+    rest) standard=36000 ;;
+    *) echo "gpu.sh: say which part: first, second or rest" >&2; exit 2 ;;
+esac
+limit=${LIMIT:-$standard}
+end=$((limit - 8))  # what is stopped has 3 seconds to go, and the table takes 2
+least=5             # seconds under which nothing is begun
+out=${2:-benchmarks/results}
+recipe=${RECIPE:-wan_1_3b}
 read -ra sizes <<<"${SIZES:-512x512 256x256}"
-sound=${SOUND:-12.36}
+sound=${SOUND:-9.32}
 device=${DEVICE:-cuda}
-if [ "$device" = cuda ]; then attentions=_native_cudnn; else attentions=native; fi
-read -ra attentions <<<"${ATTENTION:-$attentions}"
-first=${recipes[0]}
+if [ -z "${PYTHON:-}" ]; then PYTHON=python3; [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python; fi
+mkdir -p "$out"
+log=$out/gpu-$part.log
+: >"$log"
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
+running=
+trap 'kill $running 2>/dev/null; exit 143' TERM INT HUP
+export PYTHONPATH=$PWD/src:$temporary/packages PYTHONUNBUFFERED=1
+made=() lost=()
 
-if [ "$device" = cuda ]; then
-    gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
-    [ "${gpus:-0}" -gt 0 ] || { echo "gpu.sh: no GPU here" >&2; exit 2; }
-    name=$(python -c 'import torch; print(torch.cuda.get_device_name(0))')
-else
-    name=$device
-    gpus=${GPUS:-1}
-fi
-label=$(tr -cs 'a-z0-9\n' - <<<"${name,,}")-$(date +%F)
-mkdir -p "$out"
-failed=()
-made=()
-
-# NAME VERB OPTIONS...: one measurement; one that takes too long has failed
-measure() {
-    local file="$out/$1-$label.json" kind=$2
+# SECONDS NAME COMMAND...: run it for so long at most, and not past the end of the part; all it says goes into the log, by
+# no pipe, which a process left behind could hold open
+run() {
+    local seconds=$(($1 * limit / standard)) name=$2 left=$((end - SECONDS)) begin=$SECONDS status
     shift 2
-    echo "== $(basename "$file" .json)" >&2
-    if timeout 900 asymtalker bench "$kind" --random-weights --device "$device" "$@" --out "$file" >&2; then
-        made+=("$file")
-    else
-        failed+=("$(basename "$file" .json)")
+    [ "$seconds" -le "$left" ] || seconds=$left
+    if [ "$seconds" -lt "$least" ]; then
+        lost+=("$name: no time was left")
+        return 1
     fi
+    echo "== $name, at most $seconds s" | tee -a "$log" >&2
+    timeout --kill-after=3 "$seconds" "$@" >>"$log" 2>&1 </dev/null &
+    running=$!
+    wait "$running"
+    status=$?
+    case $status in
+        0) echo "   $((SECONDS - begin)) s" >&2; return ;;
+        124 | 137) lost+=("$name: stopped after $((SECONDS - begin)) s") ;;
+        *) lost+=("$name: $(tail -n 1 "$log")") ;;
+    esac
+    echo "   ${lost[-1]}" >&2
+    return 1
 }
+
+# SECONDS NAME VERB OPTIONS...: one measurement of asymtalker bench
+measure() {
+    local seconds=$1 name=$2 verb=$3 file=$out/$2-$label.json
+    shift 3
+    run "$seconds" "$name" "$PYTHON" -m asymtalker bench "$verb" --random-weights --device "$device" "$@" --out "$file"
+    [ ! -f "$file" ] || made+=("$file")
+}
+
+# SECONDS SIZE NAME OPTIONS...: generation at a size, without and with the yardstick
+yardstick() { measure "$1" "$recipe-$2$3" generate --recipe "$recipe" --size "$2" --seconds "$sound" "${@:4}"; }
+generation() { yardstick "$@" --no-stock; }
+
+# SECONDS SIZE VERB NAME OPTIONS...: the step of a training at a size
+step() { measure "$1" "$recipe-$3-$2$4" "$3" --recipe "$recipe" --size "$2" "${@:5}"; }
+
+# Packages that are lacking and, as it seems, those that they lack in their turn
+install() {
+    local from=() names round
+    [ -z "${WHEELS:-}" ] || from=(--no-index --find-links "$WHEELS")
+    for round in 1 2 3; do
+        names=$("$PYTHON" runs/missing.py "$@") || return
+        [ -n "$names" ] || return 0
+        echo "installing $names"
+        # shellcheck disable=SC2086  # one word each
+        "$PYTHON" -m pip install --quiet --no-deps --no-compile --retries 0 --timeout 5 --disable-pip-version-check \
+            --target "$temporary/packages" "${from[@]}" $names || return
+    done
+}
+export -f install
+export PYTHON WHEELS=${WHEELS:-} temporary device
+run 30 packages bash -c 'install pytest pytest-timeout'
+[ "$part" = first ] || run 10 torchao bash -c 'install torchao'
+
+preview=$temporary/preview.pth  # random weights take as long
+run 30 device "$PYTHON" -c '
+import os, sys, torch
+cuda = os.environ["device"] != "cpu"
+if cuda and not torch.cuda.is_available():
+    sys.exit("no GPU here")
+print(torch.cuda.device_count() if cuda else 1, torch.cuda.get_device_name(0) if cuda else "cpu",
+      sep="\n", file=open(sys.argv[1], "w"))
+from asymtalker.models.taehv import PreviewDecoder
+torch.save(PreviewDecoder().state_dict(), sys.argv[2])' "$temporary/device" "$preview"
+{ read -r gpus && read -r name; } <"$temporary/device" || { echo "gpu.sh: ${lost[*]}" >&2; exit 2; }
+[ "$device" = cuda ] || gpus=${GPUS:-1}
+label=$(tr -cs 'a-z0-9\n' - <<<"${name,,}")-$(date +%F)
 
 # RECIPE SIZE: of the GPUs there are, the most that divide the attention heads and the tokens of a latent frame
 most_gpus() {
-    python - "$1" "$2" "$gpus" <<'END'
+    "$PYTHON" - "$1" "$2" "$gpus" <<'END'
 import logging
 import math
 import sys
@@ -63,9 +127,9 @@ import sys
 logging.disable()  # what libraries say while they are imported
 from accelerate import init_empty_weights
 from asymtalker.codec import latent_size
-from asymtalker.sizing.costs import recipe_codec
 from asymtalker.media.portrait import parse_size
 from asymtalker.recipes import RECIPES
+from asymtalker.sizing.costs import recipe_codec
 
 recipe, gpus = RECIPES[sys.argv[1]](), int(sys.argv[3])
 model = recipe.teacher.model
@@ -77,52 +141,49 @@ print(max(count for count in range(1, gpus + 1) if shared % count == 0))
 END
 }
 
-# RECIPE SIZE: compiled, on as many GPUs as share it out
-measure_gpus() {
-    local count
-    count=$(most_gpus "$1" "$2") || { failed+=("$1-$2-gpus"); return; }
-    [ "$count" -eq 1 ] || measure "$1-$2-compile-gpus$count" generate --recipe "$1" --size "$2" --seconds "$sound" \
-        --compile --gpus "$count"
+part_first() {
+    generation 115 "$large" -compile --compile
+    run 45 "tests on the GPU" "$PYTHON" -m pytest -m "gpu and not slow" -p no:cacheprovider tests/*/test_*gpu.py
+    generation 90 "$small" -compile --compile
 }
 
-if [ "$device" = cuda ] && [ "${TESTS:-yes}" = yes ]; then
-    timeout 900 python -m pytest -m gpu tests >&2 || failed+=("the tests on the GPU")
-fi
-preview=$temporary/preview.pth  # random weights take as long
-python -c 'import sys, torch; from asymtalker.models.taehv import PreviewDecoder as P
-torch.save(P().state_dict(), sys.argv[1])' "$preview" || failed+=("the preview decoder")
-
-for size in "${sizes[@]}"; do
-    plain=(generate --recipe "$first" --size "$size" --seconds "$sound")
-    measure "$first-$size" "${plain[@]}"
-    measure "$first-$size-compile" "${plain[@]}" --compile
-    measure "$first-$size-compile-fp8" "${plain[@]}" --compile --fp8 --no-stock
-    case $first in wan_*)  # the preview decoder is for its latents
-        measure "$first-$size-compile-preview" "${plain[@]}" --compile --preview "$preview" --no-stock ;;
+part_second() {
+    step 60 "$small" train "" --steps 2
+    step 75 "$small" distill "" --steps 1
+    generation 65 "$large" -compile-fp8 --compile --fp8
+    case $recipe in wan_*)  # the preview decoder is for its latents
+        generation 65 "$large" -compile-preview --compile --preview "$preview" ;;
     esac
-    for attention in "${attentions[@]}"; do
-        measure "$first-$size-compile-$attention" "${plain[@]}" --compile --attention "$attention"
-    done
-    for recipe in "${recipes[@]:1}"; do
-        measure "$recipe-$size-compile" generate --recipe "$recipe" --size "$size" --seconds "$sound" --compile
-    done
-    [ "$gpus" -eq 1 ] || for recipe in "${recipes[@]}"; do measure_gpus "$recipe" "$size"; done
-done
-size=${sizes[0]}
-plain=(generate --recipe "$first" --size "$size" --seconds "$sound")
-measure "$first-$size-offload-model" "${plain[@]}" --offload model
-measure "$first-$size-compile-offload-model" "${plain[@]}" --compile --offload model
-measure "$first-$size-offload-group" "${plain[@]}" --offload group
-measure "$first-$size-vae-tiling" "${plain[@]}" --vae-tiling
-if [ "$gpus" -gt 1 ]; then
-    measure "$first-train-$size-gpus$gpus" train --recipe "$first" --size "$size" --gpus "$gpus"
-fi
-measure "$first-train-$size" train --recipe "$first" --size "$size"
-measure "$first-train-$size-no-checkpointing" train --recipe "$first" --size "$size" --batch 1 \
-    --gradient-checkpointing False
+    generation 60 "$large" "-compile-$attention" --compile --attention "$attention"
+    step 120 "$large" train "" --steps 1
+    yardstick 120 "$large" ""
+}
 
-[ ${#made[@]} -eq 0 ] || python benchmarks/speeds.py "${made[@]}"
-if [ ${#failed[@]} -gt 0 ]; then
-    echo "gpu.sh: these failed, for the reasons above: ${failed[*]}" >&2
+part_rest() {
+    local size most
+    run 600 "slow tests on the GPU" "$PYTHON" -m pytest -m "gpu and slow" -p no:cacheprovider tests/*/test_*gpu.py
+    for size in "${sizes[@]}"; do yardstick 900 "$size" -compile-stock --compile; done
+    yardstick 900 "$large" -offload-model --offload model
+    generation 900 "$large" -compile-offload-model --compile --offload model
+    generation 900 "$large" -offload-group --offload group
+    generation 900 "$large" -vae-tiling --vae-tiling
+    step 900 "$large" distill ""
+    step 900 "$large" train -no-checkpointing --batch 1 --gradient-checkpointing False
+    [ "$gpus" -eq 1 ] || for verb in train distill; do step 900 "$large" "$verb" "-gpus$gpus" --gpus "$gpus"; done
+    for recipe in "$recipe" ${OTHERS-wan_14b}; do
+        [ "$recipe" = "${RECIPE:-wan_1_3b}" ] || generation 900 "$large" -compile --compile
+        most=$(most_gpus "$recipe" "$large" 2>>"$log") || most=1
+        [ "$most" -eq 1 ] || generation 900 "$large" "-compile-gpus$most" --compile --gpus "$most"
+    done
+}
+
+large=${sizes[0]}
+small=${sizes[-1]}
+if [ "$device" = cuda ]; then attention=_native_cudnn; else attention=native; fi
+"part_$part"
+[ ${#made[@]} -eq 0 ] || timeout --kill-after=1 5 "$PYTHON" benchmarks/speeds.py "${made[@]}"
+echo "gpu.sh: $part took $SECONDS s" >&2
+if [ ${#lost[@]} -gt 0 ]; then
+    printf 'gpu.sh: not measured: %s\n' "${lost[@]}" >&2
     exit 1
 fi

@@ -6,21 +6,14 @@ import pytest
 
 from asymtalker.errors import UserError
 from asymtalker.synth import facemesh
-from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.photo import fit_photo, read_landmarks
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
+from face_weights import weights
 from real_data import DATA
 
 pytest.importorskip("vtk")
 SIZE = 128
-
-
-def weights(**amounts: float) -> np.ndarray:
-    vector = np.zeros(52, np.float32)
-    for name, amount in amounts.items():
-        vector[BLENDSHAPES.index(name)] = amount
-    return vector
 
 
 def drawn_portrait() -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from asymtalker.synth.identity import random_identity
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
+from face_weights import weights
 
 pytest.importorskip("vtk")
 SIZE = 96
@@ -15,13 +16,6 @@ SIZE = 96
 @pytest.fixture(scope="module")
 def renderer() -> Renderer:
     return Renderer(SIZE)
-
-
-def weights(**amounts: float) -> np.ndarray:
-    vector = np.zeros(52, np.float32)
-    for name, amount in amounts.items():
-        vector[BLENDSHAPES.index(name)] = amount
-    return vector
 
 
 def test_face_units_are_the_52_of_arkit():

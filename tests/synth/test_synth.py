@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,16 @@ class DrawnStudio:
         return Drawing(picture.astype(np.uint8), face.astype(np.uint8) * 255, max(opening, 0.0), pose)
 
 
-class SlowStudio(DrawnStudio):
+class StoppingStudio(DrawnStudio):
+    """Draws no more once a shard is finished."""
+
+    def __init__(self, folder: Path, size: int):
+        super().__init__(size)
+        self.folder = folder
+
     def frame(self, weights, pose):
-        time.sleep(0.02)
+        while list(self.folder.glob("shard-*.tar")):
+            time.sleep(0.01)
         return super().frame(weights, pose)
 
 
@@ -202,7 +210,7 @@ def test_frames_are_drawn_when_they_are_asked_for(tmp_path):
 
 
 def run_for_subprocess(folder: str):
-    synthesize_corpus(settings(Path(folder), workers=2), SlowStudio)
+    synthesize_corpus(settings(Path(folder), workers=2), partial(StoppingStudio, Path(folder)))
 
 
 def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):

@@ -4,6 +4,7 @@ A video is ``F H W 3`` uint8 RGB, its sound float32 in [-1, 1]. Memory does not 
 """
 
 import contextlib
+import math
 import os
 import re
 import signal
@@ -332,6 +333,33 @@ def decode_frames(path: str | Path, resample: bool = False) -> Iterator[np.ndarr
         else:
             for _, frame in frames:
                 yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+
+
+def timed_frames(video: Path, start: float, seek: bool = True) -> Iterator[tuple[float, Any]]:
+    """Frames of a video with their times in seconds, from the last one up to ``start`` or earlier.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    with _open_video(video) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        zero = _start(container)
+        if seek and start > 0:
+            container.seek(round((start + zero) * 1e6), backward=True)
+        time, step = -math.inf, 1 / float(stream.average_rate or FPS)
+        try:
+            for frame in container.decode(stream):
+                first = time == -math.inf
+                time = frame.time - zero if frame.time is not None else max(0.0, time + step)
+                if first and seek and time > start > 0:  # some formats seek too far
+                    break
+                yield time, frame
+            else:
+                return
+        except av.error.FFmpegError as error:
+            raise UserError(f"The video {video} is damaged.") from error
+    yield from timed_frames(video, start, seek=False)
 
 
 def resample_frames(frames: Iterable[tuple[float, Any]], start: float, count: int | None = None) -> Iterator[Any]:

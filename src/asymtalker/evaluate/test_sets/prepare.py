@@ -4,18 +4,15 @@
 """
 
 import json
-import math
 import os
 import shutil
 import sys
 import wave
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from av.error import FFmpegError
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -25,8 +22,8 @@ from asymtalker.evaluate.pairs import PAIRS, Pair, write_pairs
 from asymtalker.evaluate.test_sets.lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
 from asymtalker.media.atomic import disk_is_full, write_atomic
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
-from asymtalker.media.read import AudioFile, open_media
-from asymtalker.media.video import VideoWriter, probe_video, resample_frames
+from asymtalker.media.read import AudioFile
+from asymtalker.media.video import VideoWriter, probe_video, resample_frames, timed_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 LEAST_SECONDS = 1.0
@@ -219,33 +216,6 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
         writer.write_audio(track.take_until(start + done / FPS))
     _write_sound(folder / "clip.wav", audio, round(start * SAMPLE_RATE), done * SAMPLES_PER_FRAME)
     return abs(info.fps - FPS) > 0.01
-
-
-def timed_frames(video: Path, start: float, seek: bool = True) -> Iterator[tuple[float, Any]]:
-    """Frames of a video with their times in seconds, from the last one up to ``start`` or earlier.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    with open_media(video, "video") as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        zero = (container.start_time or 0) / 1e6
-        if seek and start > 0:
-            container.seek(round((start + zero) * 1e6), backward=True)
-        time, step = -math.inf, 1 / float(stream.average_rate or FPS)
-        try:
-            for frame in container.decode(stream):
-                first = time == -math.inf
-                time = frame.time - zero if frame.time is not None else max(0.0, time + step)
-                if first and seek and time > start > 0:  # some formats seek too far
-                    break
-                yield time, frame
-            else:
-                return
-        except FFmpegError as error:
-            raise UserError(f"The video {video} is damaged.") from error
-    yield from timed_frames(video, start, seek=False)
 
 
 def given_box(clip: ListedClip, height: int) -> FaceBox:
