@@ -48,7 +48,7 @@ from asymtalker.training.run_folder import (
     optimizer_step,
     run_steps,
 )
-from asymtalker.training.sample import write_sample
+from asymtalker.training.sample import sample_frames, write_sample
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,8 @@ def distill(
             lr = learning_rate(config.student, step.index, loop.steps)
             step.log(values | update_student(first + config.critic_updates, lr))
             if step.samples:
-                write_sample(run, step.number, ema.module, frozen, shown, config.chunk, student_sampler(config))
+                beginning = shown.beginning(sample_frames(config.chunk))
+                write_sample(run, step.number, ema.module, frozen, *beginning, config.chunk, student_sampler(config))
             if step.saves:
                 save_transformer(ema.module, run.path / "transformer")
 

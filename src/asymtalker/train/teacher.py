@@ -33,7 +33,7 @@ from asymtalker.training.run_folder import (
     optimizer_step,
     run_steps,
 )
-from asymtalker.training.sample import write_sample
+from asymtalker.training.sample import sample_frames, write_sample
 
 HELD_OUT_CLIPS = 8
 HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
@@ -94,7 +94,8 @@ def train_teacher(
                 run.log(step.number, held_out_losses(config, ema.module, frozen, held_out))
             if step.samples:
                 sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
-                write_sample(run, step.number, ema.module, frozen, held_out or source, config.chunk, sampler)
+                shown = (held_out or source).beginning(sample_frames(config.chunk))
+                write_sample(run, step.number, ema.module, frozen, *shown, config.chunk, sampler)
             if step.saves:
                 save_transformer(ema.module, run.path / "transformer")
 
