@@ -1,6 +1,8 @@
 """Recipes, configs and the commands made of them."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,9 @@ from asymtalker.commands import cli, stages
 from asymtalker.config import ChunkConfig, difference, to_dict
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES, tiny, wan_1_3b
+from asymtalker.timeline import FPS
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -100,3 +105,25 @@ def test_train_takes_its_defaults_from_the_recipe(part, tmp_path):
 def test_unknown_parts_and_recipes_are_named(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         stages.train_settings(arguments)
+
+
+@pytest.mark.parametrize(
+    ("script", "name"), [("runs/smoke.sh", "smoke"), ("runs/tiny.sh", "tiny"), ("README.md", "tiny")]
+)
+def test_clips_that_are_made_for_a_recipe_hold_its_rollouts(script, name):
+    distill = RECIPES[name]().distill
+    made = next(
+        line for line in (ROOT / script).read_text().splitlines() if re.search(r"(synth .*/?|\$out/)corpus", line)
+    )
+    found = re.search(r"--seconds ([\d.]+)", made)
+    assert found, made
+    rollout = distill.chunk.frames + (distill.chunks - 1) * (distill.chunk.frames - distill.chunk.continuity_frames)
+    assert float(found[1]) * FPS >= rollout, made
+
+
+def test_what_the_papers_hours_allow_is_what_wan_recipes_do():
+    """16 A100s: 4 chunks each a step of the teacher, 3 of a distillation with as many critic as student updates."""
+    recipe = wan_1_3b()
+    assert recipe.teacher.loop.batch * recipe.teacher.loop.micro_batches == 64
+    assert recipe.distill.loop.batch * recipe.distill.loop.micro_batches == 48
+    assert recipe.distill.critic_updates == 1

@@ -47,7 +47,7 @@ def teacher_step(config: TeacherConfig, frozen, corpus) -> int:
     def step() -> None:
         for index in range(config.loop.micro_batches):
             generator = numbered_generator(0, index)
-            batch = draw_batch(config, source, generator)
+            batch = draw_batch(config, source, 0, generator)
             losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode=True)
             (losses["fm"] + losses["tgc"] + losses["ff"]).backward()
 

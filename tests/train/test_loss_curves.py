@@ -29,7 +29,7 @@ def curves(tmp_path_factory, toy_vae, toy_audio_encoder, toy_extractor) -> dict[
     """Losses step by step, on drawn faces of 96 x 96 and networks with random weights but the transformer's."""
     folder = tmp_path_factory.mktemp("curves")
     writer = ShardWriter(folder / "corpus")
-    writer.write(0, [ToyFace(seed).clip("train", num_frames=61, size=96) for seed in range(2)])
+    writer.write(0, [ToyFace(seed).clip("train", num_frames=97, size=96) for seed in range(2)])
     writer.write_manifest()
     toy_vae.save_pretrained(folder / "model" / "vae")
     toy_audio_encoder.save_pretrained(folder / "model" / "audio_encoder")

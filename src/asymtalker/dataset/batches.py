@@ -156,6 +156,11 @@ class ChunkSource:
         """Frames ``[start, stop)`` of a clip as they are trained on, ``(n, H, W, 3)`` uint8."""
         return self.encoded.view(clip).cut(clip.frames(start, stop))
 
+    def beginning(self, num_frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first frames of the first clip, ``num_frames`` or all there are, as :meth:`frames`; and its sound."""
+        clip = self.clips[0]
+        return self.frames(clip, 0, min(clip.num_frames, num_frames)), clip.audio()
+
     def batch(
         self,
         size: int,

@@ -9,6 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ from asymtalker.training.run_folder import (
     optimizer_step,
     run_steps,
 )
-from asymtalker.training.sample import write_sample
+from asymtalker.training.sample import sample_frames, write_sample
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,7 @@ def distill(
         }
     encode_all(source, shown)
     updates = config.critic_updates + 1
-
-    def draw(number: int, generator: torch.Generator) -> Batch:
-        of_student = number % updates == config.critic_updates  # the critic's loss asks for no ground truth
-        return source.batch(loop.batch, generator, target=of_student, masks=False, mouth=False)
-
-    batches = BatchesAhead(loop, draw, loop.steps * updates)
+    batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps * updates)
 
     def update_critic(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)
@@ -198,20 +194,18 @@ def distill(
         ema.update(nets.student)
         return record.logged() | {"student_norm": norm}
 
-    def step(index: int) -> dict[str, Tensor]:
-        values: dict[str, Tensor] = {}
-        for turn in range(config.critic_updates):
-            values |= update_critic(index * updates + turn, learning_rate(config.critic, index, loop.steps))
-        last = index * updates + config.critic_updates
-        return values | update_student(last, learning_rate(config.student, index, loop.steps))
-
-    def save(_: int) -> None:
-        save_transformer(ema.module, run.path / "transformer")
-
-    def sample(count: int) -> None:
-        write_sample(run, count, ema.module, frozen, shown, config.chunk, student_sampler(config))
-
-    run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+    with run_steps(run, loop, parts) as steps:
+        for step in steps:
+            first, values = step.index * updates, dict[str, Tensor]()
+            for number in range(first, first + config.critic_updates):
+                values |= update_critic(number, learning_rate(config.critic, step.index, loop.steps))
+            lr = learning_rate(config.student, step.index, loop.steps)
+            step.log(values | update_student(first + config.critic_updates, lr))
+            if step.samples:
+                beginning = shown.beginning(sample_frames(config.chunk))
+                write_sample(run, step.number, ema.module, frozen, *beginning, config.chunk, student_sampler(config))
+            if step.saves:
+                save_transformer(ema.module, run.path / "transformer")
 
 
 def start_networks(config: DistillConfig, folder: Path) -> tuple[Networks, EMA[AsymTalkerTransformer3DModel]]:
@@ -243,6 +237,12 @@ def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
         raise UserError(
             f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
         )
+
+
+def draw_batch(config: DistillConfig, source: ChunkSource, number: int, generator: torch.Generator) -> Batch:
+    """A batch of the update ``number``. The critic's loss asks for no ground truth, which then is not encoded."""
+    of_student = number % (config.critic_updates + 1) == config.critic_updates
+    return source.batch(config.loop.batch, generator, target=of_student, masks=False, mouth=False)
 
 
 def generate(

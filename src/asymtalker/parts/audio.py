@@ -74,23 +74,21 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
         labels = labels[:, : logits.shape[1]].to(loop.device)
         return F.cross_entropy(logits.flatten(0, 1), labels.flatten()), (logits.argmax(-1) == labels).float().mean()
 
-    def step(index: int) -> dict[str, Tensor]:
-        loss, accuracy = loss_and_accuracy(model, *speech_batch(config, index, "train"))
-        loss.backward()
-        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
-        ema.update(model)
-        return {"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm}
-
-    @torch.no_grad()
-    def save(count: int) -> None:
-        with torch.no_grad():
-            loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, 0, "test"))
-        run.log(count, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
-        save_atomic(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
-        save_atomic(run_path / "feature_extractor", feature_extractor().save_pretrained)
-
     parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
-    run_steps(run, loop, parts, step, on_checkpoint=save)
+    with run_steps(run, loop, parts) as steps:
+        for step in steps:
+            loss, accuracy = loss_and_accuracy(model, *speech_batch(config, step.index, "train"))
+            loss.backward()
+            lr = learning_rate(config.optimizer, step.index, loop.steps)
+            norm = optimizer_step(optimizer, config.optimizer, lr)
+            ema.update(model)
+            step.log({"loss": loss.detach(), "accuracy": accuracy, "grad_norm": norm})
+            if step.saves:
+                with torch.no_grad():
+                    loss, accuracy = loss_and_accuracy(ema.module, *speech_batch(config, 0, "test"))
+                run.log(step.number, {"test_loss": float(loss), "test_accuracy": float(accuracy)})
+                save_atomic(run_path / "audio_encoder", ema.module.encoder.save_pretrained)
+                save_atomic(run_path / "feature_extractor", feature_extractor().save_pretrained)
 
 
 def speech_batch(config: AudioTrainConfig, index: int, split: Split) -> tuple[Tensor, Tensor]:

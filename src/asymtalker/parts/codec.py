@@ -69,27 +69,36 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     optimizer = build_optimizer(vae, config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)
 
-    def step(index: int) -> dict[str, Tensor]:
-        generator = numbered_generator(loop.seed, index)
-        pixels = source.batch(loop.batch, generator).to(loop.device)  # (B, 3, F, s, s)
-        with autocast(loop):
-            posterior = vae.encode(pixels).latent_dist
-            latents = posterior.mean + posterior.std * _noise_like(posterior.mean, generator)
-            decoded = _decode_unclamped(vae, latents)
-        l1 = (decoded.float() - pixels).abs().mean()
-        edges = _edge_distance(decoded.float(), pixels)
-        kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
-        (l1 + config.edge_weight * edges + config.kl_weight * kl).backward()
-        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
-        ema.update(vae)
-        mse = F.mse_loss(decoded.float().clamp(-1, 1), pixels).detach()
-        return {"l1": l1.detach(), "kl": kl.detach(), "psnr": 10 * torch.log10(4 / mse), "grad_norm": norm}
-
-    def save(_: int) -> None:
-        save_codec(ema.module, source, config.loop, run_path / "vae")
-
     parts = {"vae": Weights(vae), "optimizer": OptimizerState(vae, optimizer), "ema": ema}
-    run_steps(run, loop, parts, step, on_checkpoint=save)
+    with run_steps(run, loop, parts) as steps:
+        for step in steps:
+            losses = codec_losses(config, vae, source, numbered_generator(loop.seed, step.index))
+            (losses["l1"] + config.edge_weight * losses["edges"] + config.kl_weight * losses["kl"]).backward()
+            lr = learning_rate(config.optimizer, step.index, loop.steps)
+            norm = optimizer_step(optimizer, config.optimizer, lr)
+            ema.update(vae)
+            step.log({name: losses[name].detach() for name in ("l1", "kl", "psnr")} | {"grad_norm": norm})
+            if step.saves:
+                save_codec(ema.module, source, loop, run_path / "vae")
+
+
+def codec_losses(
+    config: CodecTrainConfig, vae: AutoencoderKLWan, source: "ClipSource", generator: torch.Generator
+) -> dict[str, Tensor]:
+    """What a random batch of clips costs: ``l1`` of pixels, ``edges``, ``kl``; and ``psnr`` in dB."""
+    loop = config.loop
+    pixels = source.batch(loop.batch, generator).to(loop.device)  # (B, 3, F, s, s)
+    with autocast(loop):
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean + posterior.std * _noise_like(posterior.mean, generator)
+        decoded = _decode_unclamped(vae, latents).float()
+    mse = F.mse_loss(decoded.clamp(-1, 1), pixels).detach()
+    return {
+        "l1": (decoded - pixels).abs().mean(),
+        "edges": _edge_distance(decoded, pixels),
+        "kl": 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean(),
+        "psnr": 10 * torch.log10(4 / mse),
+    }
 
 
 @torch.no_grad()

@@ -57,20 +57,19 @@ def train_readout(config: ReadoutTrainConfig, run_path: Path, corpus_path: Path)
         weight[model.column(name)] = WEIGHTS[name]
     scale = model.scale.clamp_min(1e-6)
 
-    def step(index: int) -> dict[str, Tensor]:
-        pixels, truth = readout_batch(corpus_path, keys, loop.batch, numbered_generator(loop.seed, index))
-        predicted, truth = model(pixels.to(loop.device)), truth.to(loop.device)
-        loss = motion_loss(predicted / scale, truth / scale, (model.scale > 0) * weight)
-        loss.backward()
-        norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
-        ema.update(model)
-        return {"loss": loss.detach(), "grad_norm": norm}
-
-    def save(_: int) -> None:
-        save_atomic(run_path / "readout", ema.module.save_pretrained)
-
     parts = {"model": Weights(model), "optimizer": OptimizerState(model, optimizer), "ema": ema}
-    run_steps(run, loop, parts, step, on_checkpoint=save)
+    with run_steps(run, loop, parts) as steps:
+        for step in steps:
+            pixels, truth = readout_batch(corpus_path, keys, loop.batch, numbered_generator(loop.seed, step.index))
+            predicted, truth = model(pixels.to(loop.device)), truth.to(loop.device)
+            loss = motion_loss(predicted / scale, truth / scale, (model.scale > 0) * weight)
+            loss.backward()
+            lr = learning_rate(config.optimizer, step.index, loop.steps)
+            norm = optimizer_step(optimizer, config.optimizer, lr)
+            ema.update(model)
+            step.log({"loss": loss.detach(), "grad_norm": norm})
+            if step.saves:
+                save_atomic(run_path / "readout", ema.module.save_pretrained)
 
 
 def motion_loss(predicted: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

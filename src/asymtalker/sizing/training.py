@@ -208,16 +208,16 @@ def _encode(frozen: Frozen, autocast: torch.dtype | None, batch: int, num_frames
 
 def _encode_on_the_fly(
     config: TeacherConfig | DistillConfig, frozen: Frozen, size: tuple[int, int], frames: int
-) -> tuple[float, int]:
-    """Operations of encoding a chunk, its portrait and ``frames`` frames of its sound when it is drawn, and the most
-    bytes of activations."""
+) -> tuple[float, float, int]:
+    """Operations of encoding a chunk when it is drawn, of its portrait and ``frames`` frames of its sound, and the
+    most bytes of activations."""
     autocast = precision(config.loop)
     chunk = _encode(frozen, autocast, 1, config.chunk.frames, size)
-    flops = chunk.flops
+    portrait = 0
     if frozen.strategy == "tre":
-        flops *= 2
+        portrait = chunk.flops
     elif frozen.strategy == "etr":
-        flops += _encode(frozen, autocast, 1, 1, size).flops
+        portrait = _encode(frozen, autocast, 1, 1, size).flops
     samples = (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME
 
     @torch.no_grad()
@@ -225,7 +225,7 @@ def _encode_on_the_fly(
         return frozen.audio_encoder(torch.empty(1, samples, device="meta")).last_hidden_state
 
     blocks = 1 + (frames + 2 * AUDIO_MARGIN - 1) / BLOCK_FRAMES  # a piece that begins anywhere touches so many
-    return flops + blocks * measure(hear, autocast).flops, chunk.peak
+    return chunk.flops, portrait + blocks * measure(hear, autocast).flops, chunk.peak
 
 
 def check_fits(make_plan: Callable[[], Plan], device: torch.device) -> None:
@@ -293,8 +293,8 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
     reading = 0
     if not loop.cache:
         chunks = loop.micro_batches * sum(share * batch for share, batch, _ in shapes)
-        each, reading = _encode_on_the_fly(config, frozen, size, config.chunk.frames)
-        flops["encoding on the fly"] = chunks * each
+        chunk, beside, reading = _encode_on_the_fly(config, frozen, size, config.chunk.frames)
+        flops["encoding on the fly"] = chunks * (chunk + beside)
     weights = _weights(config.model, frozen, loop, config.lora_rank, trained=1, teacher=False)
     again: Callable[[TeacherConfig], Plan] = partial(plan_teacher, frozen=frozen, size=size, gpus=gpus)
     return Plan("teacher", config, size, gpus, weights, flops, phases, reading, again)
@@ -373,9 +373,9 @@ def plan_distill(
         frames = (
             config.chunks * (config.chunk.frames - config.chunk.continuity_frames) + config.chunk.continuity_frames
         )
-        chunks = loop.micro_batches * loop.batch * updates
-        each, reading = _encode_on_the_fly(config, frozen, size, frames)
-        flops["encoding on the fly"] = chunks * each
+        chunk, beside, reading = _encode_on_the_fly(config, frozen, size, frames)
+        # the critic's updates need no ground truth
+        flops["encoding on the fly"] = loop.micro_batches * loop.batch * (chunk + updates * beside)
     phases = {
         "forward and backward": network.peak,
         "scores beside the student's graph": network.kept + network.forward.peak,

@@ -1,6 +1,7 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ from asymtalker.training.run_folder import (
     optimizer_step,
     run_steps,
 )
-from asymtalker.training.sample import write_sample
+from asymtalker.training.sample import sample_frames, write_sample
 
 HELD_OUT_CLIPS = 8
 HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
@@ -72,50 +73,49 @@ def train_teacher(
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
     if check_fits:
         check_fits(config, frozen, source.largest)
+    transformer, optimizer, ema = start_networks(config, frozen)
+    parts = {"transformer": Weights(transformer), "optimizer": optimizer, "ema": ema}
+    encode_all(source, held_out)
+    batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps)
+    with run_steps(run, loop, parts) as steps:
+        for step in steps:
+            record, decode = StepRecord(), decodes(config, step.index)
+            for batch, generator in batches.of_update(step.index):
+                losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
+                pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
+                ((losses["fm"] + pixels) * gradient_share(loop)).backward()
+                record.add(losses, keys=batch.keys, starts=batch.starts)
+            with names_batch(run, step.index, record):
+                lr = learning_rate(config.optimizer, step.index, loop.steps)
+                norm = optimizer_step(optimizer.optimizer, config.optimizer, lr)
+            ema.update(transformer)
+            step.log(record.logged() | {"grad_norm": norm})
+            if held_out and step.number % (10 * loop.log_every) == 0:
+                run.log(step.number, held_out_losses(config, ema.module, frozen, held_out))
+            if step.samples:
+                sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
+                shown = (held_out or source).beginning(sample_frames(config.chunk))
+                write_sample(run, step.number, ema.module, frozen, *shown, config.chunk, sampler)
+            if step.saves:
+                save_transformer(ema.module, run.path / "transformer")
+
+
+def start_networks(
+    config: TeacherConfig, frozen: Frozen
+) -> tuple[AsymTalkerTransformer3DModel, OptimizerState, EMA[AsymTalkerTransformer3DModel]]:
+    """The transformer to be trained, its optimizer, and the average that it becomes; and gradient checkpointing.
+
+    Raises:
+        UserError: if the GPU's memory is too small, or see :func:`asymtalker.training.network.start_transformer`.
+    """
     with memory_said(NETWORKS_TOO_LARGE):
         transformer = start_transformer(config, frozen).train()
         ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
-        optimizer = build_optimizer(transformer, config.optimizer)
-        parts = {
-            "transformer": Weights(transformer),
-            "optimizer": OptimizerState(transformer, optimizer),
-            "ema": ema,
-        }
-    if loop.gradient_checkpointing:
+        optimizer = OptimizerState(transformer, build_optimizer(transformer, config.optimizer))
+    if config.loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
         recompute_decoder(frozen.codec.vae)
-    encode_all(source, held_out)
-
-    def decodes(index: int) -> bool:
-        return config.pixel_losses and index % config.pixel_every == 0
-
-    def draw(index: int, generator: torch.Generator) -> Batch:
-        return draw_batch(config, source, generator, masks=decodes(index))
-
-    batches = BatchesAhead(loop, draw, loop.steps)
-
-    def step(index: int) -> dict[str, Tensor]:
-        decode, record = decodes(index), StepRecord()
-        for batch, generator in batches.of_update(index):
-            losses = teacher_losses(config, transformer, frozen, source, batch, generator, decode)
-            pixels = config.tgc_weight * losses.get("tgc", 0.0) + config.ff_weight * losses.get("ff", 0.0)
-            ((losses["fm"] + pixels) * gradient_share(loop)).backward()
-            record.add(losses, keys=batch.keys, starts=batch.starts)
-        with names_batch(run, index, record):
-            norm = optimizer_step(optimizer, config.optimizer, learning_rate(config.optimizer, index, loop.steps))
-        ema.update(transformer)
-        if held_out and (index + 1) % (10 * loop.log_every) == 0:
-            run.log(index + 1, held_out_losses(config, ema.module, frozen, held_out))
-        return record.logged() | {"grad_norm": norm}
-
-    def save(_: int) -> None:
-        save_transformer(ema.module, run.path / "transformer")
-
-    def sample(count: int) -> None:
-        sampler = SamplerConfig(num_steps=SAMPLE_STEPS, shift=config.shift)
-        write_sample(run, count, ema.module, frozen, held_out or source, config.chunk, sampler)
-
-    run_steps(run, loop, parts, step, on_checkpoint=save, on_sample=sample)
+    return transformer, optimizer, ema
 
 
 def teacher_losses(
@@ -169,16 +169,21 @@ def teacher_losses(
     return losses
 
 
-def draw_batch(config: TeacherConfig, source: ChunkSource, generator: torch.Generator, masks: bool = True) -> Batch:
-    """A batch of windows or, for ``whole_share`` of the steps, of as many whole frames as have about as many cells;
-    with ``masks`` if frames are to be decoded."""
+def decodes(config: TeacherConfig, index: int) -> bool:
+    """Whether the step ``index`` has pixel losses."""
+    return config.pixel_losses and index % config.pixel_every == 0
+
+
+def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator: torch.Generator) -> Batch:
+    """A batch of the step ``index``: windows or, for ``whole_share`` of the steps, as many whole frames as have about
+    as many cells."""
     crop = config.crop if config.model.identity in ("tre", "etr") else 0
     size = config.loop.batch
     if crop and torch.rand((), generator=generator) < config.whole_share:
         cells = max(height * width for height, width in source.sizes) // source.spatial**2
         crop, size = 0, max(1, config.loop.batch * crop**2 // cells)
-    own, mouth = config.own_reference, config.mouth_weight != 1
-    return source.batch(size, generator, crop, config.mouth_share, own, masks=masks, mouth=mouth)
+    asked = {"masks": decodes(config, index), "mouth": config.mouth_weight != 1}
+    return source.batch(size, generator, crop, config.mouth_share, config.own_reference, **asked)
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:

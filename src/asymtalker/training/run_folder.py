@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,22 +172,6 @@ def names_batch(run: RunFolder, step: int, record: StepRecord) -> Iterator[None]
         ) from error
 
 
-@contextlib.contextmanager
-def _interrupted(progress: Progress, loop: LoopConfig, step: int) -> Iterator[None]:
-    """Say what to do when a run is stopped, or the GPU's memory is full."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which torchrun brings about
-            progress.console.print(f"stopped in step {step + 1}; {GOES_ON}")
-        raise
-    except torch.OutOfMemoryError as error:
-        less = "give a smaller --config.loop.batch" if loop.batch > 1 else "take smaller frames or more GPUs"
-        raise UserError(
-            f"The GPU's memory is full in step {step + 1}: {less}; of teacher and student --dry-run says what fits."
-        ) from error
-
-
 def tracked(items: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
     """``items``, with a bar on stderr or, where that is a file, a line a minute."""
     columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
@@ -202,64 +187,114 @@ def tracked(items: Sequence[T], what: str, shown: bool = True) -> Iterator[T]:
             yield item
 
 
-def run_steps(
-    run: RunFolder,
-    loop: LoopConfig,
-    parts: dict[str, Stateful],
-    step: Callable[[int], dict[str, Tensor]],
-    *,
-    on_checkpoint: Callable[[int], None] | None = None,
-    on_sample: Callable[[int], None] | None = None,
-) -> None:
-    """Call ``step(i)`` for every step not yet done, with progress, log, checkpoints and resume.
+@dataclass(frozen=True)
+class Step:
+    """A step of a run.
 
-    ``step`` returns the values to log, one or several of each. Progress and ETA go to stderr. What ``on_checkpoint``
-    and ``on_sample`` write is there before the checkpoint: a run killed in between writes it again. All processes call
-    both.
+    Attributes:
+        index: counted from 0.
+        loop: of the run.
+        log: takes in the values to log, one or several of each.
+    """
+
+    index: int
+    loop: LoopConfig
+    log: Callable[[Mapping[str, Tensor]], None]
+
+    @property
+    def number(self) -> int:
+        """Steps done at its end."""
+        return self.index + 1
+
+    @property
+    def samples(self) -> bool:
+        """Whether it ends with sample videos."""
+        return bool(self.loop.sample_every) and self.number % self.loop.sample_every == 0
+
+    @property
+    def saves(self) -> bool:
+        """Whether a checkpoint follows. What is saved for use is to be written before: a run killed in between writes
+        it again."""
+        return self.number % self.loop.checkpoint_every == 0 or self.number == self.loop.steps
+
+
+@contextlib.contextmanager
+def run_steps(run: RunFolder, loop: LoopConfig, parts: dict[str, Stateful]) -> Iterator[Iterator[Step]]:
+    """Every step not yet done, with progress, log, checkpoints and resume::
+
+        with run_steps(run, loop, parts) as steps:
+            for step in steps:
+                ...
+                step.log({"loss": loss})
+
+    Progress and ETA go to stderr. All processes take all steps.
     """
     done = load_checkpoint(run.checkpoint, parts)
     run.restart_stats(done)
-    columns = (
-        TextColumn(run.path.name),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    logged: dict[str, list[float]] = {}
-    since, started = 0, time.perf_counter()
-    console = Console(stderr=True)
-    values = TextColumn("{task.fields[last]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
-    shown = Progress(*columns, values, console=console, expand=True, disable=not world().main)
-    if done and world().main:
-        console.print(f"going on from step {done}" if done < loop.steps else f"all {done} steps are done")
-    with shown as progress:
-        bar = progress.add_task("", total=loop.steps, completed=done, last="")
+    progress = _Progress(run, loop, done)
+
+    def steps() -> Iterator[Step]:
         for index in range(done, loop.steps):
-            count = index + 1
-            with _interrupted(progress, loop, index):
-                values = step(index)
-                since += 1
-                for name, value in values.items():
-                    logged.setdefault(name, []).extend(value.flatten().tolist())
-                if count % loop.log_every == 0 or count == loop.steps:
-                    means = _means(from_all(logged))
-                    means["seconds_per_step"] = (time.perf_counter() - started) / since
-                    run.log(count, means)
-                    last = " ".join(f"{name} {value:.4g}" for name, value in means.items())
-                    progress.update(bar, last=last)
-                    if world().main and not console.is_terminal:
-                        left = timedelta(seconds=round(means["seconds_per_step"] * (loop.steps - count)))
-                        console.print(f"step {count} of {loop.steps}, {left} left: {last}", soft_wrap=True)
-                    logged, since, started = {}, 0, time.perf_counter()
-                progress.advance(bar)
-                if on_sample and loop.sample_every and count % loop.sample_every == 0:
-                    on_sample(count)
-                if count % loop.checkpoint_every == 0 or count == loop.steps:
-                    if on_checkpoint:
-                        on_checkpoint(count)
-                    run.flush()
-                    save_checkpoint(run.checkpoint, count, parts)
+            progress.step = index + 1
+            step = Step(index, loop, progress.log)
+            yield step
+            if step.saves:
+                run.flush()
+                save_checkpoint(run.checkpoint, step.number, parts)
+
+    with progress.shown, _interrupted(progress, loop):
+        yield steps()
+
+
+class _Progress:
+    """What a run says of its steps: a bar and lines on stderr, means in the log."""
+
+    def __init__(self, run: RunFolder, loop: LoopConfig, done: int):
+        self.run, self.loop, self.step = run, loop, done
+        self.console = Console(stderr=True)
+        columns = TextColumn(run.path.name), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn()
+        values = TextColumn("{task.fields[last]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+        whole = *columns, TimeRemainingColumn(), values
+        self.shown = Progress(*whole, console=self.console, expand=True, disable=not world().main)
+        if done and world().main:
+            self.console.print(f"going on from step {done}" if done < loop.steps else f"all {done} steps are done")
+        self._bar = self.shown.add_task("", total=loop.steps, completed=done, last="")
+        self._logged: dict[str, list[float]] = {}
+        self._since, self._started = 0, time.perf_counter()
+
+    def log(self, values: Mapping[str, Tensor]) -> None:
+        """Take in the values of a step."""
+        self._since += 1
+        for name, value in values.items():
+            self._logged.setdefault(name, []).extend(value.flatten().tolist())
+        if self.step % self.loop.log_every == 0 or self.step == self.loop.steps:
+            means = _means(from_all(self._logged))
+            means["seconds_per_step"] = (time.perf_counter() - self._started) / self._since
+            self.run.log(self.step, means)
+            last = " ".join(f"{name} {value:.4g}" for name, value in means.items())
+            self.shown.update(self._bar, last=last)
+            if world().main and not self.console.is_terminal:
+                left = timedelta(seconds=round(means["seconds_per_step"] * (self.loop.steps - self.step)))
+                self.console.print(f"step {self.step} of {self.loop.steps}, {left} left: {last}", soft_wrap=True)
+            self._logged, self._since, self._started = {}, 0, time.perf_counter()
+        self.shown.advance(self._bar)
+
+
+@contextlib.contextmanager
+def _interrupted(progress: _Progress, loop: LoopConfig) -> Iterator[None]:
+    """Say what to do when a run is stopped, or the GPU's memory is full."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if world().main and not (world().size > 1 and stop.args == (signal.SIGTERM,)):  # which torchrun brings about
+            progress.console.print(f"stopped in step {progress.step}; {GOES_ON}")
+        raise
+    except torch.OutOfMemoryError as error:
+        less = "give a smaller --config.loop.batch" if loop.batch > 1 else "take smaller frames or more GPUs"
+        raise UserError(
+            f"The GPU's memory is full in step {progress.step}: {less}; of teacher and student --dry-run says what"
+            " fits."
+        ) from error
 
 
 def _means(logged: list[dict[str, list[float]]]) -> dict[str, float]:

@@ -6,7 +6,6 @@ import torch
 from asymtalker import timeline
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.config import ChunkConfig, SamplerConfig
-from asymtalker.dataset.batches import ChunkSource
 from asymtalker.media.video import write_video
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -19,13 +18,19 @@ SAMPLE_CHUNKS = 2
 STRIP = 8  # frames in TensorBoard's picture
 
 
+def sample_frames(chunk: ChunkConfig) -> int:
+    """Frames of a sample video."""
+    return chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames)
+
+
 @torch.no_grad()
 def write_sample(
     run: RunFolder,
     step: int,
     transformer: AsymTalkerTransformer3DModel,
     frozen: Frozen,
-    source: ChunkSource,
+    real: np.ndarray,
+    samples: np.ndarray,
     chunk: ChunkConfig,
     sampler: SamplerConfig,
 ) -> None:
@@ -33,11 +38,19 @@ def write_sample(
 
     Writes ``samples/step-<step>.mp4`` (left the clip, right the sample, with sound), and to the log ``sample_l1``, the
     mean distance of the two in [0, 255], and ``sample_motion``, the mean change from frame to frame in [0, 255].
+
+    Args:
+        run: where it is written and logged.
+        step: its number.
+        transformer: makes the sample.
+        frozen: the other networks.
+        real: the clip's first frames ``(F, H, W, 3)`` uint8, at most :func:`sample_frames` of them.
+        samples: its sound, 16 kHz, at least as long.
+        chunk: chunk length and continuity window.
+        sampler: how a chunk is sampled.
     """
-    clip = source.clips[0]
-    num_frames = min(clip.num_frames, chunk.frames + (SAMPLE_CHUNKS - 1) * (chunk.frames - chunk.continuity_frames))
-    real = source.frames(clip, 0, num_frames)
-    samples = clip.audio()[: num_frames * timeline.SAMPLES_PER_FRAME]
+    num_frames = len(real)
+    samples = samples[: num_frames * timeline.SAMPLES_PER_FRAME]
     audio = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(samples), frozen.autocast)
     identity = frozen.encode_identity(to_pixels(real[:1]).to(frozen.device), chunk.frames)
     with frozen.network():
