@@ -123,13 +123,6 @@ def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
     assert describe_network(random_smoke, steps=3)["passes"] == 6
 
 
-@pytest.fixture
-def _quick_ceiling(monkeypatch):
-    """Of small matrices and few repeats: a processor may be slow in bfloat16."""
-    monkeypatch.setitem(bench_ceiling.SQUARE, "cpu", 64)
-    monkeypatch.setattr(bench_ceiling, "MEASURED_SECONDS", 0.01)
-
-
 @pytest.mark.usefixtures("_quick_ceiling")
 def test_ceiling_is_the_most_of_its_shapes(network):
     ceiling = measure_ceiling({"network": network, "attention": None})

@@ -1,10 +1,8 @@
 """Two processes under torchrun, with every network in shards, are one process: the same losses, the same weights."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,51 +14,57 @@ from asymtalker.config import LoopConfig
 from asymtalker.errors import UserError
 from asymtalker.training import distributed
 from asymtalker.training.distributed import check_world, gradient_share, micro_batches
+from torchrun import torchrun
 from toy import toy_loop
 
-STEPS = 10
+STEPS = {"teacher": 10, "distill": 6}  # of which the tenth gives a held-out loss
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-def torchrun(processes: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environ)
-
-
-def train_many(jobs: list, corpus: Path, model: Path) -> None:
-    script = str(Path(__file__).with_name("process.py"))
-    done = torchrun(2, script, str(corpus), str(model), json.dumps(jobs))
-    assert done.returncode == 0, done.stderr[-3000:]
+SCRIPT = str(Path(__file__).with_name("process.py"))
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, toy_corpus, tiny_pipeline_folder) -> Path:
-    """Runs of one process, of two, and of two, then one, then two again; the last in two starts of torchrun in all."""
+def by_one_and_by_two(toy_corpus, tiny_pipeline_folder) -> tuple[Callable, Callable]:
+    """Train jobs ``[what, run, changes]`` in this process, or in two under torchrun that are started once for all."""
+
+    def by_one(jobs: list) -> None:
+        for job in jobs:
+            train(*job, toy_corpus, tiny_pipeline_folder)
+
+    def by_two(jobs: list) -> None:
+        done = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps(jobs))
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return by_one, by_two
+
+
+def both(folder: Path, name: str, **changes) -> list:
+    """Jobs of a teacher and of a student."""
+    return [[what, str(folder / f"{what}-{name}"), {"steps": steps} | changes] for what, steps in STEPS.items()]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, by_one_and_by_two) -> Path:
+    """Runs of one process, of two, and in turn of one, of two, of two again and of one."""
     folder = tmp_path_factory.mktemp("runs")
+    by_one, by_two = by_one_and_by_two
+    by_one([*both(folder, "one"), *both(folder, "in-turn", steps=1)])
+    in_turn = [job for steps in (3, 4) for job in both(folder, "in-turn", steps=steps)]
+    by_two([*both(folder, "two"), *in_turn])
+    by_one(both(folder, "in-turn"))
+    return folder
 
-    def job(what: str, name: str, **changes) -> list:
-        return [what, str(folder / f"{what}-{name}"), {"steps": STEPS, "log_every": 1} | changes]
 
-    def both(name: str, **changes) -> list:
-        return [job(what, name, **changes) for what in ("teacher", "distill")]
-
-    mixed = {"autocast": "bfloat16", "gradient_checkpointing": True, "steps": 4}
-    train_many(
-        [
-            *both("two"),
-            *both("in-turn", steps=3),
-            job("teacher", "offloaded", cpu_offload=True, steps=2, sample_every=1),
-            *both("accumulated", micro_batches=4, steps=3),
-            *both("bf16", **mixed),
-        ],
-        toy_corpus,
-        tiny_pipeline_folder,
-    )
-    accumulated = both("accumulated-one", micro_batches=4, steps=3)
-    for one in [*both("one"), *both("in-turn", steps=6), *accumulated, *both("bf16-one", **mixed)]:
-        train(*one, toy_corpus, tiny_pipeline_folder)
-    train_many(both("in-turn"), toy_corpus, tiny_pipeline_folder)
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, by_one_and_by_two) -> Path:
+    """Runs of two steps with what changes how a step is computed, of one process and of two."""
+    folder = tmp_path_factory.mktemp("options")
+    by_one, by_two = by_one_and_by_two
+    accumulated = {"steps": 2, "micro_batches": 4}
+    mixed = {"steps": 2, "autocast": "bfloat16", "gradient_checkpointing": True}
+    by_one([*both(folder, "accumulated-one", **accumulated), *both(folder, "bf16-one", **mixed)])
+    held, _ = both(folder, "held", steps=2)
+    offloaded, _ = both(folder, "offloaded", steps=2, cpu_offload=True, sample_every=1)
+    by_two([held, offloaded, *both(folder, "accumulated", **accumulated), *both(folder, "bf16", **mixed)])
     return folder
 
 
@@ -76,9 +80,9 @@ def logged(run: Path) -> list[dict]:
 @pytest.mark.parametrize("what", ["teacher", "distill"])
 @pytest.mark.parametrize("name", ["two", "in-turn"])
 def test_losses_and_weights_are_those_of_one_process(runs, what, name):
-    """Over ten steps, straight on and gone on with by another number of processes twice."""
+    """Over all steps, straight on, and gone on with by another number of processes twice and by as many once."""
     one, other = (logged(runs / f"{what}-{which}") for which in ("one", name))
-    assert len(one) == len(other) >= STEPS
+    assert len(one) == len(other) >= STEPS[what]
     for expected, line in zip(one, other, strict=True):
         assert line == pytest.approx(expected, rel=2e-4, abs=1e-6)
     expected, weights = (load_file(runs / f"{what}-{which}" / WEIGHTS) for which in ("one", name))
@@ -99,16 +103,16 @@ def test_training_changed_the_weights_that_are_compared(runs, tiny_pipeline_fold
 
 
 @pytest.mark.slow
-def test_offloading_changes_nothing(runs):
-    offloaded = [line for line in logged(runs / "teacher-offloaded") if "fm" in line]
+def test_offloading_changes_nothing(options):
+    offloaded = [line for line in logged(options / "teacher-offloaded") if "fm" in line]
     assert len(offloaded) == 2
-    for line, held in zip(offloaded, logged(runs / "teacher-two")[:2], strict=True):
+    for line, held in zip(offloaded, logged(options / "teacher-held"), strict=True):
         assert line == pytest.approx(held, rel=1e-6)
 
 
 @pytest.mark.slow
-def test_samples_of_several_processes_are_logged_once(runs):
-    run = runs / "teacher-offloaded"
+def test_samples_of_several_processes_are_logged_once(options):
+    run = options / "teacher-offloaded"
     assert len(list(run.glob("events.*"))) == 1
     assert len([line for line in logged(run) if "sample_l1" in line]) == 2
     assert len(list((run / "samples").iterdir())) == 2
@@ -116,16 +120,16 @@ def test_samples_of_several_processes_are_logged_once(runs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["teacher", "distill"])
-def test_micro_batches_add_up_on_shards(runs, what):
-    one, two = (logged(runs / f"{what}-{name}") for name in ("accumulated-one", "accumulated"))
+def test_micro_batches_add_up_on_shards(options, what):
+    one, two = (logged(options / f"{what}-{name}") for name in ("accumulated-one", "accumulated"))
     for expected, line in zip(one, two, strict=True):
         assert line == pytest.approx(expected, rel=2e-4, abs=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["teacher", "distill"])
-def test_mixed_precision_and_recomputation_follow_one_process(runs, what):
-    one, two = (logged(runs / f"{what}-{name}") for name in ("bf16-one", "bf16"))
+def test_mixed_precision_and_recomputation_follow_one_process(options, what):
+    one, two = (logged(options / f"{what}-{name}") for name in ("bf16-one", "bf16"))
     for expected, line in zip(one, two, strict=True):
         assert line == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
@@ -176,15 +180,12 @@ def test_steps_that_processes_cannot_share_are_refused(monkeypatch):
 
 @pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_path, toy_corpus, tiny_pipeline_folder):
-    script = str(Path(__file__).with_name("process.py"))
-    jobs = json.dumps([["teacher", str(tmp_path / "run"), {"steps": 6, "checkpoint_every": 2}]])
-    arguments = (script, str(toy_corpus), str(tiny_pipeline_folder), jobs)
-    lost = torchrun(2, *arguments, DIES_IN_STEP="4")
+    job = ["teacher", str(tmp_path / "run"), {"steps": 6, "checkpoint_every": 2}]
+    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps([job]), DIES_IN_STEP="4")
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
     assert (tmp_path / "run" / "checkpoint").exists()
-    again = torchrun(2, *arguments)
-    assert again.returncode == 0, again.stderr[-3000:]
+    train(*job, toy_corpus, tiny_pipeline_folder)
     assert [line["step"] for line in logged(tmp_path / "run") if "fm" in line] == [1, 2, 3, 4, 5, 6]
 
 
@@ -192,16 +193,14 @@ def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_pat
 def test_a_process_lost_while_encoding_is_said(tmp_path, toy_corpus, tiny_pipeline_folder):
     corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     jobs = json.dumps([["teacher", str(tmp_path / "run"), {}]])
-    script = str(Path(__file__).with_name("process.py"))
-    lost = torchrun(2, script, str(corpus), str(tiny_pipeline_folder), jobs, DIES_ENCODING="1")
+    lost = torchrun(2, SCRIPT, str(corpus), str(tiny_pipeline_folder), jobs, DIES_ENCODING="1")
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
 
 
 @pytest.mark.slow
 def test_a_process_that_handles_no_signals_says_that_another_was_lost(tmp_path, toy_corpus, tiny_pipeline_folder):
-    script = str(Path(__file__).with_name("process.py"))
     jobs = json.dumps([["teacher", str(tmp_path / "run"), {"steps": 4}]])
-    lost = torchrun(2, script, str(toy_corpus), str(tiny_pipeline_folder), jobs, DIES_IN_STEP="3", STUCK_IN_STEP="3")
+    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), jobs, DIES_IN_STEP="3", STUCK_IN_STEP="3")
     assert lost.returncode != 0
     assert lost.stderr.count("This job was stopped, or lost a process") == 1
