@@ -22,10 +22,11 @@ from asymtalker.distill.loop import (
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import Identity
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Conditions
 from asymtalker.train.teacher import draw_conditions
 from asymtalker.training.frozen import load_frozen
-from toy import TOY_CHUNK, RecordingNetwork, roll_out, toy_distill, toy_loop, toy_teacher, toy_transformer
+from toy import TOY_CHUNK, RecordingNetwork, roll_out, saved_state, toy_distill, toy_loop, toy_teacher, toy_transformer
 
 HEAD = 2  # latent frames of 5 continuity frames
 SHAPE = (2, 6, 3, 4, 4)
@@ -315,6 +316,20 @@ def test_the_anchor_counts_by_its_weight(tmp_path, toy_corpus, tiny_pipeline_fol
     settings = toy_distill(critic_updates=1, chunks=1, anchor_weight=0.25, loop=toy_loop(steps=1, batch=1))
     distill(settings, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     assert gradients[-1] == [1.0, 0.25], "the student's loss is not dmd + anchor_weight * anchor"
+
+
+def test_what_is_saved_for_use_is_the_average_of_the_student(tmp_path, toy_corpus, tiny_pipeline_folder):
+    settings = toy_distill(critic_updates=1, chunks=1, loop=toy_loop(steps=1, batch=1))  # ema_decay 0.9
+    distill(settings, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    saved = AsymTalkerTransformer3DModel.from_pretrained(tmp_path / "run" / "transformer")
+    start = AsymTalkerTransformer3DModel.from_pretrained(tiny_pipeline_folder / "transformer")
+    student = saved_state(tmp_path / "run")["student"]
+    moved = 0.0
+    for (name, one), before in zip(saved.named_parameters(), start.parameters(), strict=True):
+        expected = 0.9 * before + 0.1 * student[name]
+        torch.testing.assert_close(one, expected, msg=f"{name} is not 0.9 of what it was and 0.1 of the student's")
+        moved += float((student[name] - before).abs().sum().detach())
+    assert moved > 0, "the student did not move"
 
 
 def test_gradient_of_a_rollout_is_that_of_its_exit_step_alone(frozen, source):

@@ -20,7 +20,7 @@ from asymtalker.train.teacher import (
     train_teacher,
 )
 from asymtalker.training.frozen import load_frozen
-from toy import TOY_CHUNK, FoldingCodec, RecordingNetwork, ToyFace, toy_loop, toy_teacher
+from toy import TOY_CHUNK, FoldingCodec, RecordingNetwork, ToyFace, saved_state, toy_loop, toy_teacher
 
 HEAD = 2  # latent frames of 5 continuity frames
 BITS = 7
@@ -271,3 +271,7 @@ def test_the_terms_of_the_loss_count_by_their_weights(tmp_path, source, tiny_pip
     config = toy_teacher(tgc_weight=0.25, ff_weight=0.5, loop=toy_loop(steps=1))
     train_teacher(config, tmp_path / "run", source.folder, tiny_pipeline_folder)
     assert gradients == [[1.0, 0.25, 0.5]], "the loss is not fm + tgc_weight * tgc + ff_weight * ff (eq. 5)"
+    state = saved_state(tmp_path / "run")
+    average, trained = (state[part]["proj_out.bias"][:3] for part in ("ema", "transformer"))
+    assert trained.abs().min() > 0
+    torch.testing.assert_close(average, 0.1 * trained, msg="the average is not 0.9 of what it was, 0, and 0.1 of it")

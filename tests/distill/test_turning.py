@@ -1,0 +1,32 @@
+"""What continuity and asymmetry do where they must matter: the study of turning.py, one seed, some minutes."""
+
+from dataclasses import replace
+
+import pytest
+from turning import DISTILL, VARIANTS, World, distilled, errors_by_chunk, teacher_errors, trained_teacher
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(0)]
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return trained_teacher(World(), seed=0)
+
+
+def test_a_teacher_errs_far_less_where_it_is_given_the_continuity(teacher):
+    errors = teacher_errors(World(), teacher)
+    assert errors["later"] < 0.05 * errors["later_without"]
+    assert errors["later"] < 0.5 * errors["first"], (
+        "a later chunk is better known than a first one, seen in another light"
+    )
+
+
+def test_a_student_judged_on_the_real_continuity_drifts_less_than_one_judged_on_its_own(teacher):
+    """Table 4: (gt, gen) against (gen, gen), by how the brightness is off after 20 chunks."""
+    drift = {}
+    for name in ("gt_gen", "gen_gen"):
+        student = distilled(replace(DISTILL, **VARIANTS[name]), World(), teacher, seed=0)
+        errors = errors_by_chunk(World(), student)["light"]
+        drift[name] = errors[-1] - errors[0]
+    assert drift["gen_gen"] > 0.1, f"nothing drifts: {drift}"
+    assert drift["gt_gen"] < 0.5 * drift["gen_gen"], f"{drift}"
