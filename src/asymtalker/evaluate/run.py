@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import asymtalker
-from asymtalker.bench.run import describe_machine
+from asymtalker.bench.machine import describe_machine
 from asymtalker.config import EvaluateConfig
 from asymtalker.errors import UserError
 from asymtalker.evaluate.generated import generate_videos
