@@ -6,8 +6,8 @@ of its peak, and a tiny decoder shows the video with --preview.
 import argparse
 
 from asymtalker.bench.ceiling import count_costs
-from asymtalker.commands.stages import recipe_named
 from asymtalker.media.portrait import parse_size
+from asymtalker.recipes import recipe_named
 from asymtalker.sizing.costs import on_meta
 from asymtalker.sizing.empty import describe_chunk, describe_parts
 from asymtalker.sizing.plan import gpu_named

@@ -2,21 +2,28 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read at import, here and in what tests start: workers share the cores
 
+import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
 from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
-from asymtalker.dataset.corpus import ShardWriter
+from asymtalker.dataset.corpus import ShardWriter, encode_wav
+from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.audio import build_audio_encoder
+from drawn_face import background, draw_face
 from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transformer
+
+SETTINGS = {"sample_size": 32, "chunk_frames": 9, "continuity_frames": 5, "num_inference_steps": 2, "name": "toy"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -95,3 +102,42 @@ def tiny_pipeline_folder(tmp_path_factory, toy_vae, toy_audio_encoder, toy_extra
     }
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_pipeline_folder, tmp_path_factory) -> Path:
+    """A checkpoint with random weights and chunks of 9 frames of 32 x 32."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "toy"
+    shutil.copytree(tiny_pipeline_folder, folder)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | SETTINGS))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(checkpoint) -> AsymTalkerPipeline:
+    """That checkpoint, loaded."""
+    return AsymTalkerPipeline.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def portrait(tmp_path_factory) -> Path:
+    """A drawn face, 300 x 400."""
+    path = tmp_path_factory.mktemp("portrait") / "face.png"
+    Image.fromarray(draw_face(background(301, 401), (220, 150), 120)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sound() -> np.ndarray:
+    """1.2 s of a tone that swells."""
+    time = np.arange(round(1.2 * timeline.SAMPLE_RATE) + 100) / timeline.SAMPLE_RATE
+    return (0.4 * np.sin(2 * np.pi * 220 * time) * np.sin(np.pi * time / time[-1])).astype(np.float32)
+
+
+@pytest.fixture
+def voice(tmp_path, sound) -> Path:
+    """The sound as a file."""
+    path = tmp_path / "voice.wav"
+    path.write_bytes(encode_wav(sound))
+    return path

@@ -10,7 +10,6 @@ import torch
 
 from asymtalker.bench.random_weights import random_pipeline
 from asymtalker.config import InferenceConfig
-from asymtalker.generate.placement import place
 from asymtalker.models.identity import Identity
 from asymtalker.recipes import smoke
 from asymtalker.rollout import Conditions, predict_velocity
@@ -22,7 +21,7 @@ def random_velocity(options: dict[str, Any], device: str = "cpu", dtype: torch.d
     """Of a second chunk of 32 x 64 pixels, ``(1, C, T, h, w)``, with random conditions and options of inference."""
     torch.set_num_threads(1)
     where = start(device)
-    pipeline = place(random_pipeline(smoke(), (32, 64), where, dtype), where, InferenceConfig(**options))
+    pipeline = random_pipeline(smoke(), (32, 64), where, dtype).place(where, InferenceConfig(**options))
     config, frames = pipeline.transformer.config, pipeline.settings.chunk.frames
     generator = torch.Generator().manual_seed(1)
     noisy, identity = torch.randn(2, 1, config.latent_channels, latents_of_frames(frames), 4, 8, generator=generator)

@@ -2,57 +2,155 @@
 
 import ast
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "asymtalker"
-# Data flows one way: a stage may import parts and earlier stages, never a later one.
-STAGES = (
-    "synth",
-    "curate",
-    "parts",
-    "train",
-    "distill",
-    "generate",
-    "checkpoints",
-    "sizing",
-    "bench",
-    "evaluate",
-    "serve",
-    "commands",
-)
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+TOP = "the top"
 
 
-def imported_modules(path: Path) -> set[str]:
-    names = set()
+@cache
+def modules() -> dict[str, Path]:
+    """All modules of the package by name."""
+    dotted = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in SOURCES}
+    return {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, anywhere in it: in functions and under ``TYPE_CHECKING`` too."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.removeprefix("asymtalker.") for name in names if name.startswith("asymtalker.")}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.add(full if full in modules() else str(node.module))
+    return names & modules().keys()
 
 
-def stage_of(path: Path) -> str | None:
-    folder = path.relative_to(PACKAGE).parts[0]
-    return folder if folder in STAGES else None
+def find_circle(graph: dict[str, set[str]]) -> list[str]:
+    """Nodes that lead back to the first one, which is named again at the end; empty where there are none."""
+    done: set[str] = set()
+
+    def follow(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        for following in sorted(graph[node]):
+            if circle := follow(following, [*way, node]):
+                return circle
+        done.add(node)
+        return []
+
+    return next((circle for node in sorted(graph) if (circle := follow(node, []))), [])
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_module_imports_a_later_stage(path: Path) -> None:
-    if path.name in ("cli.py", "stages.py"):  # the commands, which start every stage
-        return
-    own = stage_of(path)
-    for name in imported_modules(path):
-        stage = name.split(".")[0]
-        if stage not in STAGES:
+def test_a_circle_is_found():
+    assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c", "b"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_imports_go_in_a_circle():
+    circle = find_circle({name: imports(path) - {name} for name, path in modules().items()})
+    assert not circle, " -> ".join(circle)
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module; ``rollout``, which runs networks, has a row of its own among those on top."""
+    first = module.split(".")[1] if "." in module else ""
+    if first == "rollout":
+        return "rollout.py"
+    return first if (PACKAGE / first).is_dir() and first else TOP
+
+
+def allowed_imports() -> dict[str, set[str]]:
+    """The table of docs/architecture.md: which folders each folder may import."""
+    table = ARCHITECTURE.split("## Who imports whom")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `?([^|`]+?)`? \| ([^|]*) \|", table, re.MULTILINE)[2:]
+    allowed: dict[str, set[str]] = {}
+    for folder, names in rows:
+        given = {name.strip(" `") for name in names.split(",")} - {"", "-"}
+        allowed[folder] = set(allowed) if given == {"all of these"} else given
+    return allowed
+
+
+def test_folders_import_what_the_docs_allow():
+    allowed = allowed_imports()
+    for name, path in modules().items():
+        own = folder_of(name)
+        if path.name in ("__init__.py", "__main__.py") and own == TOP:
             continue
-        assert own is not None, f"{path.name} is a part and imports the stage {stage}"
-        assert STAGES.index(stage) <= STAGES.index(own), f"{own} imports the later stage {stage}"
+        assert own in allowed, f"{own} has no row in docs/architecture.md"
+        for other in imports(path):
+            folder = folder_of(other)
+            assert folder == own or folder in allowed[own], f"{name} imports {other}: {own} must not import {folder}"
+
+
+def test_the_docs_allow_only_what_is_above_and_used():
+    allowed, above = allowed_imports(), set[str]()
+    used: dict[str, set[str]] = {folder: set() for folder in allowed}
+    for name, path in modules().items():
+        if folder_of(name) in used:
+            used[folder_of(name)] |= {folder_of(other) for other in imports(path)}
+    for folder, others in allowed.items():
+        assert others <= above, f"{folder} may import {others - above}, which stand below it"
+        if folder != "commands":
+            assert others <= used[folder], f"{folder} may import {others - used[folder]} and does not"
+        above.add(folder)
+
+
+def calls(function: ast.FunctionDef) -> Iterator[str]:
+    """Names of what a function, with those written inside it, calls or hands on."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            for called in (node.func, *node.args):
+                if isinstance(called, ast.Name):
+                    yield called.id
+
+
+def functions_of(module: str) -> dict[str, ast.FunctionDef]:
+    return {
+        node.name: node for node in ast.parse(modules()[module].read_text()).body if isinstance(node, ast.FunctionDef)
+    }
+
+
+def find_function(module: str, name: str, inside: ast.FunctionDef) -> tuple[str, ast.FunctionDef] | None:
+    """The function that ``name`` is in a function of a module: its own module's, or one that is imported."""
+    tree = ast.parse(modules()[module].read_text())
+    for node in (*ast.walk(inside), *tree.body):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name and str(node.module) in modules():
+                    found = functions_of(str(node.module)).get(alias.name)
+                    return (str(node.module), found) if found else None
+    found = functions_of(module).get(name)
+    return (module, found) if found else None
+
+
+@pytest.mark.parametrize(
+    ("verb", "losses"),
+    [
+        ("train", {"flow_matching_loss"}),
+        ("distill", {"distribution_matching_loss", "anchor_loss", "flow_matching_loss"}),
+    ],
+)
+def test_from_a_command_to_its_losses_are_three_calls(verb, losses):
+    module = "asymtalker.commands.stages"
+    reached, here = set[str](), [(module, functions_of(module)[verb])]
+    for _ in range(3):
+        called = [find_function(module, name, function) for module, function in here for name in calls(function)]
+        here = [found for found in called if found]
+        reached |= {function.name for module, function in here if module.endswith(".losses")}
+    assert losses <= reached
 
 
 def test_no_module_is_called_utils() -> None:
@@ -78,14 +176,25 @@ def test_public_functions_say_what_they_do(path: Path) -> None:
             assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
 
 
+def layout_in_the_docs() -> set[str]:
+    """Files that the layout block names, with their folders: each line begins with one or goes on with the one above,
+    and is set further in than the folder it lies in."""
+    folders: dict[int, str] = {}
+    files = set()
+    for line in ARCHITECTURE.split("```")[1].splitlines()[2:]:
+        depth = len(line) - len(line.lstrip())
+        if match := re.match(r"\s*([\w/]+)/(?:\s|$)", line):
+            folders = {at: name for at, name in folders.items() if at < depth} | {depth: match[1]}
+        inside = [name for at, name in sorted(folders.items()) if at < depth or match]
+        files |= {"/".join([*inside, name]) for name in re.findall(r"\b\w+\.py\b", line)}
+    return files
+
+
 def test_layout_in_the_docs_is_the_layout() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    layout = text.split("```")[1]
-    for path in SOURCES:
-        relative = path.relative_to(PACKAGE)
-        if path.name in ("__init__.py", "__main__.py"):
-            continue
-        assert relative.name in layout, f"{relative} is not in docs/architecture.md"
+    real = {
+        path.relative_to(PACKAGE).as_posix() for path in SOURCES if path.name not in ("__init__.py", "__main__.py")
+    }
+    assert real == layout_in_the_docs()
 
 
 def test_links_and_files_named_in_the_docs_exist() -> None:

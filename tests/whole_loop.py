@@ -8,7 +8,6 @@ import torch
 
 from asymtalker.codec import Codec, to_pixels
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.generate.placement import place
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_identity
 from asymtalker.rollout import rollout
@@ -19,7 +18,7 @@ from asymtalker.training.distributed import start, world
 def whole_loop(checkpoint: Path) -> torch.Tensor:
     """Latents of three chunks, ``(3, C, T, h, w)``."""
     torch.set_num_threads(1)
-    pipeline = place(AsymTalkerPipeline.from_pretrained(checkpoint), start("cpu"))
+    pipeline = AsymTalkerPipeline.from_pretrained(checkpoint).place(start("cpu"))
     codec, chunk = Codec(pipeline.vae), pipeline.settings.chunk
     rng = np.random.default_rng(0)
     sound = ArraySource(rng.normal(0, 0.1, 17 * 640).astype(np.float32))

@@ -1,4 +1,6 @@
-"""The exception for bad input, and its kind for a job of several processes that has lost one."""
+"""The exception for bad input, its kind for a job of several processes that has lost one, and words of sentences."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -10,3 +12,8 @@ class UserError(Exception):
 
 class LostProcessError(UserError):
     """Another process of the job is gone; this one may be stopped at any moment."""
+
+
+def join_or(options: Sequence[str]) -> str:
+    """``"a, b or c"``."""
+    return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + [options[-1]])

@@ -21,6 +21,7 @@ from asymtalker.config import (
     TeacherConfig,
     TransformerConfig,
 )
+from asymtalker.errors import UserError
 
 WAN_BUCKETS = ((512, 512), (640, 416), (416, 640))
 """Square, portrait and landscape of about as many tokens: 1,024 and 1,040 a latent frame."""
@@ -203,3 +204,14 @@ def tiny_gen_gen() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe for recipe in (smoke, tiny, tiny_gt_gt, tiny_gen_gen, wan_1_3b, wan_14b)
 }
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe called ``name``.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if name not in RECIPES:
+        raise UserError(f"There is no recipe {name}: choose {', '.join(RECIPES)}.")
+    return RECIPES[name]()

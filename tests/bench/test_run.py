@@ -2,21 +2,30 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 from asymtalker.bench import run as bench
-from asymtalker.bench.run import bench_generate, bench_train, judge
+from asymtalker.bench.run import bench_distill, bench_generate, bench_train, judge
+from asymtalker.bench.settings import BenchDistill, BenchGenerate, BenchTrain
 from asymtalker.commands.cli import main
+from asymtalker.commands.measuring import TASKS
 from asymtalker.errors import UserError
 from asymtalker.media.read import AudioFile
 from asymtalker.timeline import SAMPLE_RATE
 
 
-def measure_here(task, job, processes=1):
+def generated(portrait, voice, **options: Any) -> dict[str, Any]:
+    """The report on half a second of sound."""
+    settings: dict[str, Any] = {"seconds": "0.5", "device": "cpu", "image": portrait, "audio": voice}
+    return bench_generate(BenchGenerate(**settings | options))
+
+
+def measured_here(task: str, job: dict[str, Any], processes: int = 1) -> dict[str, Any]:
     """To start a process takes longer than the rest."""
-    return bench.measure(task, json.loads(json.dumps(job)))
+    return TASKS[task](json.loads(json.dumps(job)))
 
 
 @pytest.mark.usefixtures("_quick_ceiling")
@@ -24,13 +33,13 @@ def test_report_adds_up(checkpoint, portrait, voice, tmp_path, monkeypatch, caps
     apart = bench._measure_apart
 
     def measure(task, job, processes=1):
-        return (apart if task == "pipeline" else measure_here)(task, job, processes)
+        return (apart if task == "pipeline" else measured_here)(task, job, processes)
 
     monkeypatch.setattr(bench, "_measure_apart", measure)
     monkeypatch.setattr(bench, "SHORT_RUNS", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "results" / "a.json"
-    report = bench_generate([0.5], out, str(checkpoint), "cpu", portrait, voice)
+    report = generated(portrait, voice, out=out, model=str(checkpoint))
     assert json.loads(out.read_text()) == json.loads(json.dumps(report))
     assert report["machine"]["threads"] == 1
     assert report["machine"]["model"] == "toy"
@@ -94,11 +103,18 @@ def test_figures_follow_from_what_was_measured():
     assert judge(result | {"steady_fps": None}, {"matmul_tflops": 100.0}, costs, {"fps": 4.0})["times_stock"] == 1.25
 
 
-@pytest.mark.usefixtures("_quick_ceiling")
-def test_training_steps_are_reported(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "_measure_apart", measure_here)
+@pytest.fixture
+def _measured_here(monkeypatch):
+    monkeypatch.setattr(bench, "_measure_apart", measured_here)
+
+
+STEPS: dict[str, Any] = {"recipe": "smoke", "random_weights": True, "size": "32x64", "device": "cpu", "steps": 1}
+
+
+@pytest.mark.usefixtures("_measured_here", "_quick_ceiling")
+def test_training_steps_are_reported(tmp_path, capsys):
     out = tmp_path / "a.json"
-    report = bench_train(out, "smoke", (32, 64), "cpu", steps=1, batch=2)
+    report = bench_train(BenchTrain(**STEPS, batch=2, out=out))
     assert json.loads(out.read_text()) == json.loads(json.dumps(report))
     result, ceiling = report["results"], report["ceiling"]
     assert result["samples_per_step"] == 2
@@ -106,7 +122,21 @@ def test_training_steps_are_reported(tmp_path, monkeypatch, capsys):
     assert result["tflops"] == pytest.approx(1e-12 * flops, rel=0.02, abs=1e-4)
     assert result["share_of_ceiling"] == pytest.approx(result["tflops"] / ceiling["matmul_tflops"], abs=1e-3)
     assert report["network"]["autocast"] == ceiling["dtype"] == "bfloat16"
-    assert "TFLOP/s" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "TFLOP/s" in said.err
+    assert said.out == f"{out}\n"
+
+
+@pytest.mark.usefixtures("_measured_here", "_quick_ceiling")
+def test_distillation_steps_are_reported(capsys):
+    report = bench_distill(BenchDistill(**STEPS, batch=1))
+    assert report["benchmark"] == "distill"
+    result = report["results"]
+    critic, student, updates = result["critic_update"], result["student_update"], result["critic_updates"]
+    assert result["seconds_per_step"] == pytest.approx(updates * critic["seconds"] + student["seconds"], abs=1e-3)
+    assert result["step_flops"] == updates * critic["step_flops"] + student["step_flops"]
+    assert 0 < critic["share_of_ceiling"] < 1
+    assert "updates of the critic" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -120,6 +150,7 @@ def test_training_steps_are_reported(tmp_path, monkeypatch, capsys):
         (["generate", "--steps", "0"], "--steps must be at least 1"),
         (["generate", "--gpus", "0"], "--gpus must be at least 1"),
         (["train", "--recipe", "smoke"], "--random-weights"),
+        (["distill", "--recipe", "smoke"], "bench distill measures random weights only"),
         (["train", "--recipe", "none", "--random-weights"], "There is no recipe none"),
         (["train", "--recipe", "smoke", "--random-weights", "--batch", "0"], "--batch must be at least 1"),
     ],
@@ -136,7 +167,7 @@ def test_bad_input_is_refused_before_measuring(arguments, says, tmp_path, monkey
 def test_bad_input_of_the_measuring_process_is_one_sentence(portrait, voice, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(UserError, match="does not exist"):
-        bench_generate([0.2], tmp_path / "a.json", str(tmp_path / "none"), "cpu", portrait, voice)
+        generated(portrait, voice, out=tmp_path / "a.json", model=str(tmp_path / "none"))
     assert not (tmp_path / "a.json").exists()
 
 
@@ -145,7 +176,7 @@ def test_bad_input_of_several_processes_is_one_sentence(portrait, voice, tmp_pat
     """torchrun makes 1 of every exit code of theirs."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with pytest.raises(UserError, match=r"^[^\n]*does not exist[^\n]*$"):
-        bench_generate([0.2], tmp_path / "a.json", str(tmp_path / "none"), "cpu", portrait, voice, gpus=2)
+        generated(portrait, voice, model=str(tmp_path / "none"), gpus=2)
 
 
 def test_a_stopped_measurement_stops_its_process_in_peace(tmp_path, monkeypatch):
@@ -202,10 +233,10 @@ def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_p
     monkeypatch.setattr(bench, "_measure_apart", measure)
     out = tmp_path / "a.json"
     if isinstance(error, UserError):
-        bench_generate([0.5], out, None, "cpu", portrait, voice)
+        generated(portrait, voice, out=out)
     else:
         with pytest.raises(RuntimeError, match="KeyError: 1"):
-            bench_generate([0.5], out, None, "cpu", portrait, voice)
+            generated(portrait, voice, out=out)
     report = json.loads(out.read_text())
     reason = str(error).splitlines()[-1]
     assert report["not_measured"] == {failing: reason}
@@ -220,11 +251,11 @@ def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_p
     assert "transformer" in printed
 
 
-@pytest.mark.parametrize("options", [{"gpus": 2}, {"with_stock": False}])
+@pytest.mark.parametrize("options", [{"gpus": 2}, {"stock": False}])
 def test_stock_is_measured_only_where_it_is_of_use(options, portrait, voice, monkeypatch):
     found = {"pipeline": MEASURED, "limits": LIMITS}
     monkeypatch.setattr(bench, "_measure_apart", lambda task, *_: dict(found[task]))
-    report = bench_generate([0.5], None, None, "cpu", portrait, voice, **options)
+    report = generated(portrait, voice, **options)
     assert report["stock"] is report["results"][0]["times_stock"] is None
     assert report["not_measured"] == {}
 
@@ -237,7 +268,7 @@ def test_training_results_outlive_the_ceiling(tmp_path, monkeypatch, capsys):
         return step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}
 
     monkeypatch.setattr(bench, "_measure_apart", measure)
-    bench_train(tmp_path / "a.json", "smoke")
+    bench_train(BenchTrain(recipe="smoke", random_weights=True, out=tmp_path / "a.json"))
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["results"]["share_of_ceiling"] is report["ceiling"] is None
     assert report["not_measured"] == {"ceiling": "The memory is full."}
@@ -262,7 +293,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_measuring(portrait, v
     monkeypatch.setattr(bench, "_measure_apart", lambda *_: pytest.fail("measured"))
     for out in (tmp_path, voice / "a.json"):
         with pytest.raises(UserError, match="folder"):
-            bench_generate([0.2], out, None, "cpu", portrait, voice)
+            generated(portrait, voice, out=out)
 
 
 def test_sound_is_repeated_or_cut_to_length(voice, tmp_path, sound):
@@ -277,7 +308,7 @@ def test_sound_is_repeated_or_cut_to_length(voice, tmp_path, sound):
 def test_peak_memory_sees_what_was_held():
     """In a process of its own: what other tests held would hide it."""
     code = (
-        "import numpy as np; from asymtalker.bench.run import peak_rss_mib; before = peak_rss_mib();"
+        "import numpy as np; from asymtalker.bench.machine import peak_rss_mib; before = peak_rss_mib();"
         " held = np.ones(256 << 20, np.uint8); full = peak_rss_mib(); del held; print(before, full, peak_rss_mib())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,17 +16,18 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 
 from asymtalker.bench import ceiling as bench_ceiling
 from asymtalker.bench import generation as bench_measure
+from asymtalker.bench import machine
 from asymtalker.bench import training as bench_train
 from asymtalker.bench.ceiling import count_costs, measure_ceiling, seconds_of, token_count
 from asymtalker.bench.generation import PartTimer, measure_stock
 from asymtalker.bench.random_weights import random_pipeline
 from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.errors import UserError
+from asymtalker.generate import pipeline as generating
 from asymtalker.generate import placement
 from asymtalker.media.read import AudioSamples
 from asymtalker.recipes import smoke, wan_1_3b
-from asymtalker.sizing import generation as memory
-from asymtalker.sizing.empty import describe_chunk, describe_network
+from asymtalker.sizing.empty import describe_chunk
 
 CPU = torch.device("cpu")
 
@@ -38,7 +39,7 @@ def random_smoke():
 
 @pytest.fixture(scope="module")
 def network(random_smoke):
-    return describe_network(random_smoke)
+    return random_smoke.describe()
 
 
 def weights(pipeline):
@@ -117,10 +118,10 @@ def test_a_preview_costs_its_decoder_and_the_end_of_a_chunk(network):
 
 def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
     sampler = replace(random_smoke.settings.sampler, guidance_scale=2.0)
-    assert describe_network(random_smoke)["passes"] == 4
+    assert random_smoke.describe()["passes"] == 4
     monkeypatch.setattr(random_smoke, "settings", replace(random_smoke.settings, sampler=sampler))
-    assert describe_network(random_smoke)["passes"] == 8
-    assert describe_network(random_smoke, steps=3)["passes"] == 6
+    assert random_smoke.describe()["passes"] == 8
+    assert random_smoke.describe(steps=3)["passes"] == 6
 
 
 @pytest.mark.usefixtures("_quick_ceiling")
@@ -144,9 +145,9 @@ def test_peaks_of_loading_and_of_running_are_apart(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: held[0])
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 2 * held[0])
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: held.__setitem__(0, 100 << 20))
-    assert bench_measure.peak_of_loading(gpu) == {"load_peak_gpu_mib": 300}
-    assert bench_measure.peak_memory(gpu).items() >= {"peak_gpu_mib": 100, "peak_gpu_reserved_mib": 200}.items()
-    assert bench_measure.peak_of_loading(CPU) == {}
+    assert machine.peak_of_loading(gpu) == {"load_peak_gpu_mib": 300}
+    assert machine.peak_memory(gpu).items() >= {"peak_gpu_mib": 100, "peak_gpu_reserved_mib": 200}.items()
+    assert machine.peak_of_loading(CPU) == {}
 
 
 def test_stock_pipeline_is_of_the_same_size(network):
@@ -232,13 +233,13 @@ def test_too_little_memory_for_random_weights_is_said(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "inference": to_dict(InferenceConfig())}
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 0)
-    for name, says in [
-        ("random_pipeline", "too small for the weights"),
-        ("place", r"memory is full: this model at 32x64 needs .* nothing that can be set makes it fit"),
+    monkeypatch.setattr(generating, "available_bytes", lambda _: 0)
+    for module, name, says in [
+        (bench_measure, "random_pipeline", "too small for the weights"),
+        (generating, "fit", r"memory is full: this model at 32x64 needs .* nothing that can be set makes it fit"),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(bench_measure, name, full)
+            patch.setattr(module, name, full)
             with pytest.raises(UserError, match=says):
                 bench_measure._load(job)
 
@@ -257,9 +258,9 @@ def test_too_little_memory_for_training_names_what_is_left_to_do(monkeypatch):
     job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "steps": 1, "batch": 2}
     says = "give a smaller --batch, --gradient-checkpointing True, more --gpus or a smaller --size"
     with pytest.raises(UserError, match=says):
-        bench_train.measure_training(job | {"gradient_checkpointing": False})
+        bench_train.measure_train(job | {"gradient_checkpointing": False})
     with pytest.raises(UserError, match="give more --gpus or a smaller --size"):
-        bench_train.measure_training(job | {"batch": 1, "gradient_checkpointing": True})
+        bench_train.measure_train(job | {"batch": 1, "gradient_checkpointing": True})
 
 
 def test_a_step_has_as_many_micro_batches_for_each_process(monkeypatch):
@@ -269,7 +270,7 @@ def test_a_step_has_as_many_micro_batches_for_each_process(monkeypatch):
     recipe = replace(recipe, teacher=replace(recipe.teacher, loop=loop))
     for processes, expected in [(1, 4), (3, 6), (4, 4), (5, 5)]:
         monkeypatch.setenv("WORLD_SIZE", str(processes))
-        assert bench_train._configured(job, recipe).loop.micro_batches == expected
+        assert bench_train._configured(job, recipe.teacher).loop.micro_batches == expected
 
 
 def test_another_thread_does_not_wait_for_the_gpu(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from safetensors import SafetensorError
 
 from asymtalker.checkpoints.assemble import assemble_checkpoint
-from asymtalker.commands.stages import Assemble
+from asymtalker.checkpoints.settings import Assemble
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.recipes import smoke

@@ -11,7 +11,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from asymtalker.checkpoints.convert import convert_checkpoint, convert_transformer
-from asymtalker.commands.stages import Convert
+from asymtalker.checkpoints.settings import Convert
 from asymtalker.config import TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import asymtalker
+from asymtalker.bench.settings import BenchGenerate
 from asymtalker.commands import cli, exits
-from asymtalker.commands.cli import VERBS, BenchGenerate, Generate, main, parse
+from asymtalker.commands.cli import VERBS, Generate, main, parse
 from asymtalker.errors import LostProcessError, UserError
 
 REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]
@@ -65,7 +66,7 @@ def test_flags_become_settings():
         (["generate", "--image", "a.png"], "Missing: --audio, --output."),
         (["generate", *REQUIRED, "--seed", "many"], "--seed"),
         (["generate", *REQUIRED, "stray"], "stray"),
-        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate or bench train?"),
+        (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate, bench train or bench distill?"),
         (["evaluate", "--out", "report"], "Give what to compare with: --reference"),
         (["evaluate", "--corpora", "10"], "did you mean --corpus?"),
         (["bench", "generate", "--out", "a.json", "--corpus", "c"], "no option --corpus"),

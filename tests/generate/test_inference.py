@@ -19,7 +19,7 @@ from asymtalker.errors import UserError
 from asymtalker.generate import placement
 from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
-from asymtalker.generate.placement import RECOMPILE_LIMIT, channels_last, check_inference, check_split, place
+from asymtalker.generate.placement import RECOMPILE_LIMIT, channels_last, check_inference, check_split
 from asymtalker.media.video import read_video
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import load_part
@@ -37,7 +37,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def placed(checkpoint: Path, **options) -> AsymTalkerPipeline:
-    return place(AsymTalkerPipeline.from_pretrained(checkpoint), "cpu", InferenceConfig(**options))
+    return AsymTalkerPipeline.from_pretrained(checkpoint).place("cpu", InferenceConfig(**options))
 
 
 def velocity(transformer: AsymTalkerTransformer3DModel) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_group_offload_holds_one_block_at_a_time(checkpoint):
 def test_fp8_is_within_its_error(monkeypatch):
     pytest.importorskip("torchao")
     exact, rounded = toy_transformer(**SMALL), toy_transformer(**SMALL)
-    placement._to_fp8(rounded, torch.device("cpu"))
+    placement.to_fp8(rounded, torch.device("cpu"))
     expected = velocity(exact)
     assert 0.001 < relative_error(velocity(rounded), expected) < 0.08  # measured 0.040
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_fp8_holds_the_blocks_in_half_the_memory():
 
     stored, rounded = toy_transformer(**SMALL).bfloat16(), toy_transformer(**SMALL).bfloat16()
     others = {name: weight for name, weight in rounded.state_dict().items() if not name.startswith("blocks.")}
-    placement._to_fp8(rounded, torch.device("cpu"))
+    placement.to_fp8(rounded, torch.device("cpu"))
     assert get_model_size_in_bytes(rounded.blocks) < 0.56 * get_model_size_in_bytes(stored.blocks)
     for name, weight in others.items():
         assert torch.equal(rounded.state_dict()[name], weight), name
@@ -286,7 +286,7 @@ def test_what_several_processes_cannot_share_is_said(monkeypatch):
     with pytest.raises(UserError, match="has 4 tokens, which 3 processes"):
         check_split(toy_transformer(), (4, 4), 3)
     with pytest.raises(UserError, match="2 attention heads, which 4 processes"):
-        placement._split_tokens(toy_transformer(), 4)
+        placement.split_tokens(toy_transformer(), 4)
 
 
 def test_flags_reach_the_pipeline(checkpoint, portrait, voice, tmp_path, monkeypatch):

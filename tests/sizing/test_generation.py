@@ -9,11 +9,11 @@ import torch
 from asymtalker.codec import build_vae
 from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
+from asymtalker.generate import pipeline as generating
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.sizing import generation as memory
 from asymtalker.sizing.costs import measure, on_meta
-from asymtalker.sizing.empty import describe_network
 from asymtalker.sizing.generation import Needs, count_needs, too_large, what_fits
 from asymtalker.timeline import SAMPLE_RATE
 from toy import TOY_CODEC, toy_transformer
@@ -34,7 +34,7 @@ NEEDS = Needs(
 
 
 def network(pipeline: AsymTalkerPipeline, **changes) -> dict:
-    return json.loads(json.dumps(describe_network(pipeline))) | changes
+    return json.loads(json.dumps(pipeline.describe())) | changes
 
 
 def test_weights_are_those_that_are_loaded(checkpoint):
@@ -49,13 +49,13 @@ def test_eight_bits_are_counted_as_torchao_stores_them(pipeline):
     pytest.importorskip("torchao")
     from torchao.utils import get_model_size_in_bytes
 
-    from asymtalker.generate.placement import _to_fp8
+    from asymtalker.generate.placement import to_fp8
 
     sizes = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512}
     stored = toy_transformer(**sizes).bfloat16()
     config = network(pipeline)["transformer"] | sizes
     needs = count_needs(network(pipeline, transformer=config, dtype="bfloat16"), 0)
-    _to_fp8(stored, torch.device("cpu"))
+    to_fp8(stored, torch.device("cpu"))
     assert needs.blocks_fp8 == pytest.approx(get_model_size_in_bytes(stored.blocks), rel=0.05)
 
 
@@ -119,7 +119,7 @@ def test_what_was_made_is_kept_and_the_sentence_is_one(checkpoint, portrait, voi
         return full() if len(calls) > 4 else forward(*arguments, **options)  # in the third chunk
 
     pipeline.transformer.forward = fills_up
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(generating, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match=r"memory is full: this model at 32x32 needs about") as error:
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)
     assert "\n" not in str(error.value)
@@ -129,7 +129,7 @@ def test_what_was_made_is_kept_and_the_sentence_is_one(checkpoint, portrait, voi
 def test_frames_in_memory_and_streams_say_the_same(checkpoint, portrait, sound, monkeypatch):
     pipeline = AsymTalkerPipeline.from_pretrained(checkpoint)
     pipeline.vae.encode = full
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(generating, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match="memory is full"):
         pipeline(portrait, (sound, SAMPLE_RATE))
     with pytest.raises(UserError, match="memory is full"):
@@ -142,6 +142,6 @@ def test_processes_that_write_nothing_say_it_too(checkpoint, portrait, voice, tm
     monkeypatch.setenv("WORLD_SIZE", "2")
     pipeline.processes = 2
     pipeline.transformer.forward = full
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(generating, "available_bytes", lambda _: 1000)
     with pytest.raises(UserError, match="memory is full"):
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", say=lambda _: None)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from asymtalker.errors import UserError
-from asymtalker.parts.phonemes import frame_phonemes
 from asymtalker.synth import pico
 from asymtalker.synth.align import moved_times, warping_path
+from asymtalker.synth.phonemes import frame_phonemes
 from asymtalker.synth.pico import check_share
 from asymtalker.synth.speech import Voice, random_voice, speak, split_of, synthesize
 

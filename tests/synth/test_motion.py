@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from asymtalker.parts.phonemes import SILENCE, phoneme_class
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import Style, animate, closures, random_style
+from asymtalker.synth.phonemes import SILENCE, phoneme_class
 from asymtalker.synth.speech import Speech, Voice, speak, synthesize
 
 pytest.importorskip("espeakng_loader")

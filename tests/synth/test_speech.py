@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from asymtalker.parts.phonemes import PHONEMES, SILENCE, frame_phonemes, phoneme_class, phoneme_letters
 from asymtalker.synth.acoustics import augment
+from asymtalker.synth.phonemes import PHONEMES, SILENCE, frame_phonemes, phoneme_class, phoneme_letters
 from asymtalker.synth.speech import VARIANTS, Voice, cut, random_voice, speak, split_of, synthesize
 from asymtalker.synth.text import SENTENCES
 

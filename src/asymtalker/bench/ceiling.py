@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
-from asymtalker.bench.generation import Job, synchronize
+from asymtalker.bench.machine import synchronize
 from asymtalker.codec import latent_size
 from asymtalker.generate.placement import set_attention
 from asymtalker.models.audio import BLOCK_FRAMES
@@ -30,11 +30,16 @@ def token_count(network: dict[str, Any]) -> int:
     return latents_of_frames(network["frames"]) * cells // math.prod(patch)
 
 
-def measure_ceiling(job: Job) -> dict[str, Any]:
+def measure_limits(job: dict[str, Any]) -> dict[str, Any]:
+    """``ceiling`` of :func:`measure_ceiling` and ``costs`` of :func:`count_costs`; what a job is, see there."""
+    return {"costs": count_costs(job["network"]), "ceiling": measure_ceiling(job)}
+
+
+def measure_ceiling(job: dict[str, Any]) -> dict[str, Any]:
     """TFLOP/s of matrix products, of a square one and of those in the transformer's blocks, and of its attention.
 
     Args:
-        job: ``network`` of :func:`asymtalker.sizing.empty.describe_network`, and ``attention``, a kernel by
+        job: ``network`` of a pipeline, and ``attention``, a kernel by
             diffusers' name, or null.
 
     Returns:
@@ -48,7 +53,7 @@ def measure_ceiling(job: Job) -> dict[str, Any]:
         return _measure_ceiling(job)
 
 
-def _measure_ceiling(job: Job) -> dict[str, Any]:
+def _measure_ceiling(job: dict[str, Any]) -> dict[str, Any]:
     network, device = job["network"], torch.device(job["network"]["device"])
     dtype = getattr(torch, network["autocast"] or network["dtype"])
     sizes, tokens = network["transformer"], token_count(network)
@@ -103,7 +108,7 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
     """FLOPs of the parts of a later chunk, multiply-add counting as two, by running them without memory.
 
     Args:
-        network: of :func:`asymtalker.sizing.empty.describe_network`.
+        network: of a pipeline.
 
     Returns:
         ``transformer``, one pass; ``decode``, ``re_encode``, ``audio`` and, where one is shown, ``preview``;

@@ -19,19 +19,17 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from PIL import Image, ImageOps
 
 from asymtalker import rollout
+from asymtalker.bench.machine import describe_machine, peak_memory, peak_of_loading, synchronize
 from asymtalker.bench.random_weights import random_network, random_pipeline
-from asymtalker.bench.run import describe_machine, describe_model, peak_rss_mib
 from asymtalker.codec import Codec, to_frames
 from asymtalker.config import InferenceConfig
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
-from asymtalker.generate.placement import check_inference, fit, place
+from asymtalker.generate.placement import check_inference, fit
 from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
 from asymtalker.models.loading import memory_said
 from asymtalker.models.taehv import PreviewDecoder
-from asymtalker.recipes import RECIPES
-from asymtalker.sizing.empty import describe_network
-from asymtalker.sizing.generation import fullness_said
+from asymtalker.recipes import recipe_named
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.training.distributed import start, world
 
@@ -87,12 +85,6 @@ class PartTimer:
         return {name: round(own.get(name, 0.0) + self.hidden.get(name, 0.0), 4) for name in names}
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for what the GPU, if there is one, has been given in the current stream, which all threads share."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-
-
 def measure_pipeline(job: Job) -> dict[str, Any]:
     """Generate a video in this process several times and report on it.
 
@@ -145,8 +137,18 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
         "hidden_seconds": round(sum(timer.hidden.values()), 3),
         **loading,
         **peak_memory(device),
-        "machine": describe_machine(str(device)) | describe_model(pipeline),
-        "network": describe_network(pipeline, job["size"], job["steps"]),
+        "machine": describe_machine(str(device)) | _describe_model(pipeline),
+        "network": pipeline.describe(job["size"], job["steps"]),
+    }
+
+
+def _describe_model(pipeline: AsymTalkerPipeline) -> dict[str, Any]:
+    """What the checkpoint is and how it samples."""
+    return {
+        "model": pipeline.settings.name,
+        "size": pipeline.settings.sample_size,
+        "steps": pipeline.settings.sampler.num_steps,
+        "guidance_scale": pipeline.settings.sampler.guidance_scale,
     }
 
 
@@ -157,9 +159,8 @@ def _load(job: Job) -> AsymTalkerPipeline:
     check_inference(inference)
     where = start(job["device"])
     with memory_said("The GPU's memory is too small for the weights."):
-        pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference))
-    with fullness_said(pipeline, pipeline.settings.size, inference):
-        return place(pipeline, where, inference)
+        pipeline = random_pipeline(recipe_named(job["recipe"]), tuple(job["size"]), _made_on(where, inference))
+    return pipeline.place(where, inference)
 
 
 def _inference(job: Job) -> InferenceConfig:
@@ -232,7 +233,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
     weights, the preview decoder and more than one process.
 
     Args:
-        job: ``network`` of :func:`asymtalker.sizing.empty.describe_network`, ``inference``, ``runs``.
+        job: ``network`` of a pipeline, ``inference``, ``runs``.
 
     Raises:
         UserError: if the GPU's memory is too small for it, or its attention cannot be used here.
@@ -320,21 +321,3 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
         "part_seconds": timer.report(timed),
         **peak_memory(device),
     }
-
-
-def peak_of_loading(device: torch.device) -> dict[str, float]:
-    """Most that tensors took of a GPU until now, in MiB; what :func:`peak_memory` says is from now on."""
-    if device.type != "cuda":
-        return {}
-    peak = torch.cuda.max_memory_allocated(device) / (1 << 20)
-    torch.cuda.reset_peak_memory_stats(device)
-    return {"load_peak_gpu_mib": round(peak, 1)}
-
-
-def peak_memory(device: torch.device) -> dict[str, float]:
-    """Most memory this process has held, in MiB: of the host, and of the GPU what tensors took and what was kept."""
-    peak = {"peak_rss_mib": round(peak_rss_mib(), 1)}
-    if device.type == "cuda":
-        peak["peak_gpu_mib"] = round(torch.cuda.max_memory_allocated(device) / (1 << 20), 1)
-        peak["peak_gpu_reserved_mib"] = round(torch.cuda.max_memory_reserved(device) / (1 << 20), 1)
-    return peak

@@ -1,42 +1,149 @@
-"""Speed and memory, each measurement in a process of its own so that its peak memory is its own.
+"""The commands that measure: each measurement in a process of its own, so that its peak memory is its own, and what
+comes of them said and written as JSON.
 
-:mod:`asymtalker.bench.generation` generates, :mod:`asymtalker.bench.ceiling` says what the device can
-do at most and what a chunk asks of it, :mod:`asymtalker.bench.training` takes training steps.
+:mod:`asymtalker.commands.measuring` is that process.
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import asymtalker
-from asymtalker.commands.exits import exit_by
-from asymtalker.commands.stages import recipe_named
-from asymtalker.config import InferenceConfig, to_dict
+from asymtalker.bench.machine import load_average, versions
+from asymtalker.bench.settings import BenchDistill, BenchGenerate, BenchTrain
+from asymtalker.config import to_dict
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import check_writable, write_atomic
+from asymtalker.media.portrait import parse_size
 from asymtalker.media.read import AudioFile
+from asymtalker.recipes import recipe_named
 from asymtalker.timeline import SAMPLE_RATE
-from asymtalker.training.distributed import world
 
 SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
-TRAINING_STEPS = 5
 STOP_SECONDS = 45
 """Torchrun gives its workers 30."""
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "av")
 DEFAULT_SIZE = (512, 512)
+"""Of a recipe, which names none."""
+
+
+def bench_generate(settings: BenchGenerate) -> dict[str, Any]:
+    """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths, the device's own limits, and
+    the same network through diffusers' stock Wan pipeline; say the figures on stderr and write a JSON report.
+
+    Limits or a stock pipeline that could not be measured are null in it, the reason being under ``not_measured``. Of
+    several GPUs the stock pipeline is never measured, as it has one.
+
+    Returns:
+        The report; ``benchmarks/README.md`` says what each figure is.
+
+    Raises:
+        UserError: if an input cannot be used, which is the sentence of the process that found out, or ``out`` not be
+            written.
+        RuntimeError: if measuring limits or stock fails by a mistake of ours, after the report was written.
+    """
+    lengths, gpus = _lengths(settings.seconds), settings.gpus
+    if bool(settings.recipe) != settings.random_weights:
+        raise UserError("--recipe and --random-weights go together: a recipe has no weights of its own.")
+    if settings.recipe and settings.model:
+        raise UserError("Give --model, to measure a checkpoint, or --recipe, not both.")
+    _check_positive(steps=settings.steps, gpus=gpus)
+    size = parse_size(settings.size) if settings.size else None
+    if settings.out:
+        check_writable(settings.out)
+    if settings.recipe:
+        recipe_named(settings.recipe)
+        size = size or DEFAULT_SIZE
+    image, audio = settings.image, settings.audio
+    if image is None or audio is None:
+        portrait, speech = demo_inputs()
+        image, audio = image or portrait, audio or speech
+    job = {
+        "model": settings.model, "recipe": settings.recipe, "size": size, "steps": settings.steps,
+        "device": settings.device, "gpus": gpus, "inference": to_dict(settings.inference),
+    }  # fmt: skip
+    load = load_average()
+    results, described = _measure_lengths(lengths, job | {"image": str(image)}, audio, gpus)
+    network, inference = described["network"], job["inference"]
+    limits, no_limits = _measure_beside("limits", {"network": network, "attention": inference["attention"]})
+    beside = {"network": network, "inference": inference, "runs": SHORT_RUNS}
+    stock, no_stock = _measure_beside("stock", beside) if settings.stock and gpus == 1 else (None, None)
+    limits = limits or {"ceiling": None, "costs": None}
+    for result in results:
+        result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
+    report = _report("generate", described["machine"] | load, job)
+    report |= {"network": network, "results": results, **limits, "stock": stock}
+    print(_table(max(results, key=lambda result: result["seconds"]), report), file=sys.stderr)
+    _finish(report, settings.out, limits=no_limits, stock=no_stock)
+    return report
+
+
+def bench_train(settings: BenchTrain) -> dict[str, Any]:
+    """Measure optimizer steps of a recipe's teacher on random weights and chunks, and the device's limits; say the
+    figures on stderr and write a JSON report, in which a ceiling that could not be measured is null.
+
+    Returns:
+        The report; ``benchmarks/README.md`` says what each figure is.
+
+    Raises:
+        UserError: if an input cannot be used or ``out`` not be written.
+        RuntimeError: if measuring the ceiling fails by a mistake of ours, after the report was written.
+    """
+    return _bench_steps("train", settings)
+
+
+def bench_distill(settings: BenchDistill) -> dict[str, Any]:
+    """The same of a recipe's distillation, its critic and student updates apart: see :func:`bench_train`."""
+    return _bench_steps("distill", settings)
+
+
+def _bench_steps(verb: str, settings: BenchTrain | BenchDistill) -> dict[str, Any]:
+    if not settings.random_weights:
+        raise UserError(f"bench {verb} measures random weights only: give --random-weights.")
+    _check_positive(steps=settings.steps, batch=settings.batch, gpus=settings.gpus)
+    if settings.out:
+        check_writable(settings.out)
+    recipe_named(settings.recipe)
+    job = {
+        "recipe": settings.recipe, "size": parse_size(settings.size), "device": settings.device,
+        "steps": settings.steps, "batch": settings.batch, "gradient_checkpointing": settings.gradient_checkpointing,
+        "gpus": settings.gpus,
+    }  # fmt: skip
+    load = load_average()
+    print(f"measuring {settings.steps} steps", file=sys.stderr)
+    result = _measure_apart(verb, job, settings.gpus)
+    machine, network = result.pop("machine"), result.pop("network")
+    ceiling, no_ceiling = _measure_beside("ceiling", {"network": network, "attention": None})
+    for timed in (result, *(result[name] for name in ("critic_update", "student_update") if name in result)):
+        timed["share_of_ceiling"] = ceiling and round(timed["tflops"] / ceiling["matmul_tflops"], 4)
+    print(_step_line(result, ceiling), file=sys.stderr)
+    report = _report(verb, machine | load, job) | {"network": network, "results": result, "ceiling": ceiling}
+    _finish(report, settings.out, ceiling=no_ceiling)
+    return report
+
+
+def _lengths(text: str) -> list[float]:
+    try:
+        lengths = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--seconds must be numbers with commas between, such as 10,60: not {text}.") from None
+    if min(lengths) <= 0:
+        raise UserError(f"--seconds must be lengths above 0, not {text}.")
+    return lengths
+
+
+def _check_positive(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise UserError(f"--{name} must be at least 1, not {number}.")
 
 
 def demo_inputs() -> tuple[Path, Path]:
@@ -48,150 +155,24 @@ def demo_inputs() -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def bench_generate(
-    seconds: Sequence[float],
-    out: Path | None = None,
-    model: str | None = None,
-    device: str = "auto",
-    image: Path | None = None,
-    audio: Path | None = None,
-    *,
-    recipe: str | None = None,
-    size: tuple[int, int] | None = None,
-    steps: int | None = None,
-    inference: InferenceConfig | None = None,
-    gpus: int = 1,
-    with_stock: bool = True,
-) -> dict[str, Any]:
-    """Measure :meth:`AsymTalkerPipeline.generate_to_file` on sound of several lengths, the device's own limits, and
-    the same network through diffusers' stock Wan pipeline; say the figures on stderr and write a JSON report.
-
-    Limits or a stock pipeline that could not be measured are null in it, the reason being under ``not_measured``.
-
-    Args:
-        seconds: lengths of sound; the speech is repeated or cut to each.
-        out: JSON file to write, none by default.
-        model: checkpoint, by default the bundled one.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
-        image: a portrait, by default the bundled one.
-        audio: speech, by default the bundled one.
-        recipe: name of a recipe, of whose size random weights are measured instead of a checkpoint.
-        size: height and width of the frames in pixels, by default the checkpoint's, or of a recipe 512 x 512.
-        steps: denoising steps per chunk, by default the checkpoint's or recipe's.
-        inference: how the model is fitted to the machine.
-        gpus: processes that share each chunk (context parallelism), one per GPU.
-        with_stock: measure the stock pipeline; of several GPUs it never is, as it has one.
-
-    Returns:
-        The report; ``benchmarks/README.md`` says what each figure is.
-
-    Raises:
-        UserError: if an input cannot be used, which is the sentence of the process that found out, or ``out`` not be
-            written.
-        RuntimeError: if measuring limits or stock fails by a mistake of ours, after the report was written.
-    """
-    if out:
-        check_writable(out)
-    if recipe:
-        recipe_named(recipe)
-        size = size or DEFAULT_SIZE
-    if image is None or audio is None:
-        portrait, speech = demo_inputs()
-        image, audio = image or portrait, audio or speech
-    settings = {
-        "model": model, "recipe": recipe, "size": size, "steps": steps, "device": device, "gpus": gpus,
-        "inference": to_dict(inference or InferenceConfig()),
-    }  # fmt: skip
-    job = settings | {"image": str(image)}
-    results, made = [], {}
-    load = load_average()
+def _measure_lengths(
+    lengths: list[float], job: dict[str, Any], audio: Path, gpus: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """A result for each length of sound, repeated or cut to it, and the machine and network, the same for all."""
+    results, described = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for length in seconds:
+        for length in lengths:
             sound = Path(folder) / f"{length:g}.wav"
             _write_sound(sound, AudioFile(audio), length)
             runs = SHORT_RUNS if length <= SHORT_SECONDS else 1
             inputs = {"runs": runs, "audio": str(sound), "output": str(Path(folder) / "out.mp4")}
             print(f"measuring {length:g} s of sound", file=sys.stderr)
             made = _measure_apart("pipeline", job | inputs, gpus)
-            machine, network = made.pop("machine"), made.pop("network")
+            described = {name: made.pop(name) for name in ("machine", "network")}
             results.append({"seconds": length, "runs": runs} | made)
             print(_line(results[-1]), file=sys.stderr)
             sound.unlink()
-    fitted = settings["inference"]
-    limits, no_limits = _measure_beside("limits", {"network": network, "attention": fitted["attention"]})
-    beside = {"network": network, "inference": fitted, "runs": SHORT_RUNS}
-    stock, no_stock = _measure_beside("stock", beside) if with_stock and gpus == 1 else (None, None)
-    limits = limits or {"ceiling": None, "costs": None}
-    for result in results:
-        result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
-    report = report_header("generate", machine | load) | {"versions": versions(), "settings": settings}
-    report |= {"network": network, "results": results, **limits, "stock": stock}
-    print(_table(max(results, key=lambda result: result["seconds"]), report), file=sys.stderr)
-    _finish(report, out, limits=no_limits, stock=no_stock)
-    return report
-
-
-def bench_train(
-    out: Path | None,
-    recipe: str,
-    size: tuple[int, int] | None = None,
-    device: str = "auto",
-    *,
-    steps: int = TRAINING_STEPS,
-    batch: int | None = None,
-    gradient_checkpointing: bool | None = None,
-    gpus: int = 1,
-) -> dict[str, Any]:
-    """Measure training steps of a recipe's teacher on random weights and chunks, and the device's limits; say the
-    figures on stderr and write a JSON report, in which a ceiling that could not be measured is null.
-
-    Args:
-        out: JSON file to write, or ``None``.
-        recipe: its name.
-        size: height and width of the frames in pixels.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
-        steps: optimizer steps to take the median of.
-        batch: samples of a micro-batch, by default the recipe's.
-        gradient_checkpointing: by default the recipe's.
-        gpus: processes that share the weights (FSDP2), one per GPU.
-
-    Returns:
-        The report; ``benchmarks/README.md`` says what each figure is.
-
-    Raises:
-        UserError: if an input cannot be used or ``out`` not be written.
-        RuntimeError: if measuring the ceiling fails by a mistake of ours, after the report was written.
-    """
-    if out:
-        check_writable(out)
-    recipe_named(recipe)
-    settings = {
-        "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "steps": steps, "batch": batch,
-        "gradient_checkpointing": gradient_checkpointing, "gpus": gpus,
-    }  # fmt: skip
-    load = load_average()
-    print(f"measuring {steps} steps", file=sys.stderr)
-    result = _measure_apart("training", settings, gpus)
-    machine, network = result.pop("machine"), result.pop("network")
-    ceiling, no_ceiling = _measure_beside("ceiling", {"network": network, "attention": None})
-    result["share_of_ceiling"] = ceiling and round(result["tflops"] / ceiling["matmul_tflops"], 4)
-    most = f", of the GPU {result['peak_gpu_mib']:.0f} MiB" if "peak_gpu_mib" in result else ""
-    share = ""
-    if ceiling:
-        share = (
-            f", {result['share_of_ceiling']:.1%} of {ceiling['matmul_tflops']:.3f} in matrix products"
-            f" ({ceiling['dtype']})"
-        )
-    print(
-        f"{result['seconds_per_step']:.3f} s for a step of {result['samples_per_step']} samples, peak"
-        f" {result['peak_rss_mib']:.0f} MiB{most}: {result['tflops']:.3f} TFLOP/s{share}; with every sample decoded"
-        f" {result['decoded']['seconds_per_step']:.3f} s",
-        file=sys.stderr,
-    )
-    report = report_header("train", machine | load) | {"versions": versions(), "settings": settings}
-    report |= {"network": network, "results": result, "ceiling": ceiling}
-    _finish(report, out, ceiling=no_ceiling)
-    return report
+    return results, described
 
 
 def judge(
@@ -238,40 +219,47 @@ def judge(
     return figures
 
 
-def report_header(benchmark: str, machine: dict[str, Any]) -> dict[str, Any]:
-    """What every report begins with: the date, the version, and the machine with :func:`load_average`."""
+def _report(benchmark: str, machine: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+    """What every report begins with; of the machine with :func:`asymtalker.bench.machine.load_average`."""
     return {
         "benchmark": benchmark,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "asymtalker": asymtalker.__version__,
         "machine": machine,
+        "versions": versions(),
+        "settings": job,
     }
-
-
-def load_average() -> dict[str, float]:
-    """How busy the machine is; to be asked before the measuring."""
-    return {"load_average_before": round(os.getloadavg()[0], 2)}
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that speed depends on, as far as they are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _line(result: dict[str, Any]) -> str:
     steady = f" ({result['steady_fps']:.1f} after the first chunk)" if result["steady_fps"] else ""
-    memory = f"{result['peak_rss_mib']:.0f} MiB"
-    if "peak_gpu_mib" in result:
-        memory += f", of the GPU {result['peak_gpu_mib']:.0f} MiB"
     return (
         f"{result['seconds']:g} s of sound: {result['fps']:.1f} FPS{steady}, first frame after"
-        f" {result['first_frame_seconds']:.2f} s, peak {memory}"
+        f" {result['first_frame_seconds']:.2f} s, peak {_memory(result)}"
+    )
+
+
+def _memory(result: dict[str, Any]) -> str:
+    gpu = f", of the GPU {result['peak_gpu_mib']:.0f} MiB" if "peak_gpu_mib" in result else ""
+    return f"{result['peak_rss_mib']:.0f} MiB{gpu}"
+
+
+def _step_line(result: dict[str, Any], ceiling: dict[str, Any] | None) -> str:
+    """A training step for people."""
+    share = ""
+    if ceiling:
+        most = f"{ceiling['matmul_tflops']:.3f} in matrix products ({ceiling['dtype']})"
+        share = f", {result['share_of_ceiling']:.1%} of {most}"
+    if "decoded" in result:
+        parts = f"with every sample decoded {result['decoded']['seconds_per_step']:.3f} s"
+    else:
+        parts = (
+            f"{result['critic_updates']} updates of the critic of {result['critic_update']['seconds']:.3f} s each, one"
+            f" of the student of {result['student_update']['seconds']:.3f} s"
+        )
+    return (
+        f"{result['seconds_per_step']:.3f} s for a step of {result['samples_per_step']} samples, peak"
+        f" {_memory(result)}: {result['tflops']:.3f} TFLOP/s{share}; {parts}"
     )
 
 
@@ -321,7 +309,7 @@ def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[s
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         said = Path(folder) / "said"  # torchrun passes on neither exit codes nor single sentences
-        command = [sys.executable, *launch, "-m", "asymtalker.bench.run", task, json.dumps(job), str(said)]
+        command = [sys.executable, *launch, "-m", "asymtalker.commands.measuring", task, json.dumps(job), str(said)]
         code, out, errors = _run(command)
         if said.exists():
             raise UserError(said.read_text())
@@ -356,100 +344,15 @@ def _measure_beside(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | No
 
 
 def _finish(report: dict[str, Any], out: Path | None, **failures: Exception | None) -> None:
-    """Say and note what could not be measured, write the report if wanted, and raise what was a mistake of ours."""
+    """Say and note what could not be measured, write the report if wanted and print its path, and raise what was a
+    mistake of ours."""
     failed = {task: error for task, error in failures.items() if error}
     report["not_measured"] = {task: str(error).strip().splitlines()[-1] for task, error in failed.items()}
     for task, reason in report["not_measured"].items():
         print(f"not measured: {task} ({reason})", file=sys.stderr)
     if out:
         write_atomic(out, json.dumps(report, indent=2) + "\n")
+        print(out)
     for error in failed.values():
         if not isinstance(error, UserError):
             raise error
-
-
-def measure(task: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Do one measurement in this process."""
-    from asymtalker.bench import ceiling as bench_ceiling
-    from asymtalker.bench import generation as bench_measure
-    from asymtalker.bench import training as bench_train
-
-    match task:
-        case "pipeline":
-            return bench_measure.measure_pipeline(job)
-        case "stock":
-            return bench_measure.measure_stock(job)
-        case "limits":
-            costs = bench_ceiling.count_costs(job["network"])
-            return {"ceiling": bench_ceiling.measure_ceiling(job), "costs": costs}
-        case "ceiling":
-            return bench_ceiling.measure_ceiling(job)
-        case "training":
-            return bench_train.measure_training(job)
-        case _:
-            raise ValueError(f"no task {task!r}")
-
-
-def peak_rss_mib() -> float:
-    """Most memory this process has held.
-
-    Linux keeps ``ru_maxrss`` across exec, so that a child of a large process would report its parent's: ``VmHWM`` does
-    not have that fault.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
-
-
-def describe_model(pipeline: Any) -> dict[str, Any]:
-    """What the checkpoint is and how it samples."""
-    return {
-        "model": pipeline.settings.name,
-        "size": pipeline.settings.sample_size,
-        "steps": pipeline.settings.sampler.num_steps,
-        "guidance_scale": pipeline.settings.sampler.guidance_scale,
-    }
-
-
-def describe_machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on; ``device`` is PyTorch's name of it."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-
-
-def main() -> None:
-    """The measuring process: a task, its JSON and a file for the sentence of a UserError in, one JSON line out."""
-
-    def work() -> None:
-        try:
-            found = measure(sys.argv[1], json.loads(sys.argv[2]))
-        except UserError as error:
-            write_atomic(Path(sys.argv[3]), str(error))
-            raise
-        if world().main:
-            print(json.dumps(found))
-
-    exit_by(work)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,67 +1,70 @@
-"""What a measuring process of :mod:`asymtalker.bench.run` does for training: steps of the teacher on random
-chunks."""
+"""What a measuring process of :mod:`asymtalker.bench.run` does for training: steps of the teacher, or updates of the
+critic and the student, on random chunks."""
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from asymtalker import timeline
-from asymtalker.bench.generation import Job, peak_memory, synchronize
+from asymtalker.bench.machine import describe_machine, peak_memory, synchronize
 from asymtalker.bench.random_weights import random_network, random_parts
-from asymtalker.bench.run import describe_machine
 from asymtalker.codec import Codec, latent_size, recompute_decoder
-from asymtalker.config import LoopConfig, Recipe, TeacherConfig
+from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.chunks import AUDIO_MARGIN
-from asymtalker.flow import numbered_generator
-from asymtalker.generate.placement import join_or
+from asymtalker.distill.loop import Extent, Networks, critic_update_loss, generate, student_losses
+from asymtalker.errors import join_or
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
-from asymtalker.recipes import RECIPES
+from asymtalker.recipes import recipe_named
 from asymtalker.sizing.costs import count_flops, on_meta
 from asymtalker.sizing.empty import describe_parts
 from asymtalker.train.teacher import teacher_losses
 from asymtalker.training.checkpoint import EMA
 from asymtalker.training.distributed import check_world, gradient_share, is_sharded, micro_batches, place, start, world
 from asymtalker.training.frozen import Frozen
-from asymtalker.training.network import build_transformer
+from asymtalker.training.network import build_transformer, store_as_computed
 from asymtalker.training.run_folder import build_optimizer, optimizer_step, precision
 
 WARM_UP_STEPS = 2
+
+C = TypeVar("C", TeacherConfig, DistillConfig)
 
 
 class RandomChunks:
     """Random chunks of a size where a corpus' chunks would be (:class:`asymtalker.dataset.batches.ChunkSource`).
 
     Args:
-        config: chunk and batch.
         frozen: codec and audio encoder, for the channels.
+        chunk: its length.
+        batch: how many at a time.
         size: height and width in pixels.
+        lead: frames before the chunks that their sound reaches back over.
     """
 
-    def __init__(self, config: TeacherConfig, frozen: Frozen, size: tuple[int, int]):
-        self.config, self.frozen, self.size = config, frozen, size
+    def __init__(self, frozen: Frozen, chunk: ChunkConfig, batch: int, size: tuple[int, int], lead: int = 0):
+        self.frozen, self.frames, self.count, self.size, self.lead = frozen, chunk.frames, batch, size, lead
 
-    def batch(self, generator: torch.Generator) -> Batch:
+    def batch(self, seed: int) -> Batch:
         """A batch of whole frames."""
-        count, device, spatial = self.config.loop.batch, self.frozen.device, self.frozen.codec.spatial
-        frames = self.config.chunk.frames
-        shape = (count, self.frozen.codec.channels, timeline.latents_of_frames(frames))
+        generator, device, codec = _generator(seed), self.frozen.device, self.frozen.codec
+        shape = (self.count, codec.channels, timeline.latents_of_frames(self.frames))
         latents, identity = (
-            torch.randn((*shape, *(side // spatial for side in self.size)), generator=generator).to(device)
+            torch.randn((*shape, *(side // codec.spatial for side in self.size)), generator=generator).to(device)
             for _ in range(2)
         )
-        dim = self.frozen.audio_encoder.config.hidden_size
-        audio = torch.randn((count, frames + 2 * AUDIO_MARGIN, dim), generator=generator).to(device)
-        names = tuple(f"random-{index}" for index in range(count))
-        corners = ((0, 0),) * count
-        features = ClipFeatures(audio, -AUDIO_MARGIN)
-        return Batch(names, (0,) * count, latents, features, Identity(latents=identity), corners, self.size)
+        dim, before = self.frozen.audio_encoder.config.hidden_size, self.lead + AUDIO_MARGIN
+        audio = torch.randn((self.count, before + self.frames + AUDIO_MARGIN, dim), generator=generator).to(device)
+        names = tuple(f"random-{index}" for index in range(self.count))
+        corners = ((0, 0),) * self.count
+        features = ClipFeatures(audio, -before)
+        return Batch(names, (0,) * self.count, latents, features, Identity(latents=identity), corners, self.size)
 
     def mouth(self, batch: Batch) -> Tensor:
         """No cell is covered by a mouth: ``(B, 1, T, h, w)``."""
@@ -71,8 +74,12 @@ class RandomChunks:
         """All of the frames is face: ``(B, 1, stop - start, H, W)``."""
         return torch.ones(len(batch.latents), 1, stop - start, *self.size, device=self.frozen.device)
 
+    def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
+        """Grey frames: ``(B, 3, stop - start, H, W)``."""
+        return torch.zeros(len(batch.latents), 3, stop - start, *self.size, device=self.frozen.device)
 
-def measure_training(job: Job) -> dict[str, Any]:
+
+def measure_train(job: dict[str, Any]) -> dict[str, Any]:
     """Take optimizer steps of the teacher, weights, batches and all random, and report on them.
 
     First ``steps`` without the losses on decoded frames, then as many in which every sample is decoded: a real step
@@ -85,9 +92,28 @@ def measure_training(job: Job) -> dict[str, Any]:
     Raises:
         UserError: if the GPU's memory is too small.
     """
-    config = _configured(job, RECIPES[job["recipe"]]())
+    recipe = recipe_named(job["recipe"])
+    config = _configured(job, recipe.teacher)
     with memory_said(_too_large(config.loop)):
-        return _measure(job, config)
+        return _measure_train(job, recipe, config)
+
+
+def measure_distill(job: dict[str, Any]) -> dict[str, Any]:
+    """Take updates of the critic and of the student, weights, batches and all random, and report on them: a step is
+    ``critic_updates`` of the first and one of the second.
+
+    Each follows the longest rollout, whose last chunk is denoised to its last step: in a training they are drawn.
+
+    Args:
+        job: see :func:`measure_train`.
+
+    Raises:
+        UserError: if the GPU's memory is too small.
+    """
+    recipe = recipe_named(job["recipe"])
+    config = _configured(job, recipe.distill)
+    with memory_said(_too_large(config.loop)):
+        return _measure_distill(job, recipe, config)
 
 
 def _too_large(loop: LoopConfig) -> str:
@@ -97,48 +123,128 @@ def _too_large(loop: LoopConfig) -> str:
     return f"The GPU's memory is too small for these steps: give {join_or(options)}."
 
 
-def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:
-    loop = config.loop
-    frozen, transformer = _networks(job, config, RECIPES[job["recipe"]]())
-    average = _network(config, frozen).requires_grad_(False) if is_sharded() else None
-    ema = EMA(transformer, config.optimizer.ema_decay, average)
+def _measure_train(job: dict[str, Any], recipe: Recipe, config: TeacherConfig) -> dict[str, Any]:
+    loop, frozen = config.loop, _frozen(job, config.loop, recipe)
+    transformer = _network(config.model, frozen, loop)
+    ema = _average(transformer, config.model, frozen, loop, config.optimizer.ema_decay)
+    if loop.gradient_checkpointing:
+        recompute_decoder(frozen.codec.vae)
     optimizer = build_optimizer(transformer, config.optimizer)
-    source = RandomChunks(config, frozen, tuple(job["size"]))
-    batch = source.batch(numbered_generator(loop.seed, 0))
+    source = RandomChunks(frozen, config.chunk, loop.batch, tuple(job["size"]))
+    batch = source.batch(loop.seed)
 
-    def step(config: TeacherConfig, index: int, decode: bool) -> float:
-        synchronize(frozen.device)
-        begin = time.perf_counter()
+    def step(config: TeacherConfig, index: int, decode: bool) -> None:
         for number in micro_batches(loop, index):
-            generator = numbered_generator(loop.seed, number)
-            losses = teacher_losses(config, transformer, frozen, cast(ChunkSource, source), batch, generator, decode)
+            losses = teacher_losses(
+                config, transformer, frozen, cast(ChunkSource, source), batch, _generator(number), decode
+            )
             total = losses["fm"]
             if decode:
                 total = total + config.tgc_weight * losses["tgc"] + config.ff_weight * losses["ff"]
             (total * gradient_share(loop)).backward()
         optimizer_step(optimizer, config.optimizer, config.optimizer.lr)
         ema.update(transformer)
-        synchronize(frozen.device)
-        return time.perf_counter() - begin
 
-    def series(config: TeacherConfig, decode: bool) -> tuple[float, float]:
-        cold = step(config, 0, decode)
-        for index in range(1, WARM_UP_STEPS):
-            step(config, index, decode)
-        return cold, statistics.median(step(config, WARM_UP_STEPS + index, decode) for index in range(job["steps"]))
-
-    cold, seconds = series(config, False)
+    plain = _times(job, frozen, lambda index: step(config, index, False))
     peak = peak_memory(frozen.device)
-    _, decoded = series(replace(config, pixel_max_sigma=1.0), True)
-    flops = loop.batch * loop.micro_batches * count_training(config, job["size"], transformer, frozen)
+    every = replace(config, pixel_max_sigma=1.0)
+    decoded = _times(job, frozen, lambda index: step(every, index, True))
+    _, both = count_passes(transformer, config.chunk, job["size"], frozen)
+    timed = _timed(plain, loop.batch * loop.micro_batches * both)
+    return {
+        "seconds_per_step": timed.pop("seconds"),
+        **timed,
+        "samples_per_step": loop.batch * loop.micro_batches,
+        **peak,
+        "decoded": {"seconds_per_step": round(decoded[1], 4), **peak_memory(frozen.device)},
+        **_described(job, config, transformer, frozen),
+    }
+
+
+def _measure_distill(job: dict[str, Any], recipe: Recipe, config: DistillConfig) -> dict[str, Any]:
+    loop, model, frozen = config.loop, recipe.teacher.model, _frozen(job, config.loop, recipe)
+    nets = Networks(
+        _network(model, frozen, loop, trained=False), _network(model, frozen, loop), _network(model, frozen, loop)
+    )
+    ema = _average(nets.student, model, frozen, loop, config.student.ema_decay)
+    optimizers = build_optimizer(nets.critic, config.critic), build_optimizer(nets.student, config.student)
+    extent = Extent(config.chunks, config.steps_per_sample - 1)
+    lead = (config.chunks - 1) * (config.chunk.frames - config.chunk.continuity_frames)
+    random = RandomChunks(frozen, config.chunk, loop.batch, tuple(job["size"]), lead)
+    source, batch = cast(ChunkSource, random), random.batch(loop.seed)
+
+    def update_critic(index: int) -> None:
+        for number in micro_batches(loop, index):
+            generator = _generator(number)
+            with torch.no_grad():
+                generated = generate(config, nets, frozen, source, extent, batch, generator)
+            (critic_update_loss(config, nets, frozen, generated, generator) * gradient_share(loop)).backward()
+        optimizer_step(optimizers[0], config.critic, config.critic.lr)
+
+    def update_student(index: int) -> None:
+        for number in micro_batches(loop, index):
+            generator = _generator(number)
+            generated = generate(config, nets, frozen, source, extent, batch, generator)
+            losses = student_losses(config, nets, frozen, generated, generator)
+            total = losses["dmd"] + config.anchor_weight * losses["anchor"]
+            (total * gradient_share(loop)).backward()
+        optimizer_step(optimizers[1], config.student, config.student.lr)
+        ema.update(nets.student)
+
+    forward, both = count_passes(nets.student, config.chunk, job["size"], frozen)
+    chunks = config.chunks if config.student_continuity == "generated" else 1  # without it none before the last
+    rollout, scores = chunks * config.steps_per_sample, 2 if config.guidance_scale == 1 else 3
+    samples = loop.batch * loop.micro_batches
+    critic = _timed(_times(job, frozen, update_critic), samples * (rollout * forward + both))
+    student = _timed(_times(job, frozen, update_student), samples * ((rollout - 1 + scores) * forward + both))
+    seconds = config.critic_updates * critic["seconds"] + student["seconds"]
+    flops = config.critic_updates * critic["step_flops"] + student["step_flops"]
     return {
         "seconds_per_step": round(seconds, 4),
-        "cold_seconds": round(cold, 4),
-        "samples_per_step": loop.batch * loop.micro_batches,
+        "samples_per_step": samples,
         "tflops": round(1e-12 * flops / seconds / world().size, 4),
         "step_flops": flops,
-        **peak,
-        "decoded": {"seconds_per_step": round(decoded, 4), **peak_memory(frozen.device)},
+        "chunks": config.chunks,
+        "critic_updates": config.critic_updates,
+        "critic_update": critic,
+        "student_update": student,
+        **peak_memory(frozen.device),
+        **_described(job, config, nets.student, frozen),
+    }
+
+
+def _times(job: dict[str, Any], frozen: Frozen, step: Callable[[int], None]) -> tuple[float, float]:
+    """Seconds of the first step, and the median of those after the warm-up."""
+    seconds = []
+    for index in range(WARM_UP_STEPS + job["steps"]):
+        synchronize(frozen.device)
+        begin = time.perf_counter()
+        step(index)
+        synchronize(frozen.device)
+        seconds.append(time.perf_counter() - begin)
+    return seconds[0], statistics.median(seconds[WARM_UP_STEPS:])
+
+
+def _timed(times: tuple[float, float], flops: int) -> dict[str, Any]:
+    """What is reported of steps that ask for ``flops`` operations each."""
+    cold, seconds = times
+    return {
+        "seconds": round(seconds, 4),
+        "cold_seconds": round(cold, 4),
+        "tflops": round(1e-12 * flops / seconds / world().size, 4),
+        "step_flops": flops,
+    }
+
+
+def _described(
+    job: dict[str, Any],
+    config: TeacherConfig | DistillConfig,
+    transformer: AsymTalkerTransformer3DModel,
+    frozen: Frozen,
+) -> dict[str, Any]:
+    """The machine, and the network with the settings that its speed depends on."""
+    loop = config.loop
+    return {
         "machine": describe_machine(str(frozen.device)),
         "network": describe_parts(transformer, frozen.codec.vae, frozen.audio_encoder)
         | {
@@ -150,51 +256,66 @@ def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:
             "batch": loop.batch,
             "micro_batches": loop.micro_batches,
             "gradient_checkpointing": loop.gradient_checkpointing,
-            "lora_rank": config.lora_rank,
+            "lora_rank": 0,
         },
     }
 
 
-def _configured(job: Job, recipe: Recipe) -> TeacherConfig:
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _configured(job: dict[str, Any], config: C) -> C:
     """The settings of the run, on the device that is this process's."""
-    config = recipe.teacher
     changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
     loop = replace(config.loop, device=str(start(job["device"])), **changes)
     loop = replace(loop, micro_batches=-(-loop.micro_batches // world().size) * world().size)
     check_world(loop)
-    return replace(config, loop=loop)
+    return replace(config, loop=loop, lora_rank=0)  # which changes weights that are there, and random ones are new
 
 
-def _networks(job: Job, config: TeacherConfig, recipe: Recipe) -> tuple[Frozen, AsymTalkerTransformer3DModel]:
-    """The frozen networks and the trained one, placed as training places them."""
-    loop = config.loop
+def _frozen(job: dict[str, Any], loop: LoopConfig, recipe: Recipe) -> Frozen:
+    """The frozen networks as training holds them."""
     frozen = random_parts(recipe, torch.device(loop.device), torch.float32)
-    frozen = replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
-    latent_size(tuple(job["size"]), frozen.codec.spatial, config.model.patch_size)
-    transformer = _network(config, frozen)
-    if loop.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-        recompute_decoder(frozen.codec.vae)
-    return frozen, transformer
+    latent_size(tuple(job["size"]), frozen.codec.spatial, recipe.teacher.model.patch_size)
+    return replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
 
 
-def _network(config: TeacherConfig, frozen: Frozen) -> AsymTalkerTransformer3DModel:
-    network = random_network(lambda: build_transformer(config.model, frozen), frozen.device, torch.float32, 0)
-    return place(network.requires_grad_(True).train(), config.loop)
+def _network(
+    model: TransformerConfig, frozen: Frozen, loop: LoopConfig, trained: bool = True
+) -> AsymTalkerTransformer3DModel:
+    """A transformer as training holds and places it."""
+    network = random_network(lambda: build_transformer(model, frozen), frozen.device, torch.float32, 0)
+    if not trained:
+        store_as_computed(network, loop)
+    network = place(network.requires_grad_(trained).train(trained), loop)
+    if trained and loop.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    return network
 
 
-def count_training(
-    config: TeacherConfig, size: tuple[int, int], transformer: AsymTalkerTransformer3DModel, frozen: Frozen
-) -> int:
-    """FLOPs of the transformer's pass forwards and backwards for one sample, nothing being computed twice: those that
-    the model asks for, whatever the training does to save memory."""
+def _average(
+    network: AsymTalkerTransformer3DModel, model: TransformerConfig, frozen: Frozen, loop: LoopConfig, decay: float
+) -> EMA[AsymTalkerTransformer3DModel]:
+    return EMA(network, decay, _network(model, frozen, loop).requires_grad_(False) if is_sharded() else None)
+
+
+def count_passes(
+    transformer: AsymTalkerTransformer3DModel, chunk: ChunkConfig, size: tuple[int, int], frozen: Frozen
+) -> tuple[int, int]:
+    """FLOPs of the transformer's pass for one sample, forwards, and forwards and backwards, nothing being computed
+    twice: those that the model asks for, whatever the training does to save memory."""
     sizes = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
     network = on_meta(lambda: AsymTalkerTransformer3DModel(**sizes))
-    num_latents = timeline.latents_of_frames(config.chunk.frames)
+    num_latents = timeline.latents_of_frames(chunk.frames)
     area = (side // frozen.codec.spatial for side in size)
     channels = sizes["latent_channels"] + MASK_CHANNELS + sizes["identity_channels"]
     with torch.device("meta"):
         states = torch.empty(1, channels, num_latents, *area)
-        audio = torch.empty(1, config.chunk.frames + 2 * config.model.audio_context, sizes["audio_dim"])
+        audio = torch.empty(1, chunk.frames + 2 * sizes["audio_context"], sizes["audio_dim"])
         timesteps = torch.empty(1, num_latents)
-    return count_flops(lambda: network(states, timesteps, audio).sample.sum().backward())
+
+    def run() -> Tensor:
+        return network(states, timesteps, audio).sample.sum()
+
+    return count_flops(torch.no_grad()(run)), count_flops(lambda: run().backward())

@@ -11,8 +11,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from asymtalker.checkpoints.settings import Assemble
 from asymtalker.codec import latent_size
-from asymtalker.commands.stages import Assemble
 from asymtalker.config import ChunkConfig, Recipe, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline

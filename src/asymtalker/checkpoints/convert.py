@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+from asymtalker.checkpoints.settings import Convert
 from asymtalker.codec import latent_size
-from asymtalker.commands.stages import Convert
 from asymtalker.config import Recipe, TransformerConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator

@@ -23,7 +23,7 @@ import tyro
 import asymtalker
 from asymtalker.commands.exits import exit_by
 from asymtalker.config import InferenceConfig
-from asymtalker.errors import UserError
+from asymtalker.errors import UserError, join_or
 
 
 @dataclass(frozen=True)
@@ -69,23 +69,28 @@ VERBS = {
     ),
     "convert": Verb(
         "make a checkpoint to train from, of Wan2.1's weights",
-        "asymtalker.commands.stages:Convert",
+        "asymtalker.checkpoints.settings:Convert",
         "asymtalker.commands.stages:convert",
     ),
     "assemble": Verb(
         "put trained parts together into a checkpoint",
-        "asymtalker.commands.stages:Assemble",
+        "asymtalker.checkpoints.settings:Assemble",
         "asymtalker.commands.stages:assemble",
     ),
     "bench generate": Verb(
         "measure speed and memory of generation",
-        "asymtalker.commands.cli:BenchGenerate",
-        "asymtalker.commands.cli:bench_generate",
+        "asymtalker.bench.settings:BenchGenerate",
+        "asymtalker.bench.run:bench_generate",
     ),
     "bench train": Verb(
         "measure speed and memory of training steps",
-        "asymtalker.commands.cli:BenchTrain",
-        "asymtalker.commands.cli:bench_train",
+        "asymtalker.bench.settings:BenchTrain",
+        "asymtalker.bench.run:bench_train",
+    ),
+    "bench distill": Verb(
+        "measure speed and memory of distillation steps",
+        "asymtalker.bench.settings:BenchDistill",
+        "asymtalker.bench.run:bench_distill",
     ),
     "evaluate": Verb(
         "measure videos against real ones, and write a report",
@@ -134,62 +139,6 @@ class Generate:
     inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchGenerate:
-    """Measure speed and memory of generation; says the figures, and writes them with the machine as JSON."""
-
-    seconds: str = "10,60,600"
-    """Lengths of audio, separated by commas; each is measured in a process of its own."""
-    out: Path | None = None
-    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
-    model: str | None = None
-    """Checkpoint folder; the bundled one by default."""
-    image: Path | None = None
-    """A portrait; the bundled one by default."""
-    audio: Path | None = None
-    """Speech, repeated or cut to each length; the bundled one by default."""
-    recipe: str | None = None
-    """Measure networks of this recipe's size in place of a checkpoint; needs --random-weights."""
-    random_weights: bool = False
-    """With --recipe: a recipe has no weights, and speed does not depend on them."""
-    size: str | None = None
-    """HEIGHTxWIDTH of the video in pixels; by default what the checkpoint was made for, or of a recipe 512x512."""
-    steps: int | None = None
-    """Denoising steps per chunk; by default what the checkpoint or recipe was made for."""
-    gpus: int = 1
-    """Processes that share every chunk (context parallelism), one per GPU."""
-    stock: bool = True
-    """Measure diffusers' stock pipeline too, as a yardstick."""
-    device: str = "auto"
-    """"auto" takes a GPU if there is one, else the CPU."""
-    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchTrain:
-    """Measure training steps of a recipe's teacher on random chunks; says the figures, and writes them with the
-    machine as JSON."""
-
-    recipe: str
-    """Whose size, batch and precision."""
-    random_weights: bool = False
-    """Always needed: there are no others."""
-    size: str = "512x512"
-    """HEIGHTxWIDTH of the frames in pixels."""
-    out: Path | None = None
-    """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
-    steps: int = 5
-    """Optimizer steps to take the median of, after two to warm up."""
-    batch: int | None = None
-    """Samples of a micro-batch; by default the recipe's."""
-    gradient_checkpointing: bool | None = None
-    """By default the recipe's."""
-    gpus: int = 1
-    """Processes that share the weights (FSDP2), one per GPU."""
-    device: str = "auto"
-    """"auto" takes a GPU if there is one, else the CPU."""
-
-
 def generate(settings: Generate) -> None:
     """The ``generate`` verb: progress and remarks on stderr, the path of the video on stdout."""
     from rich.console import Console
@@ -227,70 +176,6 @@ def generate(settings: Generate) -> None:
         )
     if speaks:
         print(settings.output)
-
-
-def bench_generate(settings: BenchGenerate) -> None:
-    """The ``bench generate`` verb."""
-    from asymtalker.bench import run as bench
-    from asymtalker.media.portrait import parse_size
-
-    try:
-        seconds = [float(part) for part in settings.seconds.split(",")]
-    except ValueError:
-        raise UserError(
-            f"--seconds must be numbers with commas between, such as 10,60: not {settings.seconds}."
-        ) from None
-    if not seconds or min(seconds) <= 0:
-        raise UserError(f"--seconds must be lengths above 0, not {settings.seconds}.")
-    if bool(settings.recipe) != settings.random_weights:
-        raise UserError("--recipe and --random-weights go together: a recipe has no weights of its own.")
-    if settings.recipe and settings.model:
-        raise UserError("Give --model, to measure a checkpoint, or --recipe, not both.")
-    _check_positive(steps=settings.steps, gpus=settings.gpus)
-    bench.bench_generate(
-        seconds,
-        settings.out,
-        settings.model,
-        settings.device,
-        settings.image,
-        settings.audio,
-        recipe=settings.recipe,
-        size=parse_size(settings.size) if settings.size else None,
-        steps=settings.steps,
-        inference=settings.inference,
-        gpus=settings.gpus,
-        with_stock=settings.stock,
-    )
-    if settings.out:
-        print(settings.out)
-
-
-def bench_train(settings: BenchTrain) -> None:
-    """The ``bench train`` verb."""
-    from asymtalker.bench import run as bench
-    from asymtalker.media.portrait import parse_size
-
-    if not settings.random_weights:
-        raise UserError("bench train measures random weights only: give --random-weights.")
-    _check_positive(steps=settings.steps, batch=settings.batch, gpus=settings.gpus)
-    bench.bench_train(
-        settings.out,
-        settings.recipe,
-        parse_size(settings.size),
-        settings.device,
-        steps=settings.steps,
-        batch=settings.batch,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gpus=settings.gpus,
-    )
-    if settings.out:
-        print(settings.out)
-
-
-def _check_positive(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise UserError(f"--{name} must be at least 1, not {number}.")
 
 
 def _named(path: str) -> Any:
@@ -387,7 +272,7 @@ def _run(arguments: Sequence[str]) -> None:
     name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in VERBS:
         near = [verb for verb in VERBS if verb.split()[0] == name] or difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the verbs are {', '.join(VERBS)}."
+        hint = f"did you mean {join_or(near)}?" if near else f"the verbs are {', '.join(VERBS)}."
         raise UserError(f"There is no verb {name}: {hint}")
     verb = VERBS[name]
     settings = parse(name, _named(verb.settings), rest)

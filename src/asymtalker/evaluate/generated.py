@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker import __version__
-from asymtalker.bench.run import describe_machine, peak_rss_mib
+from asymtalker.bench.machine import describe_machine, peak_rss_mib
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
 from asymtalker.evaluate.record import RECORD, write_record

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 import asymtalker
-from asymtalker.bench.run import describe_machine
+from asymtalker.bench.machine import describe_machine
 from asymtalker.config import EvaluateConfig
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import REFERENCE, Clip, CorpusClip, Method, Reference, open_method, open_reference

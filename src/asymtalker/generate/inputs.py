@@ -1,15 +1,162 @@
-"""What a person gives to generation: a picture and a sound, as files or in memory."""
+"""What a person gives to generation: a request, its picture and sound as files or in memory, read and checked."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from asymtalker.errors import UserError
-from asymtalker.media.read import picture_array, read_picture
+from asymtalker.media.portrait import (
+    Placement,
+    Portrait,
+    choose_face,
+    crop_frame,
+    find_faces,
+    find_rotation,
+    resize_for_video,
+)
+from asymtalker.media.read import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
 
 Picture = str | Path | Image.Image | np.ndarray
 Sound = str | Path | tuple[np.ndarray, int]
+Progress = Callable[[int, int], None]
+MAX_VIDEO_SIDE = 1920
+"""Longest side of the full picture that generated frames are pasted back into."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """The progress of a caller who wants to hear of none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be generated. All ways to generate take these as their arguments.
+
+    Attributes:
+        image: path, Pillow image, or ``H W 3`` uint8 array, showing a face.
+        audio: path of anything with sound, or ``(samples, rate)``.
+        seed: the same seed gives the same video on one machine.
+        num_inference_steps: per chunk; by default what the checkpoint was made for.
+        guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
+        face: which face, counted from 1, the largest (default).
+        size: height and width of the frames in pixels; by default the checkpoint's.
+        progress: called with frames done and frames in all.
+        say: called with a sentence when there is something to know.
+    """
+
+    image: Picture
+    audio: Sound
+    _: KW_ONLY
+    seed: int = 0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    face: int | None = None
+    size: tuple[int, int] | None = None
+    progress: Progress = no_progress
+    say: Callable[[str], None] = print
+
+
+@dataclass(frozen=True, eq=False)
+class FramesRequest(Request):
+    """A request for frames in memory.
+
+    Attributes:
+        output_type: ``"np"`` for an array, ``"pil"`` for a list of Pillow images.
+
+    Raises:
+        ValueError: if ``output_type`` is another.
+    """
+
+    _: KW_ONLY
+    output_type: Literal["np", "pil"] = "np"
+
+    def __post_init__(self) -> None:
+        if self.output_type not in ("np", "pil"):
+            raise ValueError(f"output_type must be 'np' or 'pil', got {self.output_type!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class FileRequest(Request):
+    """A request for a file, whose sound is ``audio``, mono or stereo; ``progress`` is told of frames written, by the
+    thread that writes.
+
+    Attributes:
+        output: path of the MP4 file; its folder is made, an existing file is replaced.
+        paste: put the generated crop back into the full picture instead of writing it alone.
+        framed: the picture is the crop around a face already, such as a frame of a corpus.
+    """
+
+    output: str | Path
+    _: KW_ONLY
+    paste: bool = False
+    framed: bool = False
+
+
+P = ParamSpec("P")
+S = TypeVar("S")
+R = TypeVar("R")
+Q = TypeVar("Q", bound=Request)
+
+
+def called_with(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Callable[Concatenate[S, P], R]]:
+    """Let a method that takes a request be called with what the request is made of.
+
+    Args:
+        request: the class of the request.
+    """
+
+    def decorate(method: Callable[[S, Q], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(method)
+        def call(self: S, *arguments: P.args, **keywords: P.kwargs) -> R:
+            return method(self, request(*arguments, **keywords))
+
+        own = next(iter(inspect.signature(method).parameters.values()))
+        call.__signature__ = inspect.Signature([own, *inspect.signature(request).parameters.values()])
+        return call
+
+    return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A request's picture and sound, read and checked."""
+
+    portrait: Portrait
+    full_picture: np.ndarray
+    audio: AudioSource
+
+
+def read_inputs(request: Request, size: tuple[int, int]) -> Inputs:
+    """Read and check picture and sound; a full picture to paste into is made fit for video.
+
+    Args:
+        request: what to read.
+        size: height and width of the frames to make.
+
+    Raises:
+        UserError: if one can't be read, or the picture shows no upright face, or, framed already, is of another size.
+    """
+    picture, name = read_image(request.image)
+    audio = request.audio
+    source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
+    if isinstance(request, FileRequest) and request.framed:
+        if picture.shape[:2] != size:
+            found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
+            raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
+        return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
+    if isinstance(request, FileRequest) and request.paste:
+        picture = resize_for_video(picture, MAX_VIDEO_SIDE)
+    faces = find_faces(picture)
+    turn = find_rotation(picture) if not faces else None
+    if turn is not None:
+        raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
+    box = choose_face(faces, request.face, name, request.say)
+    return Inputs(portrait=crop_frame(picture, box, size), full_picture=picture, audio=source)
 
 
 def read_image(image: Picture) -> tuple[np.ndarray, str]:

@@ -4,6 +4,7 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 ``feature_extractor/``, ``scheduler/`` and, for CLIP and VTP, ``image_encoder/``, weights as safetensors only.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
+from torch import nn
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker.codec import Codec, fetch_frames, latent_size, to_pixels
@@ -25,32 +27,31 @@ from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, Sa
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
 from asymtalker.generate.folder import checkpoint_folder, read_index
-from asymtalker.generate.inputs import Picture, Sound, check_not_input, read_image
-from asymtalker.generate.placement import check_inference, check_split, place
-from asymtalker.generate.provenance import provenance
-from asymtalker.media.portrait import (
-    Placement,
-    Portrait,
-    choose_face,
-    crop_frame,
-    find_faces,
-    find_rotation,
-    paste_back,
-    resize_for_video,
+from asymtalker.generate.inputs import (
+    FileRequest,
+    FramesRequest,
+    Progress,
+    Request,
+    called_with,
+    check_not_input,
+    no_progress,
+    read_inputs,
 )
-from asymtalker.media.read import AudioFile, AudioSamples, AudioSource
+from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
+from asymtalker.generate.provenance import provenance
+from asymtalker.media.portrait import paste_back
+from asymtalker.media.read import AudioSource
 from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
-from asymtalker.models.loading import hide_bars, load_part
-from asymtalker.models.taehv import PreviewDecoder
+from asymtalker.models.loading import hide_bars, load_part, quiet
+from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, rollout
-from asymtalker.sizing.generation import fullness_said
+from asymtalker.sizing.empty import Network, describe_chunk, describe_parts
+from asymtalker.sizing.generation import available_bytes, too_large
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.training.distributed import start, world
-
-Progress = Callable[[int, int], None]
 
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
@@ -59,8 +60,6 @@ PARTS: dict[str, Any] = {
     "feature_extractor": Wav2Vec2FeatureExtractor,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
-MAX_VIDEO_SIDE = 1920
-"""Longest side of the full picture that generated frames are pasted back into."""
 
 
 @dataclass
@@ -68,15 +67,6 @@ class AsymTalkerPipelineOutput(BaseOutput):
     """``frames``: ``(F, H, W, 3)`` uint8 RGB at 25 FPS, or a list of F Pillow images."""
 
     frames: np.ndarray | list[Image.Image]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """Inputs, read and checked."""
-
-    portrait: Portrait
-    full_picture: np.ndarray
-    audio: AudioSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +84,6 @@ class PipelineSettings:
         """Height and width of the frames in pixels."""
         size = self.sample_size
         return (size, size) if isinstance(size, int) else size
-
-
-def _say_nothing(done: int, total: int) -> None:
-    """The progress of a caller who wants to hear of none."""
 
 
 class AsymTalkerPipeline(DiffusionPipeline):
@@ -119,9 +105,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         identity: how the portrait enters the network.
         name: what the checkpoint is called in the tags of the videos it makes.
 
-    :func:`asymtalker.generate.placement.place` moves it to where it runs and fits it to the machine; then ``preview``
-    is the decoder that shows the video, if not the codec, ``processes`` how many make it together, and ``inference``
-    what it was given.
+    :meth:`place` moves it to where it runs and fits it to the machine; then ``preview`` is the decoder that shows the
+    video, if not the codec, ``processes`` how many make it together, and ``inference`` what it was given.
     """
 
     model_cpu_offload_seq = "audio_encoder->image_encoder->transformer->vae"
@@ -199,33 +184,56 @@ class AsymTalkerPipeline(DiffusionPipeline):
         except TypeError as error:
             raise UserError(f"The checkpoint {folder} has settings that are unknown here: {error}.") from error
 
-    def __call__(
-        self,
-        image: Picture,
-        audio: Sound,
-        *,
-        seed: int = 0,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        face: int | None = None,
-        size: tuple[int, int] | None = None,
-        output_type: str = "np",
-        progress: Progress | None = None,
-        say: Callable[[str], None] = print,
-    ) -> AsymTalkerPipelineOutput:
+    def place(self, device: torch.device | str, inference: InferenceConfig | None = None) -> "AsymTalkerPipeline":
+        """Move it to where it runs, as ``inference`` says, by default whole; once. Returns itself.
+
+        Under ``torchrun`` (after :func:`~asymtalker.training.distributed.start`) the tokens of a chunk are split over
+        all processes.
+
+        Raises:
+            UserError: if an option cannot be used here, or the GPU's memory is too small, with what would fit.
+        """
+        inference, device = inference or InferenceConfig(), torch.device(device)
+        check_inference(inference)
+        with self._explain_out_of_memory(self.settings.size, inference):
+            if inference.fp8:
+                to_fp8(self.transformer, device if inference.offload == "none" else torch.device("cpu"))
+            fit(self, device, inference)
+            with quiet():
+                if inference.preview is not None:
+                    dtype = self.transformer.dtype if device.type == "cuda" else torch.float32
+                    self.preview = load_preview(inference.preview, self.vae).to(device, dtype)
+                if world().size > 1:
+                    split_tokens(self.transformer, world().size)
+                    self.processes = world().size
+        self.inference = inference
+        return self
+
+    def describe(self, size: tuple[int, int] | None = None, steps: int | None = None) -> Network:
+        """What costs, memory and the stock pipeline depend on, as plain JSON values.
+
+        Args:
+            size: height and width of the frames in pixels, by default the checkpoint's.
+            steps: of a chunk, by default the checkpoint's.
+        """
+        settings, autocast = self.settings, self._autocast
+        return describe_parts(self.transformer, self.vae, self.audio_encoder) | {
+            "size": list(size or settings.size),
+            **describe_chunk(settings.chunk, preview=self.preview is not None),
+            "passes": (steps or settings.sampler.num_steps) * (1 if settings.sampler.guidance_scale == 1 else 2),
+            "shift": settings.sampler.shift,
+            "device": self._execution_device.type,
+            "dtype": str(self.transformer.dtype).removeprefix("torch."),
+            "codec_dtype": str(self.vae.dtype).removeprefix("torch."),
+            "autocast": str(autocast).removeprefix("torch.") if autocast else None,
+        }
+
+    @called_with(FramesRequest)
+    def __call__(self, request: FramesRequest) -> AsymTalkerPipelineOutput:
         """All frames at once; for long sound use :meth:`generate_to_file` or :meth:`stream`.
 
         Args:
-            image: path, Pillow image, or ``H W 3`` uint8 array, showing a face.
-            audio: path of anything with sound, or ``(samples, rate)``.
-            seed: the same seed gives the same video on one machine.
-            num_inference_steps: per chunk; by default what the checkpoint was made for.
-            guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
-            face: which face, counted from 1, the largest (default).
-            size: height and width of the frames in pixels; by default the checkpoint's.
-            output_type: ``"np"`` or ``"pil"``.
-            progress: called with frames done and frames in all.
-            say: called with a sentence when there is something to know.
+            request: its picture, sound and options, :class:`asymtalker.generate.inputs.FramesRequest`.
 
         Returns:
             ``frames``, ``ceil(n / 640)`` of them for ``n`` samples at 16 kHz.
@@ -233,50 +241,24 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if an input cannot be used.
         """
-        if output_type not in ("np", "pil"):
-            raise ValueError(f"output_type must be 'np' or 'pil', got {output_type!r}")
-        job = self._prepare(image, audio, face, say, size)
-        sampler = self._sampler(num_inference_steps, guidance_scale)
-        parts = self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
-        frames = np.concatenate(list(parts))
+        frames = np.concatenate(list(self._stream(request)))
         return AsymTalkerPipelineOutput(
-            frames=frames if output_type == "np" else [Image.fromarray(frame) for frame in frames]
+            frames=frames if request.output_type == "np" else [Image.fromarray(frame) for frame in frames]
         )
 
-    def stream(
-        self,
-        image: Picture,
-        audio: Sound,
-        *,
-        seed: int = 0,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        face: int | None = None,
-        size: tuple[int, int] | None = None,
-        progress: Progress | None = None,
-        say: Callable[[str], None] = print,
-    ) -> Iterator[np.ndarray]:
-        """The frames of each chunk ``(F, H, W, 3)`` uint8 as it is made. Arguments as in :meth:`__call__`."""
-        job = self._prepare(image, audio, face, say, size)
-        sampler = self._sampler(num_inference_steps, guidance_scale)
-        return self.animate(job.portrait.picture, job.audio, seed=seed, sampler=sampler, progress=progress)
+    @called_with(Request)
+    def stream(self, request: Request) -> Iterator[np.ndarray]:
+        """The frames of each chunk ``(F, H, W, 3)`` uint8 as it is made, of a request's picture, sound and options,
+        :class:`asymtalker.generate.inputs.Request`."""
+        return self._stream(request)
 
-    def generate_to_file(
-        self,
-        image: Picture,
-        audio: Sound,
-        output: str | Path,
-        *,
-        seed: int = 0,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        face: int | None = None,
-        size: tuple[int, int] | None = None,
-        paste: bool = False,
-        framed: bool = False,
-        progress: Progress | None = None,
-        say: Callable[[str], None] = print,
-    ) -> Path:
+    def _stream(self, request: Request) -> Iterator[np.ndarray]:
+        inputs, sampler = read_inputs(request, self._checked_size(request.size)), self._sampler(request)
+        picture = inputs.portrait.picture
+        return self.animate(picture, inputs.audio, seed=request.seed, sampler=sampler, progress=request.progress)
+
+    @called_with(FileRequest)
+    def generate_to_file(self, request: FileRequest) -> Path:
         """Write an MP4 (H.264 and the original sound), chunk by chunk, in memory that does not grow with length.
 
         A second thread encodes a chunk for the file while the next one is made; of several processes the main one
@@ -284,18 +266,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         said.
 
         Args:
-            image: see :meth:`__call__`, as for all arguments not listed here.
-            audio: its own sound, mono or stereo, goes into the file.
-            output: path of the MP4 file; its folder is made, an existing file is replaced.
-            seed: see above.
-            num_inference_steps: see above.
-            guidance_scale: see above.
-            face: see above.
-            size: see above.
-            paste: put the generated crop back into the full picture instead of writing it alone.
-            framed: the picture is the crop around a face already, such as a frame of a corpus.
-            progress: see above; called by the thread that writes, of frames written.
-            say: see above.
+            request: its picture, sound, output and options, :class:`asymtalker.generate.inputs.FileRequest`.
 
         Returns:
             The path of the file.
@@ -303,73 +274,46 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if an input cannot be used or the output not be written.
         """
-        output = check_output(output)
-        check_not_input(output, image, audio)
-        sampler = self._sampler(num_inference_steps, guidance_scale)
-        job = self._prepare(image, audio, face, say, size, MAX_VIDEO_SIDE if paste else None, framed)
+        output = check_output(request.output)
+        check_not_input(output, request.image, request.audio)
+        sampler, seed = self._sampler(request), request.seed
+        inputs = read_inputs(request, self._checked_size(request.size))
         if self.processes > 1 and not world().main:
-            deque(self._chunks(job.portrait.picture, job.audio, seed, sampler), maxlen=0)  # whose frames nobody sees
+            chunks = self._chunks(inputs.portrait.picture, inputs.audio, seed, sampler)
+            deque(chunks, maxlen=0)  # whose frames nobody sees
             return output
-        num_frames, done, progress = frames_of_samples(job.audio.num_samples), 0, progress or _say_nothing
-        progress(0, num_frames)
-        track = job.audio.track()
+        num_frames, done = frames_of_samples(inputs.audio.num_samples), 0
+        request.progress(0, num_frames)
+        track = inputs.audio.track()
         writer = VideoWriter(
             output,
-            job.full_picture.shape[:2] if paste else job.portrait.picture.shape[:2],
+            inputs.full_picture.shape[:2] if request.paste else inputs.portrait.picture.shape[:2],
             audio_rate=track.rate,
             audio_channels=track.channels,
-            metadata=provenance(self.settings.name, seed, image, audio).tags(),
+            metadata=provenance(self.settings.name, seed, request.image, request.audio).tags(),
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:
             nonlocal done  # in a thread, which Ctrl-C does not reach: picture and sound stay equally long
             for frame in fetch():
-                if paste:
-                    frame = paste_back(job.full_picture, frame, job.portrait.placement)
+                if request.paste:
+                    frame = paste_back(inputs.full_picture, frame, inputs.portrait.placement)
                 writer.write(frame[None])
                 writer.write_audio(track.take_until(writer.seconds))
                 done += 1
-            progress(done, num_frames)
+            request.progress(done, num_frames)
 
         try:
             with writer:
                 with Background(write) as writing:
-                    for fetch in self._frames(job.portrait.picture, job.audio, seed, sampler):
+                    for fetch in self._frames(inputs.portrait.picture, inputs.audio, seed, sampler):
                         writing.put(fetch)
                 writer.write_audio(track.take_until(None))
         except BaseException:
             if writer.kept_seconds:
-                say(f"Stopped early: the first {writer.kept_seconds:.1f} s are kept in {output}.")
+                request.say(f"Stopped early: the first {writer.kept_seconds:.1f} s are kept in {output}.")
             raise
         return output
-
-    def _prepare(
-        self,
-        image: Picture,
-        audio: Sound,
-        face: int | None,
-        say: Callable[[str], None],
-        size: tuple[int, int] | None,
-        longest: int | None = None,
-        framed: bool = False,
-    ) -> _Job:
-        """Read and check the inputs; with ``longest`` the full picture is made fit for video."""
-        picture, name = read_image(image)
-        source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
-        size = self._checked_size(size)
-        if framed:
-            if picture.shape[:2] != size:
-                found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
-                raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
-            return _Job(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
-        if longest is not None:
-            picture = resize_for_video(picture, longest)
-        faces = find_faces(picture)
-        turn = find_rotation(picture) if not faces else None
-        if turn is not None:
-            raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
-        box = choose_face(faces, face, name, say)
-        return _Job(portrait=crop_frame(picture, box, size), full_picture=picture, audio=source)
 
     def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The height and width to make, by default the checkpoint's, after checking that tokens divide them."""
@@ -378,12 +322,13 @@ class AsymTalkerPipeline(DiffusionPipeline):
         check_split(self.transformer, cells, self.processes)
         return size
 
-    def _sampler(self, num_inference_steps: int | None, guidance_scale: float | None) -> SamplerConfig:
+    def _sampler(self, request: Request) -> SamplerConfig:
+        """How the checkpoint samples, but for what the request says otherwise."""
         sampler = self.settings.sampler
-        if num_inference_steps is not None:
-            sampler = replace(sampler, num_steps=num_inference_steps)
-        if guidance_scale is not None:
-            sampler = replace(sampler, guidance_scale=guidance_scale)
+        if request.num_inference_steps is not None:
+            sampler = replace(sampler, num_steps=request.num_inference_steps)
+        if request.guidance_scale is not None:
+            sampler = replace(sampler, guidance_scale=request.guidance_scale)
         if sampler.num_steps < 1:
             raise UserError(f"The number of steps must be at least 1, not {sampler.num_steps}.")
         return sampler
@@ -396,6 +341,24 @@ class AsymTalkerPipeline(DiffusionPipeline):
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._execution_device.type, self._autocast, enabled=self._autocast is not None)
 
+    @contextlib.contextmanager
+    def _explain_out_of_memory(
+        self, size: tuple[int, int], inference: InferenceConfig | None = None
+    ) -> Iterator[None]:
+        """Say in one sentence what would fit where the GPU's memory gets full by frames of ``size``.
+
+        Raises:
+            UserError: of the sentence.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            others = [part for name, part in self.components.items() if name != "transformer"] + [self.preview]
+            beside = sum(p.nbytes for part in others if isinstance(part, nn.Module) for p in part.parameters())
+            available = available_bytes(self._execution_device)
+            said = too_large(self.describe(size), beside, inference or self.inference, available, world().size)
+            raise UserError(said) from error
+
     def animate(
         self,
         picture: np.ndarray,
@@ -403,7 +366,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         *,
         seed: int = 0,
         sampler: SamplerConfig | None = None,
-        progress: Progress | None = None,
+        progress: Progress = no_progress,
     ) -> Iterator[np.ndarray]:
         """The frames of each chunk ``(F, H, W, 3)`` uint8 of a picture that is framed already.
 
@@ -417,7 +380,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         Raises:
             UserError: if the GPU's memory is too small, with what would fit.
         """
-        num_frames, done, progress = frames_of_samples(audio.num_samples), 0, progress or _say_nothing
+        num_frames, done = frames_of_samples(audio.num_samples), 0
         progress(0, num_frames)
         for fetch in self._frames(picture, audio, seed, sampler or self.settings.sampler):
             frames = fetch().copy()  # what a GPU sent lies in memory that must not be kept
@@ -430,7 +393,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
     ) -> Iterator[Callable[[], np.ndarray]]:
         """The frames of each chunk of :meth:`_chunks`, on their way from the GPU."""
         for made in self._chunks(picture, audio, seed, sampler):
-            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
+            with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
                 fetch = fetch_frames(made.new_pixels)
             yield fetch
 
@@ -439,7 +402,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         chunk = self.settings.chunk
         codec = Codec(self.vae, self._autocast)
         features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
-        with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
+        with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(self._execution_device),
@@ -461,7 +424,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with fullness_said(self, picture.shape[:2]), torch.inference_mode(), self._precision():
+            with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
             if made is None:
                 return
@@ -485,5 +448,4 @@ def load_pipeline(
     hide_bars()
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     pipeline = AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype)
-    with fullness_said(pipeline, pipeline.settings.size, inference):
-        return place(pipeline, where, inference)
+    return pipeline.place(where, inference)

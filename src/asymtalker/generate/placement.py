@@ -9,10 +9,9 @@ import math
 import os
 import shutil
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
@@ -26,12 +25,8 @@ from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
 from asymtalker.media.read import check_file
 from asymtalker.models.loading import quiet
-from asymtalker.models.taehv import load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 from asymtalker.training.distributed import world
-
-if TYPE_CHECKING:
-    from asymtalker.generate.pipeline import AsymTalkerPipeline
 
 RECOMPILE_LIMIT = 64
 """Graphs that PyTorch keeps of one function, after which it fails."""
@@ -81,41 +76,6 @@ def _check_compilers() -> None:
         )
 
 
-def place(
-    pipeline: "AsymTalkerPipeline", device: torch.device | str, config: InferenceConfig | None = None
-) -> "AsymTalkerPipeline":
-    """Move a pipeline to where it runs, as ``config`` says. Once for a pipeline.
-
-    Under ``torchrun`` (after :func:`~asymtalker.training.distributed.start`) the tokens of a chunk are split over all.
-
-    Args:
-        pipeline: fresh from :meth:`~asymtalker.generate.pipeline.AsymTalkerPipeline.from_pretrained`.
-        device: this process's.
-        config: by default everything whole on the device.
-
-    Returns:
-        The pipeline.
-
-    Raises:
-        UserError: if an option cannot be used here.
-    """
-    config, device = config or InferenceConfig(), torch.device(device)
-    check_inference(config)
-    transformer = pipeline.transformer
-    if config.fp8:
-        _to_fp8(transformer, device if config.offload == "none" else torch.device("cpu"))
-    fit(pipeline, device, config)
-    with quiet():
-        if config.preview is not None:
-            preview = load_preview(config.preview, pipeline.vae)
-            pipeline.preview = preview.to(device, transformer.dtype if device.type == "cuda" else torch.float32)
-        if world().size > 1:
-            _split_tokens(transformer, world().size)
-            pipeline.processes = world().size
-    pipeline.inference = config
-    return pipeline
-
-
 def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConfig) -> None:
     """Offload, tiling, attention and compilation of any pipeline with a transformer and Wan's codec.
 
@@ -162,11 +122,6 @@ def channels_last(vae: nn.Module) -> None:
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
-def join_or(options: Sequence[str]) -> str:
-    """``"a, b or c"``."""
-    return " or ".join([", ".join(options[:-1])] * (len(options) > 1) + [options[-1]])
-
-
 def check_split(transformer: AsymTalkerTransformer3DModel, latent_size: tuple[int, int], processes: int) -> None:
     """Check that the tokens of a latent frame can be dealt out to the processes.
 
@@ -186,9 +141,9 @@ def check_split(transformer: AsymTalkerTransformer3DModel, latent_size: tuple[in
         )
 
 
-def _to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> None:
-    """Weights of the blocks' linear layers as float8 with a scale per row; all else stays as it is, for norms, noise
-    level and the first and last layers cost little and matter much."""
+def to_fp8(transformer: AsymTalkerTransformer3DModel, device: torch.device) -> None:
+    """Make weights of the blocks' linear layers float8 with a scale per row, on ``device``; all else stays as it is,
+    for norms, noise level and the first and last layers cost little and matter much."""
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it complains about each kernel that it can't load
     from torchao.quantization import Float8WeightOnlyConfig, quantize_
 
@@ -246,9 +201,13 @@ def set_attention(transformer: ModelMixin, name: str, device: torch.device) -> N
         raise UserError(f"The attention {name} can't be used here ({reason.rstrip('.')}): choose another.") from error
 
 
-def _split_tokens(transformer: AsymTalkerTransformer3DModel, processes: int) -> None:
+def split_tokens(transformer: AsymTalkerTransformer3DModel, processes: int) -> None:
     """Context parallelism by Ulysses: every process holds its share of the tokens, and in attention its share of the
-    heads."""
+    heads.
+
+    Raises:
+        UserError: if the heads can't be dealt out evenly, or the attention not be split.
+    """
     heads = transformer.config.num_attention_heads
     if heads % processes:
         raise UserError(

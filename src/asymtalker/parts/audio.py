@@ -17,8 +17,8 @@ from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import save_atomic
 from asymtalker.models.audio import build_audio_encoder
 from asymtalker.models.loading import hide_bars
-from asymtalker.parts.phonemes import PHONEMES, frame_phonemes
 from asymtalker.synth.acoustics import augment
+from asymtalker.synth.phonemes import PHONEMES, frame_phonemes
 from asymtalker.synth.pico import check_share
 from asymtalker.synth.speech import Split, speak
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights

@@ -4,7 +4,7 @@ machine, and to make others like them."""
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -20,33 +20,9 @@ from asymtalker.rollout import TAIL_CONTEXT
 from asymtalker.sizing.costs import on_meta
 from asymtalker.timeline import SAMPLES_PER_FRAME, latents_of_frames
 
-if TYPE_CHECKING:
-    from asymtalker.generate.pipeline import AsymTalkerPipeline
-
 Network = dict[str, Any]
-
-
-def describe_network(
-    pipeline: "AsymTalkerPipeline", size: tuple[int, int] | None = None, steps: int | None = None
-) -> Network:
-    """What costs, memory and the stock pipeline depend on, as plain JSON values.
-
-    Args:
-        pipeline: its weights may be anywhere.
-        size: height and width of the frames in pixels, by default the checkpoint's.
-        steps: of a chunk, by default the checkpoint's.
-    """
-    settings, autocast = pipeline.settings, pipeline._autocast
-    return describe_parts(pipeline.transformer, pipeline.vae, pipeline.audio_encoder) | {
-        "size": list(size or settings.size),
-        **describe_chunk(settings.chunk, preview=pipeline.preview is not None),
-        "passes": (steps or settings.sampler.num_steps) * (1 if settings.sampler.guidance_scale == 1 else 2),
-        "shift": settings.sampler.shift,
-        "device": pipeline._execution_device.type,
-        "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
-        "codec_dtype": str(pipeline.vae.dtype).removeprefix("torch."),
-        "autocast": str(autocast).removeprefix("torch.") if autocast else None,
-    }
+"""What costs, memory and the stock pipeline depend on, as plain JSON values
+(:meth:`asymtalker.generate.pipeline.AsymTalkerPipeline.describe`)."""
 
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> Network:
@@ -86,7 +62,7 @@ def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) 
     """What runs for a later chunk, and once for a video (``identity``), without memory and gradient.
 
     Args:
-        network: of :func:`describe_network`.
+        network: of a pipeline.
         transformer: of :func:`empty_transformer`.
 
     Returns:

@@ -1,26 +1,18 @@
 """What generation needs of a GPU's memory, counted without memory, and what would fit where it is too little."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from asymtalker.config import InferenceConfig
-from asymtalker.errors import UserError
-from asymtalker.generate.placement import join_or
+from asymtalker.errors import join_or
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.sizing.costs import measure
-from asymtalker.sizing.empty import Network, describe_network, empty_transformer, parts_of_chunk
+from asymtalker.sizing.empty import Network, empty_transformer, parts_of_chunk
 from asymtalker.sizing.plan import GB, SLACK
-from asymtalker.training.distributed import world
-
-if TYPE_CHECKING:
-    from asymtalker.generate.pipeline import AsymTalkerPipeline
 
 OFFLOADS = ("none", "model", "group")
 TILE = 256
@@ -71,7 +63,7 @@ def count_needs(network: Network, beside: int) -> Needs:
     """Measure what a pipeline needs on its own networks without memory.
 
     Args:
-        network: of :func:`asymtalker.sizing.empty.describe_network`.
+        network: of a pipeline.
         beside: bytes of all weights but the transformer's.
     """
     autocast = network["autocast"] and getattr(torch, network["autocast"])
@@ -140,7 +132,7 @@ def too_large(network: Network, beside: int, config: InferenceConfig, available:
     """One sentence for a GPU whose memory is full: what generation needs, what there is, and what would fit, computed.
 
     Args:
-        network: of :func:`asymtalker.sizing.empty.describe_network`.
+        network: of a pipeline.
         beside: bytes of all weights but the transformer's.
         config: the options given.
         available: bytes that a process can have.
@@ -158,31 +150,6 @@ def too_large(network: Network, beside: int, config: InferenceConfig, available:
         f" {needs.total(config, processes) / GB:.1f} GB, and {available / GB:.1f} GB are there;"
         f" {'what fits: ' + join_or(ways) if ways else 'nothing that can be set makes it fit'}."
     )
-
-
-@contextlib.contextmanager
-def fullness_said(
-    pipeline: "AsymTalkerPipeline", size: tuple[int, int], config: InferenceConfig | None = None
-) -> Iterator[None]:
-    """The sentence of :func:`too_large` where the GPU's memory gets full.
-
-    Args:
-        pipeline: what runs, or is on its way to the GPU.
-        size: height and width of its frames in pixels.
-        config: by default the pipeline's own.
-
-    Raises:
-        UserError: of the sentence.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        others = [part for name, part in pipeline.components.items() if name != "transformer"] + [pipeline.preview]
-        beside = sum(p.nbytes for part in others if isinstance(part, nn.Module) for p in part.parameters())
-        network = describe_network(pipeline, size)
-        available = available_bytes(pipeline._execution_device)
-        said = too_large(network, beside, config or pipeline.inference, available, world().size)
-        raise UserError(said) from error
 
 
 def available_bytes(device: torch.device) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from asymtalker.parts.phonemes import SILENCE, phoneme_class
 from asymtalker.synth.mesh import BLENDSHAPES
+from asymtalker.synth.phonemes import SILENCE, phoneme_class
 from asymtalker.synth.speech import Speech
 from asymtalker.timeline import FPS, SAMPLE_RATE
 

@@ -17,8 +17,8 @@ import numpy as np
 import soxr
 
 from asymtalker.errors import UserError
-from asymtalker.parts.phonemes import SILENCE, phoneme_class, phoneme_letters
 from asymtalker.synth.align import moved_times
+from asymtalker.synth.phonemes import SILENCE, phoneme_class, phoneme_letters
 from asymtalker.synth.pico import LANGUAGES as PICO_LANGUAGES
 from asymtalker.synth.pico import read_aloud
 from asymtalker.synth.text import SENTENCES

@@ -28,7 +28,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from asymtalker.bench.run import describe_machine
+from asymtalker.bench.machine import describe_machine
 from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines.systems import BASELINES, INPUT, OUTPUT, Baseline

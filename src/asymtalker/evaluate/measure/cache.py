@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,7 +23,7 @@ def read_arrays(path: Path, key: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def write_arrays(path: Path, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, key: str, arrays: Mapping[str, Any]) -> None:
     """Write arrays by name into an ``.npz`` file.
 
     Raises:
