@@ -174,7 +174,8 @@ class Level:
         spread = spread * (1 + raised / max(variance, VARIANCE_EPS))  # the same sound, as loud as the floor
         shifted = (average - mean * weight.double().sum((1, 2)).cpu()) / level**0.5
         shifted = shifted if bias is None else shifted + bias.double().cpu()
-        return tuple(send(value.float(), self.encoder.device) for value in (shifted, spread / level))
+        device = self.encoder.device
+        return send(shifted.float(), device), send((spread / level).float(), device)
 
 
 def _sums(values: Tensor) -> Tensor:
