@@ -59,8 +59,9 @@ run() {
     echo "== $name, at most $seconds s" | tee -a "$log" >&2
     timeout --kill-after=3 "$seconds" "$@" >>"$log" 2>&1 </dev/null &
     running=$!
-    wait "$running"
+    wait "$running" 2>/dev/null  # without bash's own line on what was killed
     status=$?
+    running=
     case $status in
         0) echo "   $((SECONDS - begin)) s" >&2; return ;;
         124 | 137) lost+=("$name: stopped after $((SECONDS - begin)) s") ;;
