@@ -59,8 +59,9 @@ run() {
     echo "== $name, at most $seconds s" | tee -a "$log" >&2
     timeout --kill-after=3 "$seconds" "$@" >>"$log" 2>&1 </dev/null &
     running=$!
-    wait "$running"
+    wait "$running" 2>/dev/null  # without bash's own line on what was killed
     status=$?
+    running=
     case $status in
         0) echo "   $((SECONDS - begin)) s" >&2; return ;;
         124 | 137) lost+=("$name: stopped after $((SECONDS - begin)) s") ;;
@@ -113,7 +114,8 @@ print(torch.cuda.device_count() if cuda else 1, torch.cuda.get_device_name(0) if
       sep="\n", file=open(sys.argv[1], "w"))
 from asymtalker.models.taehv import PreviewDecoder
 torch.save(PreviewDecoder().state_dict(), sys.argv[2])' "$temporary/device" "$preview"
-{ read -r gpus && read -r name; } <"$temporary/device" || { echo "gpu.sh: ${lost[*]}" >&2; exit 2; }
+[ -f "$temporary/device" ] || { echo "gpu.sh: ${lost[*]}" >&2; exit 2; }
+{ read -r gpus && read -r name; } <"$temporary/device"
 [ "$device" = cuda ] || gpus=${GPUS:-1}
 label=$(tr -cs 'a-z0-9\n' - <<<"${name,,}")-$(date +%F)
 

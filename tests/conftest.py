@@ -17,8 +17,9 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
 from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
-from asymtalker.dataset.corpus import ShardWriter, encode_wav
+from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.media.video import write_video
 from asymtalker.models.audio import build_audio_encoder
 from drawn_face import background, draw_face
 from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transformer
@@ -45,6 +46,28 @@ def toy_corpus(tmp_path_factory) -> Path:
     writer.write(1, [ToyFace(seed).clip("test") for seed in range(4, 6)])
     writer.write_manifest()
     return writer.folder
+
+
+@pytest.fixture(scope="session")
+def drawn_corpus(tmp_path_factory) -> Path:
+    """Three held-out clips of drawn faces that talk, of 60 frames, 160 x 160."""
+    from drawn_face import drawn_clip  # draws with OpenCV, which tests on a rented GPU do without
+
+    writer = ShardWriter(tmp_path_factory.mktemp("drawn"))
+    writer.write(0, [drawn_clip(seed) for seed in range(3)])
+    writer.write_manifest()
+    return writer.folder
+
+
+@pytest.fixture(scope="session")
+def drawn_videos(drawn_corpus, tmp_path_factory) -> Path:
+    """The same clips as files, framed as they are."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "method.json").write_text('{"framed": true}')
+    for seed in range(3):
+        clip = open_clip(drawn_corpus, f"drawn{seed}")
+        write_video(folder / f"drawn{seed}.mp4", clip.frames(), clip.audio())
+    return folder
 
 
 @pytest.fixture(scope="session")

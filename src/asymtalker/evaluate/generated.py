@@ -16,7 +16,7 @@ from asymtalker import __version__
 from asymtalker.bench.machine import describe_machine, peak_rss_mib
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip, CorpusClip, Method, Reference, open_method
-from asymtalker.evaluate.record import RECORD, write_record
+from asymtalker.evaluate.record import read_record, write_record
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import clear_unfinished, disk_is_full
 from asymtalker.timeline import FPS, SAMPLE_RATE
@@ -105,17 +105,10 @@ def _machine(pipeline: AsymTalkerPipeline) -> dict[str, Any]:
 
 def _read(folder: Path, made_by: dict[str, Any]) -> dict[str, Any] | None:
     """The record of an earlier, stopped run of the same."""
-    path = folder / RECORD
-    if not path.is_file():
-        return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        same = all(record[key] == value for key, value in made_by.items())
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: remove the folder or choose another output.") from error
-    if not same:
+    record = read_record(folder)
+    if record and any(record.get(key) != value for key, value in made_by.items()):
         raise UserError(f"{folder} holds videos of another checkpoint or seed: choose another output.")
-    return record
+    return record or None
 
 
 def _generate(

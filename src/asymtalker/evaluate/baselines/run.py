@@ -8,7 +8,6 @@ and two runs on one checkout do not meet.
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -34,7 +33,7 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines.systems import BASELINES, INPUT, OUTPUT, Baseline
 from asymtalker.evaluate.clips import held_out
 from asymtalker.evaluate.pairs import Pair, read_pairs
-from asymtalker.evaluate.record import RECORD, write_record
+from asymtalker.evaluate.record import RECORD, read_record, write_record
 from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, disk_is_full
 from asymtalker.media.read import AudioFile, open_media
 from asymtalker.timeline import frames_of_samples
@@ -193,14 +192,14 @@ class _Record:
     machine: dict[str, Any] = field(default_factory=_machine)
 
     def __post_init__(self):
-        if not self.path.exists():
+        old = read_record(self.path.parent)
+        if not old:
             return
         try:
-            old = json.loads(self.path.read_text(encoding="utf-8"))
             same = old["method"] == self.method and old["settings"] == self.baseline.arguments
             self.seconds, self.failed, self.inputs = old["loaded_seconds_per_video"], old["failed"], old["inputs"]
             self.machine = old["machine"]
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
             raise UserError(f"{self.path} is not of a baseline's run: use another folder.") from error
         if not same:
             raise UserError(
