@@ -17,6 +17,7 @@ from asymtalker.distill.loop import (
     critic_update_loss,
     distill,
     generate,
+    renoise,
     student_losses,
 )
 from asymtalker.flow import numbered_generator
@@ -193,6 +194,14 @@ def test_the_critic_learns_what_the_student_makes():
     critic_loss_of(always(made + weight + 1), generated).backward()
     assert weight.grad[:, :, HEAD:].all(), "the critic's loss does not reach it"
     assert generated.latents.grad is None, "the critic's loss reaches the student"
+
+
+def test_noise_levels_of_the_scores_are_uniform_and_shifted():
+    settings = config(min_sigma=0.0, max_sigma=1.0, shift=5.0)
+    sigma, _, _ = renoise(settings, torch.zeros(4000, 1, 1, 1, 1), numbered_generator(0, 0))
+    uniform = sigma / (5 - 4 * sigma)  # the shift undone
+    shares = torch.histc(uniform, 4, 0, 1) / 4000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.04, rtol=0, msg="levels are not shifted by 5")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from asymtalker import flow
 from asymtalker.codec import to_pixels
 from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import ChunkSource
@@ -199,6 +200,12 @@ def test_the_mouth_weight_lies_on_the_latent_frames_it_was_made_for(source, batc
         config = toy_teacher(continuity_dropout=dropout, mouth_weight=5.0)
         lost = losses_of(config, network, frozen, source, batch)["fm"]
         torch.testing.assert_close(lost, torch.tensor(5.0 * share), msg="the mouth's weight is on other latents")
+
+
+def test_noise_levels_are_drawn_from_the_shifted_grid():
+    levels = flow.training_sigmas(2000, 5.0, 4, numbered_generator(0, 0))
+    wanted = [5 * s / (1 + 4 * s) for s in (0.25, 0.5, 0.75, 1.0)]
+    assert levels.unique().tolist() == pytest.approx(wanted), "noise levels are not the grid 1/N to 1, shifted"
 
 
 def test_each_condition_is_left_out_by_its_own_share_alone(batch):
