@@ -30,12 +30,12 @@ def measured_here(task: str, job: dict[str, Any], processes: int = 1) -> dict[st
 
 @pytest.mark.usefixtures("_quick_ceiling")
 def test_report_adds_up(checkpoint, portrait, voice, tmp_path, monkeypatch, capsys):
-    apart = bench._measure_apart
+    apart = bench._measure_in_process
 
     def measure(task, job, processes=1):
         return (apart if task == "pipeline" else measured_here)(task, job, processes)
 
-    monkeypatch.setattr(bench, "_measure_apart", measure)
+    monkeypatch.setattr(bench, "_measure_in_process", measure)
     monkeypatch.setattr(bench, "SHORT_RUNS", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     out = tmp_path / "results" / "a.json"
@@ -105,7 +105,7 @@ def test_figures_follow_from_what_was_measured():
 
 @pytest.fixture
 def _measured_here(monkeypatch):
-    monkeypatch.setattr(bench, "_measure_apart", measured_here)
+    monkeypatch.setattr(bench, "_measure_in_process", measured_here)
 
 
 STEPS: dict[str, Any] = {"recipe": "smoke", "random_weights": True, "size": "32x64", "device": "cpu", "steps": 1}
@@ -156,7 +156,7 @@ def test_distillation_steps_are_reported(capsys):
     ],
 )
 def test_bad_input_is_refused_before_measuring(arguments, says, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "_measure_apart", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "_measure_in_process", lambda *_: pytest.fail("measured"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         main(["bench", *arguments])
@@ -230,7 +230,7 @@ def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_p
             raise error
         return {"pipeline": dict(MEASURED), "limits": LIMITS, "stock": STOCK}[task]
 
-    monkeypatch.setattr(bench, "_measure_apart", measure)
+    monkeypatch.setattr(bench, "_measure_in_process", measure)
     out = tmp_path / "a.json"
     if isinstance(error, UserError):
         generated(portrait, voice, out=out)
@@ -254,7 +254,7 @@ def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_p
 @pytest.mark.parametrize("options", [{"gpus": 2}, {"stock": False}])
 def test_stock_is_measured_only_where_it_is_of_use(options, portrait, voice, monkeypatch):
     found = {"pipeline": MEASURED, "limits": LIMITS}
-    monkeypatch.setattr(bench, "_measure_apart", lambda task, *_: dict(found[task]))
+    monkeypatch.setattr(bench, "_measure_in_process", lambda task, *_: dict(found[task]))
     report = generated(portrait, voice, **options)
     assert report["stock"] is report["results"][0]["times_stock"] is None
     assert report["not_measured"] == {}
@@ -267,7 +267,7 @@ def test_training_results_outlive_the_ceiling(tmp_path, monkeypatch, capsys):
         step = {"seconds_per_step": 1.0, "samples_per_step": 4, "peak_rss_mib": 1.0, "tflops": 2.0}
         return step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}
 
-    monkeypatch.setattr(bench, "_measure_apart", measure)
+    monkeypatch.setattr(bench, "_measure_in_process", measure)
     bench_train(BenchTrain(recipe="smoke", random_weights=True, out=tmp_path / "a.json"))
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["results"]["share_of_ceiling"] is report["ceiling"] is None
@@ -279,7 +279,7 @@ def test_without_out_the_figures_are_said_and_nothing_is_written(tmp_path, monke
     found = {"pipeline": MEASURED, "limits": LIMITS, "stock": STOCK, "ceiling": LIMITS["ceiling"]}
     step = {"seconds_per_step": 1.0, "samples_per_step": 4, "peak_rss_mib": 1.0, "tflops": 2.0}
     found["training"] = step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}
-    monkeypatch.setattr(bench, "_measure_apart", lambda task, *_: dict(found[task]))
+    monkeypatch.setattr(bench, "_measure_in_process", lambda task, *_: dict(found[task]))
     monkeypatch.chdir(tmp_path)
     for verb in ("generate", "train"):
         main(["bench", verb, "--recipe", "wan_1_3b", "--random-weights", "--size", "512x512"])
@@ -290,7 +290,7 @@ def test_without_out_the_figures_are_said_and_nothing_is_written(tmp_path, monke
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_measuring(portrait, voice, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "_measure_apart", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(bench, "_measure_in_process", lambda *_: pytest.fail("measured"))
     for out in (tmp_path, voice / "a.json"):
         with pytest.raises(UserError, match="folder"):
             generated(portrait, voice, out=out)

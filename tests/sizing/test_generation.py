@@ -14,7 +14,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.sizing import generation as memory
 from asymtalker.sizing.costs import measure, on_meta
-from asymtalker.sizing.generation import Needs, count_needs, too_large, what_fits
+from asymtalker.sizing.generation import Needs, count_needs, describe_shortage, what_fits
 from asymtalker.timeline import SAMPLE_RATE
 from toy import TOY_CODEC, toy_transformer
 
@@ -96,14 +96,16 @@ def test_a_sentence_says_what_is_needed_and_what_fits(pipeline, monkeypatch):
     plain, config = network(pipeline, size=[512, 256]), InferenceConfig()
     sizes = {(512, 256): NEEDS, (256, 128): replace(NEEDS, transformer=GB // 2, codec=GB, tiled_codec=GB)}
     monkeypatch.setattr(memory, "count_needs", lambda network, _: sizes[tuple(network["size"])])
-    said = too_large(plain, 0, config, 14 * GB)
+    said = describe_shortage(plain, 0, config, 14 * GB)
     assert said == (
         "The GPU's memory is full: this model at 512x256 needs about 18.7 GB, and 14.0 GB are there;"
         " what fits: --fp8 (13.2 GB) or --offload group (7.7 GB)."
     )
     given = InferenceConfig(offload="group", vae_tiling=True, fp8=True)
-    assert too_large(plain, 0, given, 2.3 * GB).endswith("2.3 GB are there; what fits: --size 256x128 (2.2 GB).")
-    assert too_large(plain, 0, config, 0).endswith("nothing that can be set makes it fit.")
+    assert describe_shortage(plain, 0, given, 2.3 * GB).endswith(
+        "2.3 GB are there; what fits: --size 256x128 (2.2 GB)."
+    )
+    assert describe_shortage(plain, 0, config, 0).endswith("nothing that can be set makes it fit.")
 
 
 def full(*_, **__):

@@ -159,7 +159,7 @@ def _load(job: Job) -> AsymTalkerPipeline:
     check_inference(inference)
     where = start(job["device"])
     with memory_said("The GPU's memory is too small for the weights."):
-        pipeline = random_pipeline(recipe_named(job["recipe"]), tuple(job["size"]), _made_on(where, inference))
+        pipeline = random_pipeline(recipe_named(job["recipe"]), tuple(job["size"]), _drawing_device(where, inference))
     return pipeline.place(where, inference)
 
 
@@ -169,7 +169,7 @@ def _inference(job: Job) -> InferenceConfig:
     return InferenceConfig(**job["inference"] | {"preview": preview and Path(preview)})
 
 
-def _made_on(device: torch.device, inference: InferenceConfig) -> torch.device:
+def _drawing_device(device: torch.device, inference: InferenceConfig) -> torch.device:
     """Where random weights are drawn: what is offloaded may be too large for the GPU."""
     return device if inference.offload == "none" else torch.device("cpu")
 
@@ -182,11 +182,11 @@ def _generate(
     written: list[float] = []
     write = VideoWriter.write
 
-    def noted(writer: VideoWriter, frames: np.ndarray) -> None:
+    def timed_write(writer: VideoWriter, frames: np.ndarray) -> None:
         write(writer, frames)
         written.extend([time.perf_counter()] * len(frames))
 
-    VideoWriter.write = noted
+    VideoWriter.write = timed_write
     synchronize(device)
     begin = time.perf_counter()
     try:
@@ -240,12 +240,12 @@ def measure_stock(job: Job) -> dict[str, Any]:
     """
     inference, device = _inference(job), torch.device(job["network"]["device"])
     with memory_said("The GPU's memory is too small for the stock pipeline."):
-        pipeline = _stock_pipeline(job["network"], _made_on(device, inference))
+        pipeline = _stock_pipeline(job["network"], _drawing_device(device, inference))
         fit(pipeline, device, inference)
         return peak_of_loading(device) | _time_stock(pipeline, job, device)
 
 
-def _fitted(network: dict[str, Any], inference: InferenceConfig) -> str:
+def _options_in_words(network: dict[str, Any], inference: InferenceConfig) -> str:
     """Precision and options that the stock pipeline runs with, in words."""
     options = ["compiled"] * inference.compile + ["VAE tiling"] * inference.vae_tiling
     options += [f"offload {inference.offload}"] * (inference.offload != "none")
@@ -313,7 +313,7 @@ def _time_stock(pipeline: WanPipeline, job: Job, device: torch.device) -> dict[s
     timer.watch(pipeline.vae, "decode", lambda _: "decode")
     timed = run()
     return {
-        "fitted": _fitted(network, _inference(job)),
+        "fitted": _options_in_words(network, _inference(job)),
         "seconds_per_chunk": round(seconds, 4),
         "cold_seconds_per_chunk": round(cold, 4),
         "frames_per_chunk": network["frames"],

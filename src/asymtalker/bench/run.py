@@ -73,9 +73,9 @@ def bench_generate(settings: BenchGenerate) -> dict[str, Any]:
     load = load_average()
     results, described = _measure_lengths(lengths, job | {"image": str(image)}, audio, gpus)
     network, inference = described["network"], job["inference"]
-    limits, no_limits = _measure_beside("limits", {"network": network, "attention": inference["attention"]})
+    limits, no_limits = _try_to_measure("limits", {"network": network, "attention": inference["attention"]})
     beside = {"network": network, "inference": inference, "runs": SHORT_RUNS}
-    stock, no_stock = _measure_beside("stock", beside) if settings.stock and gpus == 1 else (None, None)
+    stock, no_stock = _try_to_measure("stock", beside) if settings.stock and gpus == 1 else (None, None)
     limits = limits or {"ceiling": None, "costs": None}
     for result in results:
         result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
@@ -119,9 +119,9 @@ def _bench_steps(verb: str, settings: BenchTrain | BenchDistill) -> dict[str, An
     }  # fmt: skip
     load = load_average()
     print(f"measuring {settings.steps} steps", file=sys.stderr)
-    result = _measure_apart(verb, job, settings.gpus)
+    result = _measure_in_process(verb, job, settings.gpus)
     machine, network = result.pop("machine"), result.pop("network")
-    ceiling, no_ceiling = _measure_beside("ceiling", {"network": network, "attention": None})
+    ceiling, no_ceiling = _try_to_measure("ceiling", {"network": network, "attention": None})
     for timed in (result, *(result[name] for name in ("critic_update", "student_update") if name in result)):
         timed["share_of_ceiling"] = ceiling and round(timed["tflops"] / ceiling["matmul_tflops"], 4)
     print(_step_line(result, ceiling), file=sys.stderr)
@@ -167,7 +167,7 @@ def _measure_lengths(
             runs = SHORT_RUNS if length <= SHORT_SECONDS else 1
             inputs = {"runs": runs, "audio": str(sound), "output": str(Path(folder) / "out.mp4")}
             print(f"measuring {length:g} s of sound", file=sys.stderr)
-            made = _measure_apart("pipeline", job | inputs, gpus)
+            made = _measure_in_process("pipeline", job | inputs, gpus)
             described = {name: made.pop(name) for name in ("machine", "network")}
             results.append({"seconds": length, "runs": runs} | made)
             print(_line(results[-1]), file=sys.stderr)
@@ -299,7 +299,7 @@ def _write_sound(path: Path, audio: AudioFile, seconds: float) -> None:
     path.write_bytes(encode_wav(np.resize(samples, round(seconds * SAMPLE_RATE))))
 
 
-def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[str, Any]:
+def _measure_in_process(task: str, job: dict[str, Any], processes: int = 1) -> dict[str, Any]:
     """What a measuring process, or the first of several, has found.
 
     Raises:
@@ -308,11 +308,19 @@ def _measure_apart(task: str, job: dict[str, Any], processes: int = 1) -> dict[s
     """
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     with tempfile.TemporaryDirectory() as folder:
-        said = Path(folder) / "said"  # torchrun passes on neither exit codes nor single sentences
-        command = [sys.executable, *launch, "-m", "asymtalker.commands.measuring", task, json.dumps(job), str(said)]
+        sentence = Path(folder) / "sentence"  # torchrun passes on neither exit codes nor sentences
+        command = [
+            sys.executable,
+            *launch,
+            "-m",
+            "asymtalker.commands.measuring",
+            task,
+            json.dumps(job),
+            str(sentence),
+        ]
         code, out, errors = _run(command)
-        if said.exists():
-            raise UserError(said.read_text())
+        if sentence.exists():
+            raise UserError(sentence.read_text())
     if code:
         raise RuntimeError(f"the measuring process failed ({code}):\n{errors}")
     return json.loads(out.splitlines()[-1])
@@ -334,11 +342,11 @@ def _run(command: list[str]) -> tuple[int, str, str]:
     return process.returncode, out, errors
 
 
-def _measure_beside(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | None, Exception | None]:
+def _try_to_measure(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | None, Exception | None]:
     """What a measuring process has found, or what it failed with: it must not cost the results that are there."""
     print(f"measuring {task}", file=sys.stderr)
     try:
-        return _measure_apart(task, job), None
+        return _measure_in_process(task, job), None
     except (UserError, RuntimeError) as error:
         return None, error
 

@@ -21,10 +21,10 @@ from asymtalker.distill.loop import Extent, Networks, critic_update_loss, genera
 from asymtalker.errors import join_or
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import memory_said
-from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
+from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import recipe_named
-from asymtalker.sizing.costs import count_flops, on_meta
 from asymtalker.sizing.empty import describe_parts
+from asymtalker.sizing.training import frozen_like, passes
 from asymtalker.train.teacher import teacher_losses
 from asymtalker.training.checkpoint import EMA
 from asymtalker.training.distributed import check_world, gradient_share, is_sharded, micro_batches, place, start, world
@@ -149,7 +149,7 @@ def _measure_train(job: dict[str, Any], recipe: Recipe, config: TeacherConfig) -
     peak = peak_memory(frozen.device)
     every = replace(config, pixel_max_sigma=1.0)
     decoded = _times(job, frozen, lambda index: step(every, index, True))
-    _, both = count_passes(transformer, config.chunk, job["size"], frozen)
+    _, both = count_passes(config.model, config.chunk, job["size"], frozen, loop)
     timed = _timed(plain, loop.batch * loop.micro_batches * both)
     return {
         "seconds_per_step": timed.pop("seconds"),
@@ -191,7 +191,7 @@ def _measure_distill(job: dict[str, Any], recipe: Recipe, config: DistillConfig)
         optimizer_step(optimizers[1], config.student, config.student.lr)
         ema.update(nets.student)
 
-    forward, both = count_passes(nets.student, config.chunk, job["size"], frozen)
+    forward, both = count_passes(model, config.chunk, job["size"], frozen, loop)
     chunks = config.chunks if config.student_continuity == "generated" else 1  # without it none before the last
     rollout, scores = chunks * config.steps_per_sample, 2 if config.guidance_scale == 1 else 3
     samples = loop.batch * loop.micro_batches
@@ -301,21 +301,11 @@ def _average(
 
 
 def count_passes(
-    transformer: AsymTalkerTransformer3DModel, chunk: ChunkConfig, size: tuple[int, int], frozen: Frozen
+    model: TransformerConfig, chunk: ChunkConfig, size: tuple[int, int], frozen: Frozen, loop: LoopConfig
 ) -> tuple[int, int]:
     """FLOPs of the transformer's pass for one sample, forwards, and forwards and backwards, nothing being computed
     twice: those that the model asks for, whatever the training does to save memory."""
-    sizes = {name: value for name, value in transformer.config.items() if not name.startswith("_")}
-    network = on_meta(lambda: AsymTalkerTransformer3DModel(**sizes))
-    num_latents = timeline.latents_of_frames(chunk.frames)
-    area = (side // frozen.codec.spatial for side in size)
-    channels = sizes["latent_channels"] + MASK_CHANNELS + sizes["identity_channels"]
-    with torch.device("meta"):
-        states = torch.empty(1, channels, num_latents, *area)
-        audio = torch.empty(1, chunk.frames + 2 * sizes["audio_context"], sizes["audio_dim"])
-        timesteps = torch.empty(1, num_latents)
-
-    def run() -> Tensor:
-        return network(states, timesteps, audio).sample.sum()
-
-    return count_flops(torch.no_grad()(run)), count_flops(lambda: run().backward())
+    cells = latent_size(size, frozen.codec.spatial, model.patch_size)
+    plain = replace(loop, gradient_checkpointing=False)
+    cost = passes(model, chunk, frozen_like(frozen), plain, lora_rank=0, cells=cells, batch=1)
+    return cost.forward.flops, cost.forward.flops + cost.backward

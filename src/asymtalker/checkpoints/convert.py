@@ -99,8 +99,8 @@ def convert_checkpoint(settings: Convert, recipe: Recipe) -> Conversion:
         name=settings.name,
     )
     save_atomic(settings.out, pipeline.save_pretrained)
-    _say(conversion, transformer)
-    _say_sizes(transformer, recipe.teacher.model, settings.recipe)
+    _print_conversion(conversion, transformer)
+    _print_size_flags(transformer, recipe.teacher.model, settings.recipe)
     return conversion
 
 
@@ -135,7 +135,7 @@ def convert_transformer(
                 raise UserError(f"{folder} holds {name}, of which config.json does not tell: fetch the files anew.")
             conversion.dropped.append(name)
         elif name != TEXT:
-            found[name] = _fitted(folder, name, weight, target[name].shape).to(_precision(name, dtype))
+            found[name] = _widened(folder, name, weight, target[name].shape).to(_precision(name, dtype))
             (conversion.kept if weight.shape == target[name].shape else conversion.widened).append(name)
     generator = numbered_generator(seed, 0, "weights")
     for name in (name for name in target if name not in found):
@@ -176,7 +176,7 @@ def _new(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
     return nn.init.xavier_uniform_(torch.empty(shape), generator=generator)
 
 
-def _fitted(folder: Path, name: str, weight: Tensor, shape: torch.Size) -> Tensor:
+def _widened(folder: Path, name: str, weight: Tensor, shape: torch.Size) -> Tensor:
     """A weight of Wan in our shape: the patch embedding ``(D, C, ...)`` has zeros for inputs that Wan has not.
 
     The inputs of its image to video are noise, mask and picture, in our order; a strategy without identity latents
@@ -231,7 +231,7 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
             raise UserError(f"{folder / name} is damaged or cut short ({error}): fetch it anew.") from error
 
 
-def _say(conversion: Conversion, transformer: AsymTalkerTransformer3DModel) -> None:
+def _print_conversion(conversion: Conversion, transformer: AsymTalkerTransformer3DModel) -> None:
     """What became of the weights, those of all blocks in one line."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     sizes = {name: weight.numel() for name, weight in transformer.state_dict().items()}
@@ -247,7 +247,7 @@ def _say(conversion: Conversion, transformer: AsymTalkerTransformer3DModel) -> N
                 console.print(f"  {part}", markup=False)
 
 
-def _say_sizes(transformer: AsymTalkerTransformer3DModel, model: TransformerConfig, recipe: str) -> None:
+def _print_size_flags(transformer: AsymTalkerTransformer3DModel, model: TransformerConfig, recipe: str) -> None:
     """The flags to train with where the recipe is of another size."""
     if flags := size_flags(dict(transformer.config), model):
         Console(stderr=True, soft_wrap=True, highlight=False).print(

@@ -16,7 +16,7 @@ from asymtalker.media.atomic import FULL_DISK
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
+def _explain_errors() -> Iterator[None]:
     """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
     that is full, another process of the job that is gone."""
     try:
@@ -82,7 +82,7 @@ def exit_by(work: Callable[[], None]) -> None:
     """
     rank = int(os.environ.get("RANK", 0))
     try:
-        with _stops_interrupt(), _said():
+        with _stops_interrupt(), _explain_errors():
             work()
         sys.stdout.flush()
         if _has_others():

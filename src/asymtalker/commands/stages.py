@@ -153,13 +153,13 @@ TRAINED: dict[str, type] = {
 
 def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker train`` and their defaults: both depend on ``--part`` and ``--recipe``."""
-    part = given(arguments, "--part") or "teacher"
+    part = flag_value(arguments, "--part") or "teacher"
     if part not in TRAINED:
         raise UserError(f"There is no part {part} to train: choose {', '.join(TRAINED)}.")
     dry = "--dry-run" in arguments
     if dry and part != "teacher":
         raise UserError(f"There is nothing to plan for --part {part}: it trains on any machine; leave out --dry-run.")
-    config = vars(recipe_named(given(arguments, "--recipe") or "tiny"))[part]
+    config = vars(recipe_named(flag_value(arguments, "--recipe") or "tiny"))[part]
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
     _check_planned(arguments)
@@ -170,12 +170,12 @@ def distill_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker distill`` and their defaults."""
     _check_planned(arguments)
     settings = PlanDistill if "--dry-run" in arguments else Distill
-    return settings, recipe_named(given(arguments, "--recipe") or "tiny").distill
+    return settings, recipe_named(flag_value(arguments, "--recipe") or "tiny").distill
 
 
 def _check_planned(arguments: Sequence[str]) -> None:
     for flag in ("--gpus", "--gpu", "--size", "--efficiency"):
-        if given(arguments, flag) and "--dry-run" not in arguments:
+        if flag_value(arguments, flag) and "--dry-run" not in arguments:
             raise UserError(
                 f"{flag} goes with --dry-run; a training has the GPUs that torchrun gives it and the sizes of"
                 " --config.buckets."
@@ -184,10 +184,10 @@ def _check_planned(arguments: Sequence[str]) -> None:
 
 def encode_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     """The settings of ``asymtalker encode`` and their defaults."""
-    return Encode, recipe_named(given(arguments, "--recipe") or "tiny").teacher
+    return Encode, recipe_named(flag_value(arguments, "--recipe") or "tiny").teacher
 
 
-def given(arguments: Sequence[str], flag: str) -> str | None:
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     """The value given to ``flag``, as ``--flag value`` or ``--flag=value``."""
     for index, argument in enumerate(arguments):
         if argument == flag and index + 1 < len(arguments):
@@ -269,7 +269,7 @@ def check_alone(part: str, loop: LoopConfig) -> None:
         "--config.loop.cpu-offload": loop.cpu_offload,
         "--config.loop.gradient-checkpointing": loop.gradient_checkpointing,
     }
-    if found := [name for name, given in asked.items() if given]:
+    if found := [name for name, wanted in asked.items() if wanted]:
         raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
 
 

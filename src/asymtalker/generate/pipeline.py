@@ -49,7 +49,7 @@ from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, rollout
 from asymtalker.sizing.empty import Network, describe_chunk, describe_parts
-from asymtalker.sizing.generation import available_bytes, too_large
+from asymtalker.sizing.generation import available_bytes, describe_shortage
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.training.distributed import start, world
 
@@ -356,7 +356,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             others = [part for name, part in self.components.items() if name != "transformer"] + [self.preview]
             beside = sum(p.nbytes for part in others if isinstance(part, nn.Module) for p in part.parameters())
             available = available_bytes(self._execution_device)
-            said = too_large(self.describe(size), beside, inference or self.inference, available, world().size)
+            said = describe_shortage(self.describe(size), beside, inference or self.inference, available, world().size)
             raise UserError(said) from error
 
     def animate(

@@ -128,7 +128,9 @@ def what_fits(
     return fitting[min(fitting)] if fitting else []
 
 
-def too_large(network: Network, beside: int, config: InferenceConfig, available: float, processes: int = 1) -> str:
+def describe_shortage(
+    network: Network, beside: int, config: InferenceConfig, available: float, processes: int = 1
+) -> str:
     """One sentence for a GPU whose memory is full: what generation needs, what there is, and what would fit, computed.
 
     Args:

@@ -4,7 +4,7 @@ Figures of the networks come from :mod:`asymtalker.sizing.training`, which measu
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,14 +127,14 @@ class Plan:
         """Bytes on each GPU by part; of activations the phase that needs most."""
         memory = {} if self.loop.cpu_offload else self.sharded()
         memory["codec and audio encoder, whole"] = self.weights.frozen
-        memory |= self._passing()
+        memory |= self._temporary_weights()
         worst = max(self.phases, key=lambda name: self.phases[name])
         memory[f"activations: {worst}"] = self.phases[worst]
         memory |= {"activations: encoding the next chunk meanwhile": self.reading} if self.reading else {}
         memory["allocator's slack, assumed"] = SLACK * sum(memory.values())
         return memory
 
-    def _passing(self) -> dict[str, float]:
+    def _temporary_weights(self) -> dict[str, float]:
         """Weights and gradients that are there for a moment: gathered from shards, or cast by autocast."""
         weights, half = self.weights, 2 if self.loop.autocast == "bfloat16" else 4
         if self.gpus > 1 or self.loop.cpu_offload:
@@ -183,10 +183,10 @@ def check_memory(plan: Plan, free_bytes: float) -> None:
         UserError: what it needs, what there is, and what would fit, if it does not even without slack.
     """
     if plan.total() / (1 + SLACK) > free_bytes:  # what is only assumed refuses nobody
-        raise UserError(_too_large(plan, free_bytes))
+        raise UserError(_describe_shortage(plan, free_bytes))
 
 
-def _too_large(plan: Plan, free_bytes: float) -> str:
+def _describe_shortage(plan: Plan, free_bytes: float) -> str:
     ways = what_fits(plan, free_bytes)
     advice = f"what fits: {'; or '.join(ways)}" if ways else "nothing that can be set makes it fit but a smaller size"
     return (
@@ -199,7 +199,7 @@ def _too_large(plan: Plan, free_bytes: float) -> str:
 def what_fits(plan: Plan, memory: float) -> list[str]:
     """Settings and numbers of GPUs with which a plan needs no more than ``memory`` bytes on each, computed: single
     changes or, where none does, several together."""
-    ways = [flag for flag, _, changed in _changes(plan) if changed.total() <= memory]
+    ways = [flag for flag, _, changed in _savings(plan) if changed.total() <= memory]
     if more := _fewest_gpus(plan, memory):
         ways.append(more)
     if ways:
@@ -207,7 +207,7 @@ def what_fits(plan: Plan, memory: float) -> list[str]:
     # LoRA is for one process, and offloading for many: one of them at a time.
     for left_out in ("lora_rank", "cpu_offload"):
         changed, flags = plan, list[str]()
-        while found := next((change for change in _changes(changed) if change[1] != left_out), None):
+        while found := next((change for change in _savings(changed) if change[1] != left_out), None):
             flags.append(found[0])
             changed = found[2]
             if changed.total() <= memory:
@@ -219,7 +219,7 @@ def what_fits(plan: Plan, memory: float) -> list[str]:
     return list(dict.fromkeys(ways))
 
 
-def _changes(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
+def _savings(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
     """Flags that save memory, the setting's name and the plan with it; those that train something else come last."""
     config, loop = plan.config, plan.loop
     if not loop.gradient_checkpointing:
@@ -263,8 +263,19 @@ def print_plan(plan: Plan, gpu: Gpu, efficiency: float) -> None:
         f"{plan.verb}, {height}x{width}, {plan.config.chunk.frames} frames, {plan.gpus} x {gpu.name};"
         f" {chunks} chunk{'s' * (chunks > 1)} a step, {loop.batch} at a time; {loop.steps:,} steps"
     )
-    for table in (_parameters(plan), _operations(plan), _memory(plan)):
-        console.print(table)
+    sizes = {name: (total / 1e6, trained / 1e6) for name, (total, trained) in plan.weights.parameters.items()}
+    flops = plan.flops | {"in all": sum(plan.flops.values())}
+    memory = (
+        plan.gpu_memory() | {"in all": plan.total()} | {f"  (phase: {name})": n for name, n in plan.phases.items()}
+    )
+    console.print(_table(("parameters", "millions", "trained"), sizes))
+    console.print(
+        _table(("operations of a step, all GPUs", "TFLOP"), {name: (n / 1e12,) for name, n in flops.items()})
+    )
+    console.print(_table(("memory of each process", "GPU, GB"), {name: (n / GB,) for name, n in memory.items()}))
+    if loop.cpu_offload:
+        host = plan.sharded() | {"in all": sum(plan.sharded().values())}
+        console.print(_table(("offloaded", "host, GB"), {name: (n / GB,) for name, n in host.items()}))
     console.print(
         f"time: {plan.seconds(gpu, efficiency):.3g} s a step, {plan.hours(gpu, efficiency):,.3g} hours in all, if"
         f" {efficiency:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s are reached (assumed)"
@@ -274,42 +285,13 @@ def print_plan(plan: Plan, gpu: Gpu, efficiency: float) -> None:
     if total <= gpu.memory:
         console.print(f"fits: {total / GB:.1f} of {gpu.memory / GB:.0f} GB")
     else:
-        console.print(_too_large(plan, gpu.memory))
+        console.print(_describe_shortage(plan, gpu.memory))
 
 
-def _table(*columns: str) -> Table:
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    return table
-
-
-def _parameters(plan: Plan) -> Table:
-    table = _table("parameters", "millions", "trained")
-    for name, (total, trained) in plan.weights.parameters.items():
-        table.add_row(name, f"{total / 1e6:,.2f}", f"{trained / 1e6:,.2f}")
-    return table
-
-
-def _operations(plan: Plan) -> Table:
-    table = _table("operations of a step, all GPUs", "TFLOP")
-    for name, flops in plan.flops.items():
-        table.add_row(name, f"{flops / 1e12:,.1f}")
-    table.add_row("in all", f"{sum(plan.flops.values()) / 1e12:,.1f}")
-    return table
-
-
-def _memory(plan: Plan) -> Table:
-    host = plan.loop.cpu_offload
-    table = _table("memory of each process", "GPU, GB", *(["host, GB"] if host else []))
-    rows = plan.gpu_memory()
-    if host:
-        for name, size in plan.sharded().items():
-            table.add_row(name, "", f"{size / GB:,.2f}")
-    for name, size in rows.items():
-        table.add_row(name, f"{size / GB:,.2f}")
-    held = [f"{sum(plan.sharded().values()) / GB:,.2f}"] if host else []
-    table.add_row("in all", f"{plan.total() / GB:,.2f}", *held)
-    for name, size in plan.phases.items():
-        table.add_row(f"  (phase: {name})", f"{size / GB:,.2f}")
+    for name, values in rows.items():
+        table.add_row(name, *(f"{value:,.2f}" for value in values))
     return table
