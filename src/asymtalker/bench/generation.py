@@ -28,6 +28,7 @@ from asymtalker.generate.placement import check_inference, fit, place
 from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
 from asymtalker.models.loading import memory_said
+from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import RECIPES
 from asymtalker.sizing.empty import describe_network
@@ -157,7 +158,8 @@ def _load(job: Job) -> AsymTalkerPipeline:
     check_inference(inference)
     where = start(job["device"])
     with memory_said("The GPU's memory is too small for the weights."):
-        pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference))
+        dtype = weights_precision(where, inference.precision)
+        pipeline = random_pipeline(RECIPES[job["recipe"]](), tuple(job["size"]), _made_on(where, inference), dtype)
     with fullness_said(pipeline, pipeline.settings.size, inference):
         return place(pipeline, where, inference)
 

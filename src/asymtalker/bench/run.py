@@ -22,7 +22,7 @@ import numpy as np
 import asymtalker
 from asymtalker.commands.exits import exit_by
 from asymtalker.commands.stages import recipe_named
-from asymtalker.config import InferenceConfig, to_dict
+from asymtalker.config import InferenceConfig, Precision, to_dict
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media.read import AudioFile
@@ -37,6 +37,10 @@ STOP_SECONDS = 45
 """Torchrun gives its workers 30."""
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "av")
 DEFAULT_SIZE = (512, 512)
+CPU_FLAGS = (
+    "avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16",
+)  # fmt: skip
+"""Linux's names of the instructions that speed depends on, of x86 and of Arm."""
 
 
 def demo_inputs() -> tuple[Path, Path]:
@@ -137,6 +141,7 @@ def bench_train(
     size: tuple[int, int] | None = None,
     device: str = "auto",
     *,
+    precision: Precision = "auto",
     steps: int = TRAINING_STEPS,
     batch: int | None = None,
     gradient_checkpointing: bool | None = None,
@@ -150,6 +155,7 @@ def bench_train(
         recipe: its name.
         size: height and width of the frames in pixels.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        precision: see :func:`asymtalker.models.precision.choose_precision`.
         steps: optimizer steps to take the median of.
         batch: samples of a micro-batch, by default the recipe's.
         gradient_checkpointing: by default the recipe's.
@@ -166,8 +172,8 @@ def bench_train(
         check_place(out)
     recipe_named(recipe)
     settings = {
-        "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "steps": steps, "batch": batch,
-        "gradient_checkpointing": gradient_checkpointing, "gpus": gpus,
+        "recipe": recipe, "size": size or DEFAULT_SIZE, "device": device, "precision": precision, "steps": steps,
+        "batch": batch, "gradient_checkpointing": gradient_checkpointing, "gpus": gpus,
     }  # fmt: skip
     load = load_average()
     print(f"measuring {steps} steps", file=sys.stderr)
@@ -416,17 +422,23 @@ def describe_model(pipeline: Any) -> dict[str, Any]:
     }
 
 
+def _processor() -> dict[str, str]:
+    """What Linux says of the first core; nothing elsewhere."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().split("\n\n")[0].splitlines() if information.exists() else []
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """What the numbers depend on; ``device`` is PyTorch's name of it."""
     import torch
 
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    about = _processor()
+    has = set((about.get("flags") or about.get("Features") or "").split())  # of x86, of Arm
     return {
-        "cpu": cpu,
+        "cpu": about.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in has],
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -78,7 +78,7 @@ def measure_training(job: Job) -> dict[str, Any]:
     decodes those whose noise level is low enough.
 
     Args:
-        job: ``recipe``, ``size``, ``device``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
+        job: ``recipe``, ``size``, ``device``, ``precision``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
             recipe's.
 
     Raises:
@@ -145,7 +145,7 @@ def _measure(job: Job, config: TeacherConfig) -> dict[str, Any]:
             "frames": config.chunk.frames,
             "device": frozen.device.type,
             "dtype": "float32",
-            "autocast": loop.autocast if loop.autocast == "bfloat16" else None,
+            "autocast": "bfloat16" if precision(loop) else None,
             "batch": loop.batch,
             "micro_batches": loop.micro_batches,
             "gradient_checkpointing": loop.gradient_checkpointing,
@@ -158,7 +158,7 @@ def _configured(job: Job, recipe: Recipe) -> TeacherConfig:
     """The settings of the run, on the device that is this process's."""
     config = recipe.teacher
     changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
-    loop = replace(config.loop, device=str(start(job["device"])), **changes)
+    loop = replace(config.loop, device=str(start(job["device"])), autocast=job["precision"], **changes)
     loop = replace(loop, micro_batches=-(-loop.micro_batches // world().size) * world().size)
     check_world(loop)
     return replace(config, loop=loop)

@@ -22,7 +22,8 @@ import tyro
 
 import asymtalker
 from asymtalker.commands.exits import exit_by
-from asymtalker.config import InferenceConfig
+from asymtalker.commands.threads import limit_threads
+from asymtalker.config import InferenceConfig, Precision
 from asymtalker.errors import UserError
 
 
@@ -171,7 +172,7 @@ class BenchTrain:
     machine as JSON."""
 
     recipe: str
-    """Whose size, batch and precision."""
+    """Whose size and batch."""
     random_weights: bool = False
     """Always needed: there are no others."""
     size: str = "512x512"
@@ -188,6 +189,8 @@ class BenchTrain:
     """Processes that share the weights (FSDP2), one per GPU."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
+    precision: Precision = "auto"
+    """"auto" computes in bfloat16 on a GPU and on a processor that has instructions for it, in float32 on others."""
 
 
 def generate(settings: Generate) -> None:
@@ -211,6 +214,7 @@ def generate(settings: Generate) -> None:
         from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
 
         pipeline = load_pipeline(settings.model, settings.device, settings.inference)
+        bars.console.print(pipeline.described(), markup=False)
         bars.update(bar, description="reading the sound")
         pipeline.generate_to_file(
             settings.image,
@@ -278,6 +282,7 @@ def bench_train(settings: BenchTrain) -> None:
         settings.recipe,
         parse_size(settings.size),
         settings.device,
+        precision=settings.precision,
         steps=settings.steps,
         batch=settings.batch,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -409,4 +414,5 @@ def _quiet_libraries() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; see :func:`asymtalker.commands.exits.exit_by`."""
     _quiet_libraries()
+    limit_threads()
     exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))

@@ -41,7 +41,7 @@ from asymtalker.media.whole import whole
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, ArraySource, AudioFeatures
 from asymtalker.training.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.training.frozen import Frozen, load_frozen
-from asymtalker.training.run_folder import tracked
+from asymtalker.training.run_folder import in_its_precision, tracked
 
 START_STRIDE = 40  # frames between the starts of encoded chunks of a clip
 REFERENCES = 4  # identity references per clip, beside the first frames of its chunks
@@ -358,7 +358,7 @@ def encode(config: TeacherConfig, corpus_path: Path, model_path: Path) -> Path:
         UserError: if a folder does not hold what it should, or there is no clip that is long enough.
     """
     began = time.perf_counter()
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config))
     encoder = Encoder(
         corpus_path, load_frozen(model_path, config.model.identity, config.loop), config.chunk.frames, config.buckets
     )

@@ -37,9 +37,7 @@ def convolve_frames(x: Tensor, weight: Tensor, bias: Tensor | None, stride: tupl
     span, step = weight.shape[2], stride[0]
     count = 1 + (x.shape[2] - span) // step
     pictures = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    frames = pictures.unflatten(
-        0, (len(x), -1)
-    )  # (B, F, C, H, W), channels side by side as oneDNN reads them
+    frames = pictures.unflatten(0, (len(x), -1))  # (B, F, C, H, W), channels side by side as oneDNN reads them
     total: Tensor | None = None
     for index in range(span):
         seen = frames[:, index : index + step * (count - 1) + 1 : step].flatten(0, 1)
