@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from asymtalker import timeline
 from asymtalker.config import CodecConfig
 from asymtalker.errors import UserError
+from asymtalker.models.convolution import quicken_convolutions
 
 
 def build_vae(config: CodecConfig) -> AutoencoderKLWan:
@@ -143,12 +144,14 @@ class Codec:
     """The frozen 3D causal VAE with normalised latents.
 
     Args:
-        vae: the autoencoder; its config carries ``latents_mean`` and ``latents_std``.
-        autocast: run in this precision where the device has it; ``None`` runs in the weights' own.
+        vae: the autoencoder; its config carries ``latents_mean`` and ``latents_std``. Its convolutions are changed to
+            quicker ones of the same values (:mod:`asymtalker.models.convolution`).
+        autocast: run in this precision; ``None`` runs in the weights' own.
     """
 
     def __init__(self, vae: AutoencoderKLWan, autocast: torch.dtype | None = None):
         self.vae = vae
+        quicken_convolutions(vae)
         self.autocast = autocast
         self.channels: int = vae.config.z_dim
         self.spatial: int = vae.config.scale_factor_spatial

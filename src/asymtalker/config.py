@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 IdentityStrategy = Literal["tre", "etr", "clip", "vtp"]
 Continuity = Literal["ground_truth", "generated"]
+Precision = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ class LoopConfig:
     sample_every: int = 0
     """Steps between sample videos; 0 writes none."""
     device: str = "cpu"
-    autocast: Literal["bfloat16", "float32"] = "bfloat16"
+    autocast: Precision = "auto"
+    """Precision that networks are computed in. "auto" is bfloat16 on a GPU and on a processor that has instructions
+    for it, float32 on others; a run that goes on keeps what it began with."""
     cache: bool = True
     """Encode the whole corpus first and keep that beside it, for a corpus that is drawn from again and again; false
     encodes a chunk when it is drawn, unless it is kept already, and writes nothing to the corpus."""
@@ -338,6 +341,8 @@ class SamplerConfig:
 class InferenceConfig:
     """How a model of any size is fitted to the machine that generates with it."""
 
+    precision: Precision = "auto"
+    """"auto" computes in bfloat16 on a GPU and on a processor that has instructions for it, in float32 on others."""
     offload: Literal["none", "model", "group"] = "none"
     """Keep weights in the host's memory: "model" brings each network to the GPU when it runs and takes it off when
     the next one does (the codec, which is small, stays), "group" each block of the transformer, which needs the

@@ -28,6 +28,7 @@ from asymtalker.generate.placement import check_inference, fit
 from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
 from asymtalker.models.loading import memory_said
+from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import recipe_named
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -159,7 +160,9 @@ def _load(job: Job) -> AsymTalkerPipeline:
     check_inference(inference)
     where = start(job["device"])
     with memory_said("The GPU's memory is too small for the weights."):
-        pipeline = random_pipeline(recipe_named(job["recipe"]), tuple(job["size"]), _drawing_device(where, inference))
+        dtype = weights_precision(where, inference.precision)
+        recipe, size = recipe_named(job["recipe"]), tuple(job["size"])
+        pipeline = random_pipeline(recipe, size, _drawing_device(where, inference), dtype)
     return pipeline.place(where, inference)
 
 

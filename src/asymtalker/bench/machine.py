@@ -13,15 +13,19 @@ import torch
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "av")
 
 
+CPU_FLAGS = (
+    "avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "asimd", "sve", "bf16",
+)  # fmt: skip
+"""Linux's names of the instructions that speed depends on, of x86 and of Arm."""
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """What the numbers depend on; ``device`` is PyTorch's name of it."""
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    about = _processor()
+    has = set((about.get("flags") or about.get("Features") or "").split())  # of x86, of Arm
     return {
-        "cpu": cpu,
+        "cpu": about.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in has],
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -29,6 +33,14 @@ def describe_machine(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def _processor() -> dict[str, str]:
+    """What Linux says of the first core; nothing elsewhere."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().split("\n\n")[0].splitlines() if information.exists() else []
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def load_average() -> dict[str, float]:

@@ -114,8 +114,8 @@ def _bench_steps(verb: str, settings: BenchTrain | BenchDistill) -> dict[str, An
     recipe_named(settings.recipe)
     job = {
         "recipe": settings.recipe, "size": parse_size(settings.size), "device": settings.device,
-        "steps": settings.steps, "batch": settings.batch, "gradient_checkpointing": settings.gradient_checkpointing,
-        "gpus": settings.gpus,
+        "precision": settings.precision, "steps": settings.steps, "batch": settings.batch,
+        "gradient_checkpointing": settings.gradient_checkpointing, "gpus": settings.gpus,
     }  # fmt: skip
     load = load_average()
     print(f"measuring {settings.steps} steps", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from asymtalker.config import InferenceConfig
+from asymtalker.config import InferenceConfig, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class BenchGenerate:
 @dataclass(frozen=True, kw_only=True)
 class _BenchSteps:
     recipe: str
-    """Whose size, batch and precision."""
+    """Whose size and batch."""
     random_weights: bool = False
     """Always needed: there are no others."""
     size: str = "512x512"
@@ -61,6 +61,8 @@ class _BenchSteps:
     """Processes that share the weights (FSDP2), one per GPU."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
+    precision: Precision = "auto"
+    """"auto" computes in bfloat16 on a GPU and on a processor that has instructions for it, in float32 on others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,8 +86,8 @@ def measure_train(job: dict[str, Any]) -> dict[str, Any]:
     decodes those whose noise level is low enough.
 
     Args:
-        job: ``recipe``, ``size``, ``device``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
-            recipe's.
+        job: ``recipe``, ``size``, ``device``, ``precision``, ``steps``, and ``batch`` and ``gradient_checkpointing``,
+            null for the recipe's.
 
     Raises:
         UserError: if the GPU's memory is too small.
@@ -252,7 +252,7 @@ def _described(
             "frames": config.chunk.frames,
             "device": frozen.device.type,
             "dtype": "float32",
-            "autocast": loop.autocast if loop.autocast == "bfloat16" else None,
+            "autocast": "bfloat16" if precision(loop) else None,
             "batch": loop.batch,
             "micro_batches": loop.micro_batches,
             "gradient_checkpointing": loop.gradient_checkpointing,
@@ -268,7 +268,7 @@ def _generator(seed: int) -> torch.Generator:
 def _configured(job: dict[str, Any], config: C) -> C:
     """The settings of the run, on the device that is this process's."""
     changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
-    loop = replace(config.loop, device=str(start(job["device"])), **changes)
+    loop = replace(config.loop, device=str(start(job["device"])), autocast=job["precision"], **changes)
     loop = replace(loop, micro_batches=-(-loop.micro_batches // world().size) * world().size)
     check_world(loop)
     return replace(config, loop=loop, lora_rank=0)  # which changes weights that are there, and random ones are new

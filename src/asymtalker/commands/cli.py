@@ -22,6 +22,7 @@ import tyro
 
 import asymtalker
 from asymtalker.commands.exits import exit_by
+from asymtalker.commands.threads import limit_threads
 from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError, join_or
 
@@ -160,6 +161,7 @@ def generate(settings: Generate) -> None:
         from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
 
         pipeline = load_pipeline(settings.model, settings.device, settings.inference)
+        bars.console.print(pipeline.described(), markup=False)
         bars.update(bar, description="reading the sound")
         pipeline.generate_to_file(
             settings.image,
@@ -294,4 +296,5 @@ def _quiet_libraries() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; see :func:`asymtalker.commands.exits.exit_by`."""
     _quiet_libraries()
+    limit_threads()
     exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))

@@ -44,7 +44,7 @@ from asymtalker.media.atomic import atomic_path
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
 from asymtalker.training.distributed import barrier, on_its_device, patient_group, world
 from asymtalker.training.frozen import Frozen, load_frozen
-from asymtalker.training.run_folder import tracked
+from asymtalker.training.run_folder import in_its_precision, tracked
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def encode(config: TeacherConfig, corpus_path: Path, model_path: Path) -> Path:
         UserError: if a folder does not hold what it should, or there is no clip that is long enough.
     """
     began = time.perf_counter()
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config))
     frozen = load_frozen(model_path, config.model.identity, config.loop)
     encoder = Encoder(frozen, config.chunk.frames, config.buckets)
     splits = [usable_clips(corpus_path, config.chunk.frames, split) for split in ("train", "test")]

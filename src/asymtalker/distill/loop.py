@@ -43,6 +43,7 @@ from asymtalker.training.run_folder import (
     RunFolder,
     StepRecord,
     build_optimizer,
+    in_its_precision,
     learning_rate,
     names_batch,
     optimizer_step,
@@ -141,7 +142,7 @@ def distill(
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than the rollout.
     """
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)

@@ -45,6 +45,7 @@ from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
+from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, rollout
@@ -335,8 +336,14 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     @property
     def _autocast(self) -> torch.dtype | None:
-        """float32 weights run in bfloat16, as they were trained; other weights in their own precision."""
-        return torch.bfloat16 if self.transformer.dtype == torch.float32 else None
+        """Of float32 weights the type they are computed in; other weights run in their own precision."""
+        if self.transformer.dtype != torch.float32:
+            return None
+        return choose_precision(self._execution_device, self.inference.precision)
+
+    def described(self) -> str:
+        """Where it runs and in which precision, for a person."""
+        return describe_precision(self._execution_device, self._autocast or self.transformer.dtype)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._execution_device.type, self._autocast, enabled=self._autocast is not None)
@@ -436,7 +443,8 @@ def load_pipeline(
 ) -> AsymTalkerPipeline:
     """The pipeline on a device (``"auto"``: a GPU if there is one), for commands.
 
-    On a GPU weights are bfloat16, save for norms and modulation. Under ``torchrun`` the processes work together.
+    On a GPU that computes in bfloat16 weights are held in it, save for norms and modulation. Under ``torchrun`` the
+    processes work together.
 
     Raises:
         UserError: if the checkpoint, the device or an option cannot be used.
@@ -446,6 +454,6 @@ def load_pipeline(
     where = start(device)
     folder = checkpoint_folder(model)  # first, as what follows takes the bar off its download too
     hide_bars()
-    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    dtype = weights_precision(where, inference.precision)
     pipeline = AsymTalkerPipeline.from_pretrained(folder, torch_dtype=dtype)
     return pipeline.place(where, inference)

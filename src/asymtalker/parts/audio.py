@@ -27,6 +27,7 @@ from asymtalker.training.run_folder import (
     RunFolder,
     autocast,
     build_optimizer,
+    in_its_precision,
     learning_rate,
     optimizer_step,
     run_steps,
@@ -59,7 +60,7 @@ def train_audio(config: AudioTrainConfig, run_path: Path) -> None:
     Speech is synthesised as it is needed, a pure function of seed and step, so the same command resumes exactly.
     """
     check_share(config.pico_share)
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop
     hide_bars()
     run = RunFolder(run_path, config)

@@ -33,6 +33,7 @@ from asymtalker.training.run_folder import (
     RunFolder,
     autocast,
     build_optimizer,
+    in_its_precision,
     learning_rate,
     optimizer_step,
     run_steps,
@@ -54,7 +55,7 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
         UserError: if neither source is given or one is empty.
     """
     source = ClipSource.open(config, corpus_path, portraits)
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "portraits": str(portraits)})
     torch.manual_seed(hashed_seed(loop.seed, "weights"))

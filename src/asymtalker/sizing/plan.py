@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from asymtalker.config import DistillConfig, LoopConfig, TeacherConfig
 from asymtalker.errors import UserError
 from asymtalker.training.distributed import check_processes
+from asymtalker.training.run_folder import precision
 
 GB = 10**9
 SLACK = 0.1
@@ -136,7 +138,7 @@ class Plan:
 
     def _temporary_weights(self) -> dict[str, float]:
         """Weights and gradients that are there for a moment: gathered from shards, or cast by autocast."""
-        weights, half = self.weights, 2 if self.loop.autocast == "bfloat16" else 4
+        weights, half = self.weights, (precision(self.loop) or torch.float32).itemsize
         if self.gpus > 1 or self.loop.cpu_offload:
             outside = 4 * weights.outside
             return {

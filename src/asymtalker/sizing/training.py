@@ -37,7 +37,7 @@ from asymtalker.sizing.costs import (
 from asymtalker.sizing.plan import Plan, Weights, check_gpus, check_memory
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.train.losses import LEAD_LATENTS
-from asymtalker.training.distributed import from_all, world
+from asymtalker.training.distributed import C, from_all, world
 from asymtalker.training.frozen import Frozen
 from asymtalker.training.network import adapt, build_transformer, store_as_computed
 from asymtalker.training.run_folder import precision
@@ -253,6 +253,11 @@ def distill_fits(config: DistillConfig, model: TransformerConfig, frozen: Frozen
     check_fits(lambda: plan_distill(config, model, frozen_like(frozen), size, world().size), frozen.device)
 
 
+def _on_gpus(config: C) -> C:
+    """The settings with the device that a plan is of: the machine that plans may compute in another precision."""
+    return replace(config, loop=replace(config.loop, device="cuda"))
+
+
 def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], gpus: int) -> Plan:
     """What training the teacher needs.
 
@@ -265,6 +270,7 @@ def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], g
     Raises:
         UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
     """
+    config = _on_gpus(config)
     loop = config.loop
     check_gpus(config, gpus)
     whole = latent_size(size, frozen.codec.spatial, config.model.patch_size)
@@ -345,6 +351,7 @@ def plan_distill(
     Raises:
         UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
     """
+    config = _on_gpus(config)
     loop, autocast = config.loop, precision(config.loop)
     check_gpus(config, gpus)
     cells = latent_size(size, frozen.codec.spatial, model.patch_size)

@@ -28,6 +28,7 @@ from asymtalker.training.run_folder import (
     RunFolder,
     StepRecord,
     build_optimizer,
+    in_its_precision,
     learning_rate,
     names_batch,
     optimizer_step,
@@ -62,7 +63,7 @@ def train_teacher(
     Raises:
         UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
     """
-    config = on_its_device(config)
+    config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)

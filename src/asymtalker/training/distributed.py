@@ -31,6 +31,7 @@ from asymtalker.config import (
 )
 from asymtalker.errors import UserError
 from asymtalker.models.loading import choose_device
+from asymtalker.models.precision import choose_precision
 
 M = TypeVar("M", bound=nn.Module)
 C = TypeVar("C", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig)
@@ -251,7 +252,7 @@ def place(module: M, loop: LoopConfig) -> M:
         mesh = init_device_mesh(device.type, (world().size,))
         pin = device.type == "cuda"
         offload = CPUOffloadPolicy(pin_memory=pin) if loop.cpu_offload else OffloadPolicy()
-        dtype = torch.bfloat16 if loop.autocast == "bfloat16" else None
+        dtype = choose_precision(device, loop.autocast)
         inside = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         outside = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         if loop.cpu_offload and pin:  # the update is the processor's work, and torchrun leaves each process one thread

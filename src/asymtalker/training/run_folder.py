@@ -10,10 +10,11 @@ import math
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,13 +31,15 @@ from asymtalker import config as configs
 from asymtalker.config import LoopConfig, OptimizerConfig
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import clear_unfinished, write_atomic
+from asymtalker.models.precision import choose_precision, describe_precision, precision_name
 from asymtalker.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
-from asymtalker.training.distributed import GOES_ON, barrier, from_all, whole_tensor, world
+from asymtalker.training.distributed import GOES_ON, C, barrier, from_all, from_main, whole_tensor, world
 
 T = TypeVar("T")
 
 LINE_SECONDS = 60
 RUN_CONFIG = "config.json"
+CHECKPOINT = "checkpoint"
 SHOWN_CHANGES = 8
 # These may change between the commands of one run; anything else would make it another run. Other ``steps`` go on from
 # the checkpoint too, but a learning rate that falls (``final_scale``) then falls along another curve; other
@@ -47,9 +50,28 @@ RESUMABLE = (
 )  # fmt: skip
 
 
+def in_its_precision(config: C, path: Path | None = None) -> C:
+    """The settings of a training in which ``"auto"`` has become a precision, which is said on stderr: the one that the
+    run began with, so that all of its steps are alike, else what is quick on the main process's device.
+
+    Args:
+        config: its device is chosen.
+        path: folder of the run.
+    """
+    loop, device = config.loop, torch.device(config.loop.device)
+    wanted = loop.autocast
+    if path and wanted == "auto" and (path / CHECKPOINT).exists() and (path / RUN_CONFIG).exists():
+        wanted = json.loads((path / RUN_CONFIG).read_text())["loop"]["autocast"]
+    chosen = from_main(precision_name(choose_precision(device, wanted)))
+    config = replace(config, loop=replace(loop, autocast=chosen))
+    if world().main:
+        print(describe_precision(device, precision(config.loop) or torch.float32), file=sys.stderr)
+    return config
+
+
 def precision(loop: LoopConfig) -> torch.dtype | None:
     """The autocast type of a run, ``None`` for float32."""
-    return torch.bfloat16 if loop.autocast == "bfloat16" else None
+    return choose_precision(torch.device(loop.device), loop.autocast)
 
 
 def autocast(loop: LoopConfig) -> torch.autocast:
@@ -80,7 +102,7 @@ class RunFolder:
             clear_unfinished(path)
         barrier()
         saved = path / RUN_CONFIG
-        self.checkpoint = path / "checkpoint"
+        self.checkpoint = path / CHECKPOINT
         if (path / "checkpoint.pt").exists():
             raise UserError(f"{path}: holds a run of an older version that can't be resumed; use another folder")
         if self.checkpoint.exists() and saved.exists():

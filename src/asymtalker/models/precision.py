@@ -1,0 +1,75 @@
+"""Which precision networks are computed in: bfloat16 where the device has instructions for it, float32 elsewhere."""
+
+import platform
+import time
+from functools import cache
+
+import torch
+
+from asymtalker.config import Precision
+
+TIMED_SIDE, TIMED_RUNS = 256, 3
+MUCH_SLOWER = 2.0
+
+
+def choose_precision(device: torch.device, wanted: Precision = "auto") -> torch.dtype | None:
+    """The type in which ``torch.autocast`` runs networks of float32 weights; ``None`` leaves them in float32.
+
+    Args:
+        device: where they run. What is not a CPU takes bfloat16.
+        wanted: ``"auto"`` asks what is quick there, the others are taken as they are.
+    """
+    if wanted == "auto":
+        wanted = "bfloat16" if device.type != "cpu" or quick_in_bfloat16() else "float32"
+    return torch.bfloat16 if wanted == "bfloat16" else None
+
+
+def weights_precision(device: torch.device, wanted: Precision = "auto") -> torch.dtype:
+    """The type that weights are held in to generate: on a GPU, for half the memory, the one they are computed in."""
+    return (choose_precision(device, wanted) if device.type != "cpu" else None) or torch.float32
+
+
+def precision_name(autocast: torch.dtype | None) -> Precision:
+    """What :func:`choose_precision` has chosen, as settings name it."""
+    return "float32" if autocast is None else "bfloat16"
+
+
+def describe_precision(device: torch.device, computed: torch.dtype) -> str:
+    """Where networks run and in which precision they are computed, in a few words for a person."""
+    said = f"on {device} in {str(computed).removeprefix('torch.')}"
+    if device.type != "cpu":
+        return said
+    said += f", {(threads := torch.get_num_threads())} thread{'s' * (threads > 1)}"
+    return said if quick_in_bfloat16() else f"{said}; bfloat16 is slow on this processor"
+
+
+@cache
+def quick_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 and PyTorch makes use of them.
+
+    Without them a product takes about 60 times as long as in float32, so that some noise in the times, which are of
+    milliseconds, must not decide: with them bfloat16 is only left where it is much slower all the same.
+    """
+    return has_bfloat16() and _seconds(torch.bfloat16) < MUCH_SLOWER * _seconds(torch.float32)
+
+
+def has_bfloat16() -> bool:
+    """Whether PyTorch sees the CPU's instructions for bfloat16: AVX512-BF16 or AMX on x86, or Arm's."""
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    # oneDNN's own answer asks an x86 processor for no more than AVX-512, where it only acts as if.
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _seconds(dtype: torch.dtype) -> float:
+    """Of a small matrix product, the quickest of a few."""
+    matrix = torch.ones(TIMED_SIDE, TIMED_SIDE, dtype=dtype, device="cpu")
+    times = []
+    with torch.autocast("cpu", enabled=False):  # whoever asks may be in one
+        for _ in range(1 + TIMED_RUNS):  # the first chooses the kernel
+            begin = time.perf_counter()
+            matrix @ matrix
+            times.append(time.perf_counter() - begin)
+    return min(times[1:])
