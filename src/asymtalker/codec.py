@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from asymtalker import timeline
 from asymtalker.config import CodecConfig
+from asymtalker.convolution import quicken_convolutions
 from asymtalker.errors import UserError
-from asymtalker.models.convolution import quicken_convolutions
 
 
 def build_vae(config: CodecConfig) -> AutoencoderKLWan:
@@ -145,7 +145,7 @@ class Codec:
 
     Args:
         vae: the autoencoder; its config carries ``latents_mean`` and ``latents_std``. Its convolutions are changed to
-            quicker ones of the same values (:mod:`asymtalker.models.convolution`).
+            quicker ones of the same values (:mod:`asymtalker.convolution`).
         autocast: run in this precision; ``None`` runs in the weights' own.
     """
 
