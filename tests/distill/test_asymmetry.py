@@ -82,6 +82,8 @@ def critic_loss_of(critic, generated):
 def test_the_teacher_judges_on_the_real_continuity_and_the_critic_on_the_students_own():
     generated, teacher, critic = chunk(), always(1.0), always(0.0)
     losses_of(teacher, critic, generated)
+    runs = len(teacher.passes), len(critic.passes)
+    assert runs == (1, 1), f"teacher and critic run {runs} times, not once each"
     (judged,), (followed,) = teacher.passes, critic.passes
     assert torch.equal(judged.noisy[:, :, :HEAD], generated.teacher.continuity), (
         "the teacher does not judge on the real video's continuity (eq. 9)"
@@ -122,17 +124,6 @@ def test_scores_and_critic_are_told_that_the_head_is_clean():
         assert (given.mask[:, :, HEAD:] == 0).all(), "the mask marks what is to be generated as given"
 
 
-def test_a_step_moves_the_student_to_the_teacher_and_away_from_the_critic():
-    generated = chunk(latents=torch.zeros(SHAPE))
-    losses_of(always(2.0), always(-1.0), generated)["dmd"].backward()
-    moved = -generated.latents.grad
-    assert (moved[:, :, HEAD:] > 0).all(), "the student moves from the teacher to the critic: the scores are swapped"
-    assert not moved[:, :, :HEAD].any(), "the head, which is given, is in the loss"
-    body = moved[:, :, HEAD:]
-    expected = torch.full_like(body, (2 + 1) / 2 / body.numel())  # (real - fake) / mean |0 - real|, eq. 13
-    torch.testing.assert_close(body, expected, msg="the gradient is not (fake - real) / mean |z - real| (eq. 13)")
-
-
 def test_the_scores_do_not_count_the_given_head():
     plain, garbled = chunk(), chunk()
     teacher, critic = always(2.0), always(-1.0)
@@ -144,6 +135,17 @@ def test_the_scores_do_not_count_the_given_head():
     (other["dmd"] + other["anchor"]).backward()
     assert torch.equal(plain.latents.grad, garbled.latents.grad), "the gradient counts what is said of the given head"
     assert not plain.latents.grad[:, :, :HEAD].any(), "the given head has a gradient"
+
+
+def test_a_step_moves_the_student_to_the_teacher_and_away_from_the_critic():
+    generated = chunk(latents=torch.zeros(SHAPE))
+    losses_of(always(2.0), always(-1.0), generated)["dmd"].backward()
+    moved = -generated.latents.grad
+    assert (moved[:, :, HEAD:] > 0).all(), "the student moves from the teacher to the critic: the scores are swapped"
+    assert not moved[:, :, :HEAD].any(), "the head, which is given, is in the loss"
+    body = moved[:, :, HEAD:]
+    expected = torch.full_like(body, (2 + 1) / 2 / body.numel())  # (real - fake) / mean |0 - real|, eq. 13
+    torch.testing.assert_close(body, expected, msg="the gradient is not (fake - real) / mean |z - real| (eq. 13)")
 
 
 def test_the_anchor_is_the_real_chunk_and_not_the_portrait():

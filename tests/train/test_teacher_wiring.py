@@ -227,8 +227,9 @@ def test_each_condition_is_left_out_by_its_own_share_alone(batch):
         for number in range(200)
     ]
     assert 0.15 < sum(one.continuity is None for one in some) / 200 < 0.35, "the share of first chunks is another"
-    silent = torch.cat([~one.audio.flatten(1).any(1) for one in some]).float().mean()
-    assert 0.4 < silent < 0.6, "the share of chunks without sound is another"
+    silent = torch.stack([~one.audio.flatten(1).any(1) for one in some]).float()
+    assert 0.4 < silent.mean() < 0.6, "the share of chunks without sound is another"
+    assert ((silent.mean(1) > 0) & (silent.mean(1) < 1)).any(), "sound is left out for a whole batch"
 
 
 def test_the_reference_frame_lies_outside_the_chunk(source, frozen):
@@ -254,6 +255,7 @@ def test_held_out_losses_are_of_the_real_head_and_the_body(source, frozen):
     config = toy_teacher()
     held_out_losses(config, network, frozen, source)
     for given, level in zip(network.passes, (250.0, 500.0, 750.0, 950.0), strict=True):
+        assert given.timestep.ndim == 2, "held-out chunks are without continuity"
         assert given.timestep[:, :HEAD].eq(0).all(), "the head is at the noise level of the body"
         torch.testing.assert_close(given.timestep[:, HEAD:], torch.full_like(given.timestep[:, HEAD:], level))
         assert given.audio.any()
