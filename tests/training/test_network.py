@@ -8,9 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from asymtalker.commands import stages
 from asymtalker.distill.loop import Networks, distill
 from asymtalker.errors import UserError
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.sizing import training as needs
 from asymtalker.sizing.training import check_fits
 from asymtalker.train.teacher import train_teacher
 from asymtalker.training.checkpoint import EMA, Weights
@@ -75,12 +77,16 @@ def test_the_size_of_a_saved_transformer_is_what_it_was_made_with(folder):
 
 @pytest.mark.parametrize("part", ["train", "distill"])
 def test_training_is_refused_where_the_gpu_is_too_small(part, tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    monkeypatch.setattr(f"asymtalker.{part}.loop.check_fits", lambda plan, _: check_fits(plan, torch.device("cuda")))
+    monkeypatch.setattr(needs, "check_fits", lambda plan, _: check_fits(plan, torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
-    work, config = {"train": (train_teacher, toy_teacher()), "distill": (distill, toy_distill())}[part]
+    given = {"run": tmp_path / "run", "corpus": toy_corpus, "model": tiny_pipeline_folder}
+    command, settings = {
+        "train": (stages.train, stages.TrainTeacher(config=toy_teacher(), **given)),
+        "distill": (stages.distill, stages.Distill(config=toy_distill(), **given)),
+    }[part]
     with pytest.raises(UserError, match=r"at 32x32 needs .* on one GPU, and 0\.0 GB are there"):
-        work(config, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+        command(settings)
     assert not (tmp_path / "run" / "transformer").exists()
 
 
