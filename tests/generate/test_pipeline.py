@@ -1,4 +1,5 @@
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from asymtalker.errors import UserError
 from asymtalker.generate import folder as folders
+from asymtalker.generate.inputs import FileRequest, FramesRequest, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.generate.provenance import read_provenance
 from asymtalker.media.read import SoundTrack
@@ -321,3 +323,15 @@ def test_checkpoint_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(folders.resources, "files", lambda _: tmp_path)
     with pytest.raises(UserError, match="no bundled checkpoint"):
         AsymTalkerPipeline.from_pretrained()
+
+
+@pytest.mark.parametrize(
+    ("way", "request_class"),
+    [("__call__", FramesRequest), ("stream", Request), ("generate_to_file", FileRequest)],
+)
+def test_a_way_to_generate_takes_what_its_request_is_made_of(pipeline, way, request_class):
+    own, *taken = inspect.signature(getattr(AsymTalkerPipeline, way)).parameters.values()
+    assert own.name == "self"
+    assert taken == list(inspect.signature(request_class).parameters.values())
+    with pytest.raises(TypeError, match="sed"):
+        getattr(pipeline, way)("me.jpg", "speech.wav", sed=1)
