@@ -201,7 +201,7 @@ def _resample(blocks: Iterator[np.ndarray], rate_in: int, rate_out: int, channel
     """Blocks ``(n, channels)`` at the new rate, ``total`` in all (the resampler's tail is trimmed or padded)."""
     stream = None if rate_in == rate_out else soxr.ResampleStream(rate_in, rate_out, channels, dtype="float32")
     done = 0
-    for block in _then_none(blocks):
+    for block in _ended_by_none(blocks):
         if stream is not None:
             empty = np.zeros((0, channels), np.float32)
             block = stream.resample_chunk(empty if block is None else block, last=block is None)
@@ -215,7 +215,7 @@ def _resample(blocks: Iterator[np.ndarray], rate_in: int, rate_out: int, channel
         yield np.zeros((total - done, channels), np.float32)
 
 
-def _then_none(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
+def _ended_by_none(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray | None]:
     yield from blocks
     yield None
 

@@ -56,7 +56,7 @@ class HeadView:
         facing = mesh.normals(self.rest, topology.triangles, topology.gather)
         shade = topology.shade * head.occlusion(self.rest, facing, topology.triangles)
         # Clothes are painted on the skin and stand off it a little.
-        dressed = skin.clothed(self.identity, topology.uvs)[:, None]
+        dressed = skin.is_clothed(self.identity, topology.uvs)[:, None]
         self.rest = self.rest + 0.05 * dressed * facing
         self.skin = Surface(
             self.rest,

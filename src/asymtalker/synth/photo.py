@@ -146,7 +146,7 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
     )
 
 
-def bearable(pose: Pose) -> Pose:
+def limit_pose(pose: Pose) -> Pose:
     """`pose` with its angles and its way towards the viewer bent smoothly into what a flat picture bears."""
     return replace(
         pose,
@@ -158,7 +158,7 @@ def bearable(pose: Pose) -> Pose:
 
 
 def animate(head: PhotoHead, weights: np.ndarray, pose: Pose) -> PhotoPose:
-    """The head's geometry for face-unit `weights` (52,) in [0, 1] and a `pose` that is :func:`bearable`."""
+    """The head's geometry for face-unit `weights` (52,) in [0, 1] and a pose as :func:`limit_pose` gives it."""
     face = facemesh.face_mesh()
     weights = np.asarray(weights, np.float32)
     eased = _ease_eyes(weights)

@@ -46,7 +46,7 @@ class Renderer:
         if self.view is None:
             raise RuntimeError("Renderer.frame was called before Renderer.load")
         if isinstance(self.view, _PhotoView):
-            pose = photo.bearable(pose)
+            pose = photo.limit_pose(pose)
         picture, outline, aperture = self.view.draw(np.asarray(blendshapes, np.float32), pose)
         return RenderedFrame(picture, _face_mask(outline, self.size), aperture, pose)
 

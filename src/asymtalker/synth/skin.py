@@ -152,7 +152,7 @@ def _neckline(identity: Identity, angle: np.ndarray) -> np.ndarray:
     return identity.neckline + 0.12 - depth * np.exp(-(np.abs(angle / 0.45) ** (1.2 if depth > 0.3 else 2.0)))
 
 
-def clothed(identity: Identity, uvs: np.ndarray) -> np.ndarray:
+def is_clothed(identity: Identity, uvs: np.ndarray) -> np.ndarray:
     """How far (n,) in [0, 1] points with texture coordinates `uvs` (n, 2) lie under the clothes."""
     angle = _angle(uvs[:, 0] - 0.5)
     return np.clip((_neckline(identity, angle) - (BOTTOM + uvs[:, 1] * (TOP - BOTTOM))) / 0.06, 0, 1)
