@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch._C import _ConvBackend, _select_conv_backend
 
+from asymtalker import convolution
 from asymtalker.codec import Codec, build_vae, recompute_decoder
 from asymtalker.config import CodecConfig
 from asymtalker.convolution import convolve_frames, is_narrow, quicken_convolutions
-from asymtalker.models import convolution
 from toy import TOY_CODEC
 
 WAN_SHAPES = [  # of the input, the kernel, and the stride
