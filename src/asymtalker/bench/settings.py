@@ -52,7 +52,7 @@ class _BenchSteps:
     out: Path | None = None
     """The JSON file to write, such as benchmarks/results/name.json; by default nothing is written."""
     steps: int = 5
-    """Optimizer steps to take the median of, after two to warm up."""
+    """Optimizer steps to take the median of, after two to warm up; of one micro-batch on each process."""
     batch: int | None = None
     """Samples of a micro-batch; by default the recipe's."""
     gradient_checkpointing: bool | None = None

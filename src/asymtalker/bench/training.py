@@ -269,7 +269,7 @@ def _configured(job: dict[str, Any], config: C) -> C:
     """The settings of the run, on the device that is this process's."""
     changes = {name: job[name] for name in ("batch", "gradient_checkpointing") if job[name] is not None}
     loop = replace(config.loop, device=str(start(job["device"])), autocast=job["precision"], **changes)
-    loop = replace(loop, micro_batches=-(-loop.micro_batches // world().size) * world().size)
+    loop = replace(loop, micro_batches=world().size)  # one of each process: a recipe's step may have 64
     check_world(loop)
     return replace(config, loop=loop, lora_rank=0)  # which changes weights that are there, and random ones are new
 
