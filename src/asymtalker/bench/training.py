@@ -78,8 +78,8 @@ def measure_training(job: Job) -> dict[str, Any]:
     decodes those whose noise level is low enough.
 
     Args:
-        job: ``recipe``, ``size``, ``device``, ``precision``, ``steps``, and ``batch`` and ``gradient_checkpointing``, null for the
-            recipe's.
+        job: ``recipe``, ``size``, ``device``, ``precision``, ``steps``, and ``batch`` and
+            ``gradient_checkpointing``, null for the recipe's.
 
     Raises:
         UserError: if the GPU's memory is too small.
