@@ -47,8 +47,8 @@ def describe_precision(device: torch.device, computed: torch.dtype) -> str:
 def quick_in_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16 and PyTorch makes use of them.
 
-    Without them a product takes about 60 times as long as in float32, so that some noise in the times, which are of
-    milliseconds, must not decide: with them bfloat16 is only left where it is much slower all the same.
+    Without them products and convolutions take ten to a hundred times as long as in float32. With them bfloat16 is
+    left only where it is much slower all the same: noise in the times, which are of milliseconds, must not decide.
     """
     return has_bfloat16() and _seconds(torch.bfloat16) < MUCH_SLOWER * _seconds(torch.float32)
 
