@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from asymtalker import flow
 from asymtalker.codec import to_pixels
+from asymtalker.config import OptimizerConfig
 from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import ChunkSource
 from asymtalker.dataset.corpus import NewClip, ShardWriter
@@ -21,6 +23,7 @@ from asymtalker.train.teacher import (
     train_teacher,
 )
 from asymtalker.training.frozen import load_frozen
+from asymtalker.training.run_folder import learning_rate
 from toy import TOY_CHUNK, FoldingCodec, RecordingNetwork, ToyFace, saved_state, toy_loop, toy_teacher
 
 HEAD = 2  # latent frames of 5 continuity frames
@@ -230,6 +233,33 @@ def test_each_condition_is_left_out_by_its_own_share_alone(batch):
     silent = torch.stack([~one.audio.flatten(1).any(1) for one in some]).float()
     assert 0.4 < silent.mean() < 0.6, "the share of chunks without sound is another"
     assert ((silent.mean(1) > 0) & (silent.mean(1) < 1)).any(), "sound is left out for a whole batch"
+
+
+def test_the_mouth_is_where_the_faces_of_the_chunks_own_frames_have_it(tmp_path, frozen):
+    """A face 12 pixels high and 10 wide at the top of the picture, which moves to the right by a pixel a frame."""
+    masks = np.zeros((21, 32, 32), np.uint8)
+    for frame, mask in enumerate(masks):
+        mask[2:14, frame : frame + 10] = 255
+    writer = ShardWriter(tmp_path)
+    writer.write(0, [replace(ToyFace(0).clip("train"), mask=masks)])
+    writer.write_manifest()
+    source = ChunkSource(tmp_path, "train", frozen, TOY_CHUNK)
+    batch = source.batch(8, numbered_generator(0, 0))
+    assert len(set(batch.starts)) == 2
+    cells = torch.arange(4) + 0.5
+    for mouth, start in zip(source.mouth(batch)[:, 0, -1], batch.starts, strict=True):  # frames 5 to 8
+        row, column = (float((mouth.sum(1 - axis) * cells).sum() / mouth.sum()) for axis in (0, 1))
+        assert abs(8 * row - (2 + 0.76 * 12)) < 2.5, "the mouth is not low in the face"
+        assert abs(8 * column - (start + 6.5 + 5)) < 2.5, "the mouth is of other frames"
+    seen = source.batch(8, numbered_generator(0, 1), 2, 1.0)
+    for window, start in zip(seen.windows, seen.starts, strict=True):
+        assert window == (0, 0 if start == 0 else 2), "the window is not around the mouth"
+
+
+def test_the_learning_rate_warms_up_and_then_falls():
+    config = OptimizerConfig(lr=2.0, warmup_steps=4, final_scale=0.1)
+    rates = [learning_rate(config, step, 1000) for step in (0, 1, 3, 500, 1000)]
+    assert rates == pytest.approx([0.5, 1.0, 2.0, 1.1, 0.2], rel=1e-3)
 
 
 def test_the_reference_frame_lies_outside_the_chunk(source, frozen):
