@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-from asymtalker.bench.run import describe_machine, load_average, report_header
 from asymtalker.media.whole import write_whole
 from asymtalker.models.convolution import convolve_frames, is_narrow
+
+from asymtalker.bench.run import describe_machine, load_average, report_header
 from asymtalker.models.precision import choose_precision, precision_name
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
