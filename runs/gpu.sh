@@ -17,7 +17,7 @@
 #   DEVICE   "cuda"; "cpu" tries the script out:
 #            DEVICE=cpu RECIPE=smoke SIZES="64x64 64x96" SOUND=1 LIMIT=2400 runs/gpu.sh first /tmp/tried
 #            On two cores that twenty other processes used, first and second ended 5 s before their LIMIT of 900 and 780,
-#            with all compiled measurements stopped and named; the tree was without those 46 MB.
+#            with all compiled measurements stopped and named, the second in a tree without those 46 MB.
 #   GPUS     of "rest": processes to share the work on a CPU (1); of GPUs, all train, and as many generate as share out the
 #            heads and tokens of a recipe evenly
 set -uo pipefail

@@ -29,5 +29,6 @@ def write_arrays(path: Path, key: str, arrays: Mapping[str, Any]) -> None:
     Raises:
         UserError: if it can't be written.
     """
+    fields: dict[str, Any] = {_KEY: np.array(key), **arrays}
     with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, **{_KEY: np.array(key)}, **arrays)
+        np.savez(file, **fields)
