@@ -271,7 +271,7 @@ def test_training_results_outlive_the_ceiling(tmp_path, monkeypatch, capsys):
 def test_without_out_the_figures_are_said_and_nothing_is_written(tmp_path, monkeypatch, capsys):
     found = {"pipeline": MEASURED, "limits": LIMITS, "stock": STOCK, "ceiling": LIMITS["ceiling"]}
     step = {"seconds_per_step": 1.0, "samples_per_step": 4, "peak_rss_mib": 1.0, "tflops": 2.0}
-    found["training"] = step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}
+    found["train"] = step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}
     monkeypatch.setattr(bench, "_measure_in_process", lambda task, *_: dict(found[task]))
     monkeypatch.chdir(tmp_path)
     for verb in ("generate", "train"):
