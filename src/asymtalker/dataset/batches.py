@@ -127,7 +127,6 @@ class ChunkSource:
             )
         self._encoder, self._cache = Encoder(frozen, chunk.frames, buckets), cache
         groups = by_bucket(self.clips, buckets, self.spatial)
-        self._any = Chooser(self.clips, chunk.frames, self.lead)
         self._of_size = {size: Chooser(clips, chunk.frames, self.lead) for size, clips in groups.items()}
         self._clip = {clip.key: clip for clip in self.clips}
 
@@ -180,9 +179,12 @@ class ChunkSource:
         chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others. What takes time to read
         is asked for: ``target`` the ground-truth latents, ``masks``, ``mouth``. It changes no draw.
         """
-        first = self._any.choose(generator, own_reference)
-        bucket = self._encoder.bucket(first.clip)
-        choices = [first, *(self._of_size[bucket].choose(generator, own_reference) for _ in range(size - 1))]
+        clips, choices = self.clips, list[Choice]()
+        while len(choices) < size:
+            clip = clips[draw_index(len(clips), generator)]
+            bucket = self._encoder.bucket(clip)
+            choices.append(self._of_size[bucket].choose(clip, generator, own_reference))
+            clips = self._of_size[bucket].clips
         references = [self.encoded.reference(choice.portrait, choice.reference) for choice in choices]
         latent_identity = references[0].ndim == 4
         cells = bucket[0] // self.spatial, bucket[1] // self.spatial
