@@ -80,9 +80,9 @@ class Chooser:
             self._people.setdefault(clip.row.identity_id, []).append(clip)
 
     def choose(self, clip: Clip, generator: torch.Generator, own_reference: float = 0.0) -> Choice:
-        """A chunk of one of the clips, each as likely as any other, with a reference of the same identity: from another
-        of the clips of that person, where there is one, else from outside the chunk, where the clip has a frame there;
-        or for ``own_reference`` of the chunks on average the chunk's own first frame."""
+        """A chunk of one of the clips, each as likely as any other, with a reference of the same identity: from
+        another of the clips of that person, where there is one, else from outside the chunk, where the clip has a
+        frame there; or for ``own_reference`` of the chunks on average the chunk's own first frame."""
         starts = chunk_starts(clip.num_frames, self.chunk_frames)
         possible = [index for index, start in enumerate(starts) if start >= self.lead]
         index = possible[draw_index(len(possible), generator)]
