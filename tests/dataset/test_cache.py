@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from asymtalker.commands.cli import main
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import BatchesAhead, ChunkSource
+from asymtalker.dataset.batches import BatchesAhead, ChunkSource, encode_all
 from asymtalker.dataset.buckets import View, nearest_bucket, view_of
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.corpus import NewClip, ShardWriter
@@ -25,7 +25,7 @@ from asymtalker.distill.loop import distill
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.magvit import MagvitTokenizer
-from asymtalker.train.teacher import encode_all, teacher_losses, train_teacher
+from asymtalker.train.teacher import teacher_losses, train_teacher
 from asymtalker.training.distributed import micro_batches
 from asymtalker.training.frozen import load_frozen
 from torchrun import torchrun

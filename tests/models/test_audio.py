@@ -136,7 +136,7 @@ def test_the_level_is_measured_once_in_pieces(paused, local_encoder):
 
 
 def test_the_encoder_runs_as_a_whole_and_keeps_nothing(paused, local_encoder):
-    """Offloading brings a network to the GPU when it is called, not when its parts are; and other sound comes after."""
+    """Offloading brings a network to the GPU when it is called, not when its parts are."""
     calls = []
     local_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
     features = AudioFeatures(local_encoder, NORMALIZING, ArraySource(paused))

@@ -25,6 +25,8 @@ from asymtalker.models.identity import Identity
 from asymtalker.training.distributed import micro_batches, world
 from asymtalker.training.frozen import Frozen
 
+HELD_OUT_CLIPS = 8
+
 
 @dataclass(frozen=True)
 class ClipFeatures:
@@ -257,6 +259,44 @@ class ChunkSource:
 
 def _floats(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values
+
+
+def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
+    """Check that windows and patches fit the clips.
+
+    Args:
+        source: of the clips.
+        patch_size: latent frames, rows and columns of cells that make one token.
+        crop: sides of the windows in latent cells, 0 for whole frames.
+
+    Raises:
+        UserError: naming what does not.
+    """
+    for size in source.sizes:
+        cells = tuple(side // source.spatial for side in size)
+        shown = " x ".join(map(str, cells))
+        if crop > min(cells):
+            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
+        if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
+            raise UserError(
+                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
+                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
+            )
+
+
+def encode_all(*sources: ChunkSource | None) -> None:
+    """Encode what is to be kept of corpora, once everything that could refuse the run has been looked at."""
+    for source in filter(None, sources):
+        _ = source.encoded
+
+
+def open_held_out(
+    folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
+) -> ChunkSource | None:
+    """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
+    if not usable_clips(folder, chunk.frames, "test"):
+        return None
+    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)
 
 
 class BatchesAhead:

@@ -164,7 +164,7 @@ class Level:
         return normed.type_as(output)
 
     def _of_channels(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance ``(C,)`` of the first convolution's outputs over the whole sound, normalised; on the CPU."""
+        """Mean and variance ``(C,)`` of the first convolution's outputs over the whole sound, normalised."""
         assert self.first is not None
         mean, variance, raised = self._statistics()
         weight, bias = self.first.conv.weight, self.first.conv.bias
