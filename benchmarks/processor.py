@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from asymtalker.media.whole import write_whole
-from asymtalker.models.convolution import convolve_frames, is_narrow
 
-from asymtalker.bench.run import describe_machine, load_average, report_header
+from asymtalker.bench.machine import describe_machine, load_average
+from asymtalker.bench.run import report_header
+from asymtalker.convolution import convolve_frames, is_narrow
+from asymtalker.media.atomic import write_atomic
 from asymtalker.models.precision import choose_precision, precision_name
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -124,7 +125,7 @@ def measure(runs: int) -> dict[str, Any]:
     load = load_average()
     torch.set_num_threads(1)
     chosen = precision_name(choose_precision(torch.device("cpu")))
-    report = report_header("processor", describe_machine("cpu") | load) | {"runs": runs, "chosen": chosen}
+    report = report_header("processor", describe_machine("cpu") | load, {"runs": runs}) | {"chosen": chosen}
     return report | {"precisions": compare_precisions(runs), "convolutions": compare_convolutions(runs)}
 
 
@@ -140,4 +141,4 @@ if __name__ == "__main__":
     measured = measure(given.runs)
     print(table(measured))
     if given.out:
-        write_whole(given.out, json.dumps(measured, indent=2) + "\n")
+        write_atomic(given.out, json.dumps(measured, indent=2) + "\n")

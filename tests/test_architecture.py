@@ -213,3 +213,16 @@ def test_paper_map_names_things_that_exist() -> None:
     for file, name in named:
         text = tests[file] if file.startswith("tests/") else sources[file]
         assert re.search(rf"\b(def|class) {name}\b|^{name}\b", text, re.MULTILINE), f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "runs", "docs", "README.md"])
+def test_what_scripts_and_docs_import_is_there(folder: str) -> None:
+    """Also what shell scripts hand to Python, which nothing else imports."""
+    pages = [page for page in (ROOT / folder, *(ROOT / folder).rglob("*")) if page.suffix in (".py", ".sh", ".md")]
+    for page in pages:
+        found = re.findall(r"^\s*from (asymtalker[\w.]*) import (\w[\w, ]*)", page.read_text(), re.MULTILINE)
+        for module, names in found:
+            for name in names.replace(",", " ").split():
+                text = modules()[module].read_text() if module in modules() else ""
+                there = f"{module}.{name}" in modules() or re.search(rf"^((def|class) )?{name}\b", text, re.MULTILINE)
+                assert there, f"{page.name} imports {name} of {module}, which is not there"

@@ -9,7 +9,7 @@ import torch
 from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import ChunkSource
+from asymtalker.dataset.batches import ChunkSource, encode_all
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import ShardWriter
@@ -17,7 +17,6 @@ from asymtalker.dataset.mouth import box_coverage, mouth_boxes
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
-from asymtalker.train.teacher import encode_all
 from asymtalker.training.frozen import load_frozen
 from toy import TOY_CHUNK, ToyFace, toy_loop
 

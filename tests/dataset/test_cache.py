@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from asymtalker.commands.cli import main
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import BatchesAhead, ChunkSource
+from asymtalker.dataset.batches import BatchesAhead, ChunkSource, encode_all
 from asymtalker.dataset.buckets import View, nearest_bucket, view_of
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.corpus import NewClip, ShardWriter
@@ -25,7 +25,7 @@ from asymtalker.distill.loop import distill
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.magvit import MagvitTokenizer
-from asymtalker.train.teacher import encode_all, teacher_losses, train_teacher
+from asymtalker.train.teacher import teacher_losses, train_teacher
 from asymtalker.training.distributed import micro_batches
 from asymtalker.training.frozen import load_frozen
 from torchrun import torchrun
@@ -354,3 +354,18 @@ def test_a_cached_view_is_the_computed_one(mixed, frozen):
     for clip in source.clips:
         assert source.encoded.view(clip) == encoder.view(clip)
         json.dumps(encoder.view(clip).box)  # plain numbers
+
+
+def test_a_person_of_clips_of_two_shapes_is_shown_in_the_shape_of_the_chunk(tmp_path, frozen):
+    """The reference stands beside the chunk cell by cell, so it is from a clip of the same bucket."""
+    writer = ShardWriter(tmp_path / "people")
+    clips = [shaped(0, "train"), shaped(1, "train", above=16), shaped(2, "train", above=16)]
+    writer.write(0, [replace(clip, identity_id="ann") for clip in clips])
+    writer.write_manifest()
+    source = ChunkSource(writer.folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
+    seen = set()
+    for seed in range(12):
+        batch = source.batch(2, numbered_generator(seed, 0))
+        seen.add(batch.size)
+        assert batch.identity.latents.shape == batch.latents.shape
+    assert seen == {(32, 32), (48, 32)}

@@ -101,7 +101,10 @@ def local_encoder():
     return encoder
 
 
-def test_a_normalised_sound_is_that_of_a_pass_over_all_of_it(paused, local_encoder):
+@pytest.mark.parametrize("gain", [1.0, 0.01])
+def test_a_normalised_sound_is_that_of_a_pass_over_all_of_it(paused, local_encoder, gain):
+    """However loud it was recorded."""
+    paused = np.float32(gain) * paused
     whole = NORMALIZING(paused, sampling_rate=timeline.SAMPLE_RATE, return_tensors="pt").input_values
     level = Level(local_encoder, ArraySource(paused))
     level.measure(1)
@@ -130,6 +133,17 @@ def test_the_level_is_measured_once_in_pieces(paused, local_encoder):
     assert max(stop - start for start, stop in source.asked) <= SCAN_SAMPLES + 16
     features.frames(400, 500)
     assert len(source.asked) == scanned + 3
+
+
+def test_the_encoder_runs_as_a_whole_and_keeps_nothing(paused, local_encoder):
+    """Offloading brings a network to the GPU when it is called, not when its parts are."""
+    calls = []
+    local_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    features = AudioFeatures(local_encoder, NORMALIZING, ArraySource(paused))
+    before = local_encoder(torch.from_numpy(paused[None, :16_000])).last_hidden_state
+    features.frames(0, 50)
+    assert len(calls) == 2
+    assert torch.equal(local_encoder(torch.from_numpy(paused[None, :16_000])).last_hidden_state, before)
 
 
 def test_a_pause_at_the_start_of_growing_sound_is_no_speech(paused, local_encoder):

@@ -9,7 +9,7 @@ import torch
 from asymtalker import recipes
 from asymtalker.codec import recompute_decoder
 from asymtalker.config import TeacherConfig
-from asymtalker.dataset.batches import ChunkSource
+from asymtalker.dataset.batches import ChunkSource, encode_all
 from asymtalker.distill.loop import Extent, Networks, critic_update_loss, student_losses
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
@@ -17,7 +17,7 @@ from asymtalker.sizing import training as needs
 from asymtalker.sizing.costs import count_flops
 from asymtalker.sizing.plan import Plan
 from asymtalker.sizing.training import check_fits, frozen_like, frozen_of_recipe, passes, plan_distill, plan_teacher
-from asymtalker.train.teacher import draw_batch, encode_all, teacher_losses
+from asymtalker.train.teacher import draw_batch, teacher_losses
 from asymtalker.training.frozen import load_frozen
 from asymtalker.training.network import build_transformer, start_transformer
 from toy import TOY_CHUNK, TOY_SIZE, TOY_TRANSFORMER, roll_out, toy_distill, toy_loop, toy_teacher

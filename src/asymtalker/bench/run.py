@@ -79,7 +79,7 @@ def bench_generate(settings: BenchGenerate) -> dict[str, Any]:
     limits = limits or {"ceiling": None, "costs": None}
     for result in results:
         result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
-    report = _report("generate", described["machine"] | load, job)
+    report = report_header("generate", described["machine"] | load, job)
     report |= {"network": network, "results": results, **limits, "stock": stock}
     print(_table(max(results, key=lambda result: result["seconds"]), report), file=sys.stderr)
     _finish(report, settings.out, limits=no_limits, stock=no_stock)
@@ -125,7 +125,7 @@ def _bench_steps(verb: str, settings: BenchTrain | BenchDistill) -> dict[str, An
     for timed in (result, *(result[name] for name in ("critic_update", "student_update") if name in result)):
         timed["share_of_ceiling"] = ceiling and round(timed["tflops"] / ceiling["matmul_tflops"], 4)
     print(_step_line(result, ceiling), file=sys.stderr)
-    report = _report(verb, machine | load, job) | {"network": network, "results": result, "ceiling": ceiling}
+    report = report_header(verb, machine | load, job) | {"network": network, "results": result, "ceiling": ceiling}
     _finish(report, settings.out, ceiling=no_ceiling)
     return report
 
@@ -219,7 +219,7 @@ def judge(
     return figures
 
 
-def _report(benchmark: str, machine: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
+def report_header(benchmark: str, machine: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
     """What every report begins with; of the machine with :func:`asymtalker.bench.machine.load_average`."""
     return {
         "benchmark": benchmark,

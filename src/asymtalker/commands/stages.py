@@ -130,8 +130,9 @@ class PlanDistill(_Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode a corpus for training beforehand: latents, identity references, audio features and mouth boxes, kept in
-    CORPUS/cache. The same command goes on where it was stopped; under torchrun each process encodes its share."""
+    """Encode a corpus for training beforehand: latents, identity references, audio features, face masks and mouth
+    boxes, kept in CORPUS/cache. The same command goes on where it was stopped; under torchrun each process encodes its
+    share."""
 
     config: TeacherConfig
     recipe: str = "tiny"

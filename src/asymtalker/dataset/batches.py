@@ -25,6 +25,8 @@ from asymtalker.models.identity import Identity
 from asymtalker.training.distributed import micro_batches, world
 from asymtalker.training.frozen import Frozen
 
+HELD_OUT_CLIPS = 8
+
 
 @dataclass(frozen=True)
 class ClipFeatures:
@@ -127,7 +129,6 @@ class ChunkSource:
             )
         self._encoder, self._cache = Encoder(frozen, chunk.frames, buckets), cache
         groups = by_bucket(self.clips, buckets, self.spatial)
-        self._any = Chooser(self.clips, chunk.frames, self.lead)
         self._of_size = {size: Chooser(clips, chunk.frames, self.lead) for size, clips in groups.items()}
         self._clip = {clip.key: clip for clip in self.clips}
 
@@ -180,9 +181,12 @@ class ChunkSource:
         chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others. What takes time to read
         is asked for: ``target`` the ground-truth latents, ``masks``, ``mouth``. It changes no draw.
         """
-        first = self._any.choose(generator, own_reference)
-        bucket = self._encoder.bucket(first.clip)
-        choices = [first, *(self._of_size[bucket].choose(generator, own_reference) for _ in range(size - 1))]
+        clips, choices = self.clips, list[Choice]()
+        while len(choices) < size:
+            clip = clips[draw_index(len(clips), generator)]
+            bucket = self._encoder.bucket(clip)
+            choices.append(self._of_size[bucket].choose(clip, generator, own_reference))
+            clips = self._of_size[bucket].clips
         references = [self.encoded.reference(choice.portrait, choice.reference) for choice in choices]
         latent_identity = references[0].ndim == 4
         cells = bucket[0] // self.spatial, bucket[1] // self.spatial
@@ -255,6 +259,44 @@ class ChunkSource:
 
 def _floats(values: Tensor) -> Tensor:
     return values.float() if values.is_floating_point() else values
+
+
+def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
+    """Check that windows and patches fit the clips.
+
+    Args:
+        source: of the clips.
+        patch_size: latent frames, rows and columns of cells that make one token.
+        crop: sides of the windows in latent cells, 0 for whole frames.
+
+    Raises:
+        UserError: naming what does not.
+    """
+    for size in source.sizes:
+        cells = tuple(side // source.spatial for side in size)
+        shown = " x ".join(map(str, cells))
+        if crop > min(cells):
+            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
+        if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
+            raise UserError(
+                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
+                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
+            )
+
+
+def encode_all(*sources: ChunkSource | None) -> None:
+    """Encode what is to be kept of corpora, once everything that could refuse the run has been looked at."""
+    for source in filter(None, sources):
+        _ = source.encoded
+
+
+def open_held_out(
+    folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
+) -> ChunkSource | None:
+    """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
+    if not usable_clips(folder, chunk.frames, "test"):
+        return None
+    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)
 
 
 class BatchesAhead:

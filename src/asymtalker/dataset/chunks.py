@@ -68,7 +68,7 @@ class Chooser:
     """Random chunks of clips that are interchangeable in a batch.
 
     Args:
-        clips: to choose from.
+        clips: to choose from, all of one size.
         chunk_frames: frames of a chunk.
         lead: frames that must lie before a chunk in its clip.
     """
@@ -79,11 +79,10 @@ class Chooser:
         for clip in clips:
             self._people.setdefault(clip.row.identity_id, []).append(clip)
 
-    def choose(self, generator: torch.Generator, own_reference: float = 0.0) -> Choice:
-        """A chunk, each as likely as any of its clip, with a reference of the same identity: from another clip of that
-        person, where there is one, else from outside the chunk, where the clip has a frame there; or for
-        ``own_reference`` of the chunks on average the chunk's own first frame."""
-        clip = self.clips[draw_index(len(self.clips), generator)]
+    def choose(self, clip: Clip, generator: torch.Generator, own_reference: float = 0.0) -> Choice:
+        """A chunk of one of the clips, each as likely as any other, with a reference of the same identity: from
+        another of the clips of that person, where there is one, else from outside the chunk, where the clip has a
+        frame there; or for ``own_reference`` of the chunks on average the chunk's own first frame."""
         starts = chunk_starts(clip.num_frames, self.chunk_frames)
         possible = [index for index, start in enumerate(starts) if start >= self.lead]
         index = possible[draw_index(len(possible), generator)]

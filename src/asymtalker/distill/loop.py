@@ -17,7 +17,7 @@ from torch import Tensor
 
 from asymtalker import flow, timeline
 from asymtalker.config import DistillConfig, IdentityStrategy, LoopConfig, SamplerConfig, TransformerConfig
-from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
+from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
@@ -27,7 +27,6 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
 from asymtalker.timeline import Span
 from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
-from asymtalker.train.teacher import check_sizes, encode_all, open_held_out
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device
 from asymtalker.training.frozen import Frozen, load_frozen

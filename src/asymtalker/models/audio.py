@@ -153,15 +153,15 @@ class Level:
         inputs = self.normalize(samples).to(self.encoder.dtype)
         if self.first is None or not self._outputs:
             return self.encoder(inputs).last_hidden_state
-        conv, norm, layers = self.first.conv, self.first.layer_norm, self.encoder.feature_extractor.conv_layers
-        hidden = conv(inputs[:, None])  # (B, C, N')
-        scale = norm.weight.float(), norm.bias.float()
-        hidden = F.batch_norm(hidden.float(), *self._of_channels(), *scale, eps=norm.eps)
-        hidden = self.first.activation(hidden.to(inputs.dtype))
-        for layer in list(layers)[1:]:
-            hidden = layer(hidden)
-        hidden, _ = self.encoder.feature_projection(hidden.transpose(1, 2))  # (B, N, A)
-        return self.encoder.encoder(hidden).last_hidden_state
+        # The network runs whole, as what offloads it sees no call of its parts.
+        with self.first.layer_norm.register_forward_hook(self._by_the_whole_sound):
+            return self.encoder(inputs).last_hidden_state
+
+    def _by_the_whole_sound(self, norm: nn.GroupNorm, given: tuple[Tensor], output: Tensor) -> Tensor:
+        """What the first convolution's norm is to give ``(B, C, N)``, in place of what it makes of a block."""
+        mean, variance = (send(value, output.device) for value in self._of_channels())
+        normed = F.batch_norm(given[0].float(), mean, variance, norm.weight.float(), norm.bias.float(), eps=norm.eps)
+        return normed.type_as(output)
 
     def _of_channels(self) -> tuple[Tensor, Tensor]:
         """Mean and variance ``(C,)`` of the first convolution's outputs over the whole sound, normalised."""
@@ -174,8 +174,7 @@ class Level:
         spread = spread * (1 + raised / max(variance, VARIANCE_EPS))  # the same sound, as loud as the floor
         shifted = (average - mean * weight.double().sum((1, 2)).cpu()) / level**0.5
         shifted = shifted if bias is None else shifted + bias.double().cpu()
-        device = self.encoder.device
-        return send(shifted.float(), device), send((spread / level).float(), device)
+        return shifted.float(), (spread / level).float()
 
 
 def _sums(values: Tensor) -> Tensor:

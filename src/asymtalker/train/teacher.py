@@ -1,6 +1,6 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +9,9 @@ from torch import Tensor
 
 from asymtalker import flow, timeline
 from asymtalker.codec import recompute_decoder
-from asymtalker.config import ChunkConfig, SamplerConfig, TeacherConfig
-from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource
+from asymtalker.config import SamplerConfig, TeacherConfig
+from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
-from asymtalker.dataset.chunks import usable_clips
-from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import memory_said
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -36,7 +34,7 @@ from asymtalker.training.run_folder import (
 )
 from asymtalker.training.sample import sample_frames, write_sample
 
-HELD_OUT_CLIPS = 8
+HELD_OUT_CHUNKS = 4
 HELD_OUT_SIGMAS = (0.25, 0.5, 0.75, 0.95)
 SAMPLE_STEPS = 10
 
@@ -220,7 +218,7 @@ def held_out_losses(
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     generator = numbered_generator(config.loop.seed, 0, "held-out")
     own = config.own_reference
-    batch = source.batch(HELD_OUT_CLIPS // 2, generator, own_reference=own, masks=False, mouth=False)
+    batch = source.batch(HELD_OUT_CHUNKS, generator, own_reference=own, masks=False, mouth=False)
     noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
     audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
@@ -233,41 +231,3 @@ def held_out_losses(
             velocity = predict_velocity(transformer, noisy, sigma, conditions)
         values[f"held_out_{level}"] = float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
     return values | {"held_out": sum(values.values()) / len(values)}
-
-
-def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
-    """Check that windows and patches fit the clips.
-
-    Args:
-        source: of the clips.
-        patch_size: latent frames, rows and columns of cells that make one token.
-        crop: sides of the windows in latent cells, 0 for whole frames.
-
-    Raises:
-        UserError: naming what does not.
-    """
-    for size in source.sizes:
-        cells = tuple(side // source.spatial for side in size)
-        shown = " x ".join(map(str, cells))
-        if crop > min(cells):
-            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
-        if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
-            raise UserError(
-                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
-                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
-            )
-
-
-def encode_all(*sources: ChunkSource | None) -> None:
-    """Encode what is to be kept of corpora, once everything that could refuse the run has been looked at."""
-    for source in filter(None, sources):
-        _ = source.encoded
-
-
-def open_held_out(
-    folder: Path, frozen: Frozen, chunk: ChunkConfig, buckets: Sequence[Size], cache: bool
-) -> ChunkSource | None:
-    """Held-out chunks of at most ``HELD_OUT_CLIPS`` clips; ``None`` where the test split has none long enough."""
-    if not usable_clips(folder, chunk.frames, "test"):
-        return None
-    return ChunkSource(folder, "test", frozen, chunk, limit=HELD_OUT_CLIPS, buckets=buckets, cache=cache)
