@@ -228,6 +228,10 @@ STOCK = {"fitted": "bfloat16", "seconds_per_chunk": 1.0, "frames_per_chunk": 4, 
 @pytest.mark.parametrize("error", [UserError("The memory is full."), RuntimeError("failed:\nTraceback\nKeyError: 1")])
 def test_results_outlive_limits_and_stock(failing, error, portrait, voice, tmp_path, monkeypatch, capsys):
     def measure(task, job, processes=1):
+        if task != "pipeline":  # which may be stopped: what was measured is kept by then
+            kept = json.loads(out.read_text())
+            assert kept["results"][0]["fps"] == 5.0
+            assert kept["not_measured"] == {"limits": "stopped before", "stock": "stopped before"}
         if task == failing:
             raise error
         return {"pipeline": dict(MEASURED), "limits": LIMITS, "stock": STOCK}[task]
@@ -265,6 +269,7 @@ def test_stock_is_measured_only_where_it_is_of_use(options, portrait, voice, mon
 def test_training_results_outlive_the_ceiling(tmp_path, monkeypatch, capsys):
     def measure(task, job, processes=1):
         if task == "ceiling":
+            assert json.loads((tmp_path / "a.json").read_text())["results"]["seconds_per_step"] == 1.0
             raise UserError("The memory is full.")
         step = {"seconds_per_step": 1.0, "samples_per_step": 4, "peak_rss_mib": 1.0, "tflops": 2.0}
         return step | {"decoded": {"seconds_per_step": 2.0}, "machine": {}, "network": {}}

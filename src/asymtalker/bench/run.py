@@ -31,6 +31,7 @@ SHORT_SECONDS, SHORT_RUNS = 60, 3
 """Lengths up to this are run several times and reported as medians."""
 STOP_SECONDS = 45
 """Torchrun gives its workers 30."""
+STOPPED = "stopped before"
 DEFAULT_SIZE = (512, 512)
 """Of a recipe, which names none."""
 
@@ -73,15 +74,20 @@ def bench_generate(settings: BenchGenerate) -> dict[str, Any]:
     load = load_average()
     results, described = _measure_lengths(lengths, job | {"image": str(image)}, audio, gpus)
     network, inference = described["network"], job["inference"]
+    report = report_header("generate", described["machine"] | load, job) | {"network": network}
+
+    def judged(ceiling: Any, costs: Any, stock: Any) -> dict[str, Any]:
+        given = {"ceiling": ceiling, "costs": costs, "stock": stock}
+        return report | given | {"results": [made | judge(made, *given.values(), gpus) for made in results]}
+
+    with_stock = settings.stock and gpus == 1
+    _write(judged(None, None, None), settings.out, **dict.fromkeys(["limits", *["stock"] * with_stock], STOPPED))
     limits, no_limits = _try_to_measure("limits", {"network": network, "attention": inference["attention"]})
     beside = {"network": network, "inference": inference, "runs": SHORT_RUNS}
-    stock, no_stock = _try_to_measure("stock", beside) if settings.stock and gpus == 1 else (None, None)
+    stock, no_stock = _try_to_measure("stock", beside) if with_stock else (None, None)
     limits = limits or {"ceiling": None, "costs": None}
-    for result in results:
-        result |= judge(result, limits["ceiling"], limits["costs"], stock, gpus)
-    report = report_header("generate", described["machine"] | load, job)
-    report |= {"network": network, "results": results, **limits, "stock": stock}
-    print(_table(max(results, key=lambda result: result["seconds"]), report), file=sys.stderr)
+    report = judged(limits["ceiling"], limits["costs"], stock)
+    print(_table(max(report["results"], key=lambda result: result["seconds"]), report), file=sys.stderr)
     _finish(report, settings.out, limits=no_limits, stock=no_stock)
     return report
 
@@ -121,11 +127,13 @@ def _bench_steps(verb: str, settings: BenchTrain | BenchDistill) -> dict[str, An
     print(f"measuring {settings.steps} steps", file=sys.stderr)
     result = _measure_in_process(verb, job, settings.gpus)
     machine, network = result.pop("machine"), result.pop("network")
+    report = report_header(verb, machine | load, job) | {"network": network, "results": result}
+    _write(report | {"ceiling": None}, settings.out, ceiling=STOPPED)
     ceiling, no_ceiling = _try_to_measure("ceiling", {"network": network, "attention": None})
     for timed in (result, *(result[name] for name in ("critic_update", "student_update") if name in result)):
         timed["share_of_ceiling"] = ceiling and round(timed["tflops"] / ceiling["matmul_tflops"], 4)
     print(_step_line(result, ceiling), file=sys.stderr)
-    report = report_header(verb, machine | load, job) | {"network": network, "results": result, "ceiling": ceiling}
+    report |= {"ceiling": ceiling}
     _finish(report, settings.out, ceiling=no_ceiling)
     return report
 
@@ -351,15 +359,21 @@ def _try_to_measure(task: str, job: dict[str, Any]) -> tuple[dict[str, Any] | No
         return None, error
 
 
+def _write(report: dict[str, Any], out: Path | None, **not_measured: str) -> None:
+    """Write the report, if wanted, as far as it goes: what is still to be measured may be stopped."""
+    report["not_measured"] = not_measured
+    if out:
+        write_atomic(out, json.dumps(report, indent=2) + "\n")
+
+
 def _finish(report: dict[str, Any], out: Path | None, **failures: Exception | None) -> None:
     """Say and note what could not be measured, write the report if wanted and print its path, and raise what was a
     mistake of ours."""
     failed = {task: error for task, error in failures.items() if error}
-    report["not_measured"] = {task: str(error).strip().splitlines()[-1] for task, error in failed.items()}
+    _write(report, out, **{task: str(error).strip().splitlines()[-1] for task, error in failed.items()})
     for task, reason in report["not_measured"].items():
         print(f"not measured: {task} ({reason})", file=sys.stderr)
     if out:
-        write_atomic(out, json.dumps(report, indent=2) + "\n")
         print(out)
     for error in failed.values():
         if not isinstance(error, UserError):
