@@ -8,7 +8,7 @@ BIN := .venv/bin
 # The paper: flow, timeline, codec, rollout, both losses and both loops, the transformer; and the rules of the house.
 CORE := tests/test_*.py tests/train tests/distill tests/models/test_transformer.py tests/models/test_identity.py
 # A file of tests is one worker's, which makes its fixtures once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo quick test lint smoke tiny clean
 

@@ -27,6 +27,12 @@ from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transfor
 SETTINGS = {"sample_size": 32, "chunk_frames": 9, "continuity_frames": 5, "num_inference_steps": 2, "name": "toy"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a worker that begins one last leaves the other idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c():
     """What runs in the background of a shell ignores Ctrl-C, and so would the commands that tests stop by it."""
