@@ -319,7 +319,7 @@ def test_a_step_is_as_many_critic_updates_as_are_set_each_on_a_rollout_of_its_ow
 
 
 def test_the_anchor_counts_by_its_weight(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    """Losses that are weights of the network: the gradient is what each counts."""
+    """Losses that are weights of the network: the gradient is what each counts, on average over micro-batches."""
     gradients = []
     real = distill_loop.optimizer_step
 
@@ -334,7 +334,9 @@ def test_the_anchor_counts_by_its_weight(tmp_path, toy_corpus, tiny_pipeline_fol
 
     monkeypatch.setattr(distill_loop, "student_losses", losses)
     monkeypatch.setattr(distill_loop, "optimizer_step", noted)
-    settings = toy_distill(critic_updates=1, chunks=1, anchor_weight=0.25, loop=toy_loop(steps=1, batch=1))
+    settings = toy_distill(
+        critic_updates=1, chunks=1, anchor_weight=0.25, loop=toy_loop(steps=1, batch=1, micro_batches=2)
+    )
     distill(settings, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     assert gradients[-1] == [1.0, 0.25], "the student's loss is not dmd + anchor_weight * anchor"
 

@@ -12,7 +12,7 @@ from asymtalker.bench.machine import synchronize
 from asymtalker.codec import latent_size
 from asymtalker.generate.placement import set_attention
 from asymtalker.models.audio import BLOCK_FRAMES
-from asymtalker.models.loading import memory_said
+from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 from asymtalker.sizing.costs import count_flops, on_meta
 from asymtalker.sizing.empty import empty_transformer, parts_of_chunk
@@ -49,7 +49,7 @@ def measure_ceiling(job: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if the kernel cannot be used here, or the GPU's memory is too small.
     """
-    with memory_said("The GPU's memory is too small for the ceiling's matrix products and attention."):
+    with explain_out_of_memory("The GPU's memory is too small for the ceiling's matrix products and attention."):
         return _measure_ceiling(job)
 
 

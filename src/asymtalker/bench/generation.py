@@ -27,7 +27,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import check_inference, fit
 from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
-from asymtalker.models.loading import memory_said
+from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import recipe_named
@@ -159,7 +159,7 @@ def _load(job: Job) -> AsymTalkerPipeline:
         return load_pipeline(job["model"], job["device"], inference)
     check_inference(inference)
     where = start(job["device"])
-    with memory_said("The GPU's memory is too small for the weights."):
+    with explain_out_of_memory("The GPU's memory is too small for the weights."):
         dtype = weights_precision(where, inference.precision)
         recipe, size = recipe_named(job["recipe"]), tuple(job["size"])
         pipeline = random_pipeline(recipe, size, _drawing_device(where, inference), dtype)
@@ -242,7 +242,7 @@ def measure_stock(job: Job) -> dict[str, Any]:
         UserError: if the GPU's memory is too small for it, or its attention cannot be used here.
     """
     inference, device = _inference(job), torch.device(job["network"]["device"])
-    with memory_said("The GPU's memory is too small for the stock pipeline."):
+    with explain_out_of_memory("The GPU's memory is too small for the stock pipeline."):
         pipeline = _stock_pipeline(job["network"], _drawing_device(device, inference))
         fit(pipeline, device, inference)
         return peak_of_loading(device) | _time_stock(pipeline, job, device)

@@ -20,7 +20,7 @@ from asymtalker.dataset.chunks import AUDIO_MARGIN
 from asymtalker.distill.loop import Extent, Networks, critic_update_loss, generate, student_losses
 from asymtalker.errors import join_or
 from asymtalker.models.identity import Identity
-from asymtalker.models.loading import memory_said
+from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import recipe_named
 from asymtalker.sizing.empty import describe_parts
@@ -94,7 +94,7 @@ def measure_train(job: dict[str, Any]) -> dict[str, Any]:
     """
     recipe = recipe_named(job["recipe"])
     config = _configured(job, recipe.teacher)
-    with memory_said(_too_large(config.loop)):
+    with explain_out_of_memory(_too_large(config.loop)):
         return _measure_train(job, recipe, config)
 
 
@@ -112,7 +112,7 @@ def measure_distill(job: dict[str, Any]) -> dict[str, Any]:
     """
     recipe = recipe_named(job["recipe"])
     config = _configured(job, recipe.distill)
-    with memory_said(_too_large(config.loop)):
+    with explain_out_of_memory(_too_large(config.loop)):
         return _measure_distill(job, recipe, config)
 
 

@@ -22,7 +22,7 @@ from asymtalker.dataset.buckets import Size
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
-from asymtalker.models.loading import memory_said
+from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
 from asymtalker.timeline import Span
@@ -154,7 +154,7 @@ def distill(
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
     if check_fits:
         check_fits(config, teacher, frozen, source.largest)
-    with memory_said(NETWORKS_TOO_LARGE):
+    with explain_out_of_memory(NETWORKS_TOO_LARGE):
         nets, ema = start_networks(config, model_path / "transformer")
         student_optimizer = build_optimizer(nets.student, config.student)
         critic_optimizer = build_optimizer(nets.critic, config.critic)

@@ -194,7 +194,7 @@ def choose_device(name: str) -> str:
 
 
 @contextlib.contextmanager
-def memory_said(sentence: str) -> Iterator[None]:
+def explain_out_of_memory(sentence: str) -> Iterator[None]:
     """One sentence for a GPU whose memory is full.
 
     Args:

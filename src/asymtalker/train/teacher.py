@@ -13,7 +13,7 @@ from asymtalker.config import SamplerConfig, TeacherConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
 from asymtalker.flow import numbered_generator
-from asymtalker.models.loading import memory_said
+from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
 from asymtalker.timeline import Span
@@ -107,7 +107,7 @@ def start_networks(
     Raises:
         UserError: if the GPU's memory is too small, or see :func:`asymtalker.training.network.start_transformer`.
     """
-    with memory_said(NETWORKS_TOO_LARGE):
+    with explain_out_of_memory(NETWORKS_TOO_LARGE):
         transformer = start_transformer(config, frozen).train()
         ema = EMA(transformer, config.optimizer.ema_decay, start_transformer(config, frozen) if is_sharded() else None)
         optimizer = OptimizerState(transformer, build_optimizer(transformer, config.optimizer))

@@ -27,7 +27,7 @@ CLASS = AsymTalkerTransformer3DModel.__name__
 NETWORKS_TOO_LARGE = (
     "The GPU's memory is too small for the networks and what their optimizer keeps: --dry-run says what fits."
 )
-"""For :func:`asymtalker.models.loading.memory_said`, where a plan was wrong."""
+"""For :func:`asymtalker.models.loading.explain_out_of_memory`, where a plan was wrong."""
 LORA_MODULES = r"blocks\.\d+\.(attn[12]\.(to_[qkv]|to_out\.0|add_[kv]_proj)|ffn\.net\.(0\.proj|2))"
 LORA_TRAINED_TOO = (
     "patch_embedding", "condition_embedder.text_embedder", "condition_embedder.image_embedder", "visual_tokens",
