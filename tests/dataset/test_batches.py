@@ -9,7 +9,7 @@ import torch
 from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import ChunkSource, encode_all
+from asymtalker.dataset.batches import ChunkSource, encode_all, open_held_out
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import ShardWriter
@@ -131,6 +131,12 @@ def test_the_split_and_the_masks_are_those_of_the_corpus(source):
     assert mask.shape == (8, 1, 3, 32, 32)
     assert 0 <= mask.min() < 0.1
     assert 0.9 < mask.max() <= 1
+
+
+def test_held_out_chunks_are_of_the_test_split(toy_corpus, frozen):
+    held_out = open_held_out(toy_corpus, frozen, TOY_CHUNK, buckets=(), cache=True)
+    assert {row.key for row in held_out.rows} == {"test-toy4", "test-toy5"}
+    assert open_held_out(toy_corpus, frozen, ChunkConfig(frames=25), buckets=(), cache=True) is None
 
 
 def test_the_mouth_lies_low_in_the_face_and_covers_the_cells_of_its_box():

@@ -27,7 +27,17 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Conditions
 from asymtalker.train.teacher import draw_conditions
 from asymtalker.training.frozen import load_frozen
-from toy import TOY_CHUNK, RecordingNetwork, roll_out, saved_state, toy_distill, toy_loop, toy_teacher, toy_transformer
+from toy import (
+    TOY_CHUNK,
+    TOY_OPTIMIZER,
+    RecordingNetwork,
+    roll_out,
+    saved_state,
+    toy_distill,
+    toy_loop,
+    toy_teacher,
+    toy_transformer,
+)
 
 HEAD = 2  # latent frames of 5 continuity frames
 SHAPE = (2, 6, 3, 4, 4)
@@ -309,7 +319,7 @@ def test_a_step_is_as_many_critic_updates_as_are_set_each_on_a_rollout_of_its_ow
 
 
 def test_the_anchor_counts_by_its_weight(tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    """Losses that are weights of the network: the gradient is what each counts."""
+    """Losses that are weights of the network: the gradient is what each counts, on average over micro-batches."""
     gradients = []
     real = distill_loop.optimizer_step
 
@@ -324,9 +334,24 @@ def test_the_anchor_counts_by_its_weight(tmp_path, toy_corpus, tiny_pipeline_fol
 
     monkeypatch.setattr(distill_loop, "student_losses", losses)
     monkeypatch.setattr(distill_loop, "optimizer_step", noted)
-    settings = toy_distill(critic_updates=1, chunks=1, anchor_weight=0.25, loop=toy_loop(steps=1, batch=1))
+    settings = toy_distill(
+        critic_updates=1, chunks=1, anchor_weight=0.25, loop=toy_loop(steps=1, batch=1, micro_batches=2)
+    )
     distill(settings, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     assert gradients[-1] == [1.0, 0.25], "the student's loss is not dmd + anchor_weight * anchor"
+
+
+def test_student_and_critic_have_each_their_own_rate_and_clipping(
+    tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch
+):
+    noted = []
+    monkeypatch.setattr(
+        distill_loop, "optimizer_step", lambda optimizer, config, lr: noted.append((config, lr)) or torch.zeros(())
+    )
+    student, critic = (replace(TOY_OPTIMIZER, lr=lr, warmup_steps=0, grad_clip=lr) for lr in (0.25, 0.5))
+    settings = toy_distill(critic_updates=2, chunks=1, student=student, critic=critic, loop=toy_loop(steps=1, batch=1))
+    distill(settings, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    assert noted == [(critic, 0.5), (critic, 0.5), (student, 0.25)], "an update is by another network's settings"
 
 
 def test_what_is_saved_for_use_is_the_average_of_the_student(tmp_path, toy_corpus, tiny_pipeline_folder):

@@ -277,7 +277,9 @@ def test_pixel_losses_can_be_left_out(tmp_path, toy_corpus, tiny_pipeline_folder
 
 def test_only_maps_are_decayed(frozen):
     transformer = start_transformer(toy_teacher(), frozen)
-    decayed, kept = (group["params"] for group in build_optimizer(transformer, TOY_OPTIMIZER).param_groups)
+    groups = build_optimizer(transformer, TOY_OPTIMIZER).param_groups
+    assert [group["weight_decay"] for group in groups] == [TOY_OPTIMIZER.weight_decay, 0.0]
+    decayed, kept = (group["params"] for group in groups)
     names = {id(p): name for name, p in transformer.named_parameters()}
     assert all(names[id(p)].endswith("weight") and p.ndim > 1 for p in decayed)
     assert {"audio_slots", "scale_shift_table", "blocks.0.scale_shift_table"} <= {names[id(p)] for p in kept}

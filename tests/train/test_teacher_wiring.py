@@ -292,7 +292,7 @@ def test_held_out_losses_are_of_the_real_head_and_the_body(source, frozen):
 
 
 def test_the_terms_of_the_loss_count_by_their_weights(tmp_path, source, tiny_pipeline_folder, monkeypatch):
-    """Losses that are weights of the network: the gradient is what each counts."""
+    """Losses that are weights of the network: the gradient is what each counts, on average over micro-batches."""
     gradients = []
     real = teacher_loop.optimizer_step
 
@@ -307,7 +307,7 @@ def test_the_terms_of_the_loss_count_by_their_weights(tmp_path, source, tiny_pip
 
     monkeypatch.setattr(teacher_loop, "teacher_losses", losses)
     monkeypatch.setattr(teacher_loop, "optimizer_step", noted)
-    config = toy_teacher(tgc_weight=0.25, ff_weight=0.5, loop=toy_loop(steps=1))
+    config = toy_teacher(tgc_weight=0.25, ff_weight=0.5, loop=toy_loop(steps=1, micro_batches=2))
     train_teacher(config, tmp_path / "run", source.folder, tiny_pipeline_folder)
     assert gradients == [[1.0, 0.25, 0.5]], "the loss is not fm + tgc_weight * tgc + ff_weight * ff (eq. 5)"
     state = saved_state(tmp_path / "run")
