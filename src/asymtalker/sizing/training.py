@@ -37,7 +37,7 @@ from asymtalker.sizing.costs import (
 from asymtalker.sizing.plan import Plan, Weights, check_gpus, check_memory
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.train.losses import LEAD_LATENTS
-from asymtalker.training.distributed import C, from_all, world
+from asymtalker.training.distributed import TrainConfig, from_all, world
 from asymtalker.training.frozen import Frozen
 from asymtalker.training.network import adapt, build_transformer, store_as_computed
 from asymtalker.training.run_folder import precision
@@ -253,7 +253,7 @@ def distill_fits(config: DistillConfig, model: TransformerConfig, frozen: Frozen
     check_fits(lambda: plan_distill(config, model, frozen_like(frozen), size, world().size), frozen.device)
 
 
-def _on_gpus(config: C) -> C:
+def _on_gpus(config: TrainConfig) -> TrainConfig:
     """The settings with the device that a plan is of: the machine that plans may compute in another precision."""
     return replace(config, loop=replace(config.loop, device="cuda"))
 

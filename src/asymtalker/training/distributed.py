@@ -34,7 +34,9 @@ from asymtalker.models.loading import choose_device
 from asymtalker.models.precision import choose_precision
 
 M = TypeVar("M", bound=nn.Module)
-C = TypeVar("C", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig)
+TrainConfig = TypeVar(
+    "TrainConfig", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig
+)
 
 GOES_ON = "the same command starts it again, a training or encoding where it was"
 TIMEOUT, LONG_TIMEOUT = timedelta(hours=1), timedelta(days=7)  # torchrun notices a process that died at once
@@ -129,7 +131,7 @@ def _say_when_ended() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_its_device(config: C) -> C:
+def on_its_device(config: TrainConfig) -> TrainConfig:
     """The settings of a training with the device that is this process's, after it has met the others.
 
     Raises:

@@ -33,7 +33,7 @@ from asymtalker.errors import UserError
 from asymtalker.media.atomic import clear_unfinished, write_atomic
 from asymtalker.models.precision import choose_precision, describe_precision, precision_name
 from asymtalker.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
-from asymtalker.training.distributed import GOES_ON, C, barrier, from_all, from_main, whole_tensor, world
+from asymtalker.training.distributed import GOES_ON, TrainConfig, barrier, from_all, from_main, whole_tensor, world
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ RESUMABLE = (
 )  # fmt: skip
 
 
-def in_its_precision(config: C, path: Path | None = None) -> C:
+def in_its_precision(config: TrainConfig, path: Path | None = None) -> TrainConfig:
     """The settings of a training in which ``"auto"`` has become a precision, which is said on stderr: the one that the
     run began with, so that all of its steps are alike, else what is quick on the main process's device.
 
