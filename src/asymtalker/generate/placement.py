@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 from diffusers.models._modeling_parallel import ContextParallelConfig
-from diffusers.models.attention_dispatch import AttentionBackendName
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
@@ -192,8 +192,9 @@ def set_attention(transformer: ModelMixin, name: str, device: torch.device) -> N
     head = (1, 4, transformer.config.num_attention_heads, transformer.config.attention_head_dim)
     states = torch.zeros(head, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32, device=device)
     try:
-        transformer.set_attention_backend(name)
-        with torch.inference_mode():
+        # diffusers makes what is chosen for one network the choice of all that make none: leaving this takes it back
+        with attention_backend(AttentionBackendName.NATIVE), torch.inference_mode():
+            transformer.set_attention_backend(name)
             attend(states, states, states, AttentionBackendName(name))
     except Exception as error:  # of a missing package, a download, a kernel: libraries agree on no kind
         transformer.reset_attention_backend()
