@@ -117,16 +117,19 @@ def calls(function: ast.FunctionDef) -> Iterator[str]:
                     yield called.id
 
 
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text())
+
+
+@cache
 def functions_of(module: str) -> dict[str, ast.FunctionDef]:
-    return {
-        node.name: node for node in ast.parse(modules()[module].read_text()).body if isinstance(node, ast.FunctionDef)
-    }
+    return {node.name: node for node in tree_of(module).body if isinstance(node, ast.FunctionDef)}
 
 
 def find_function(module: str, name: str, inside: ast.FunctionDef) -> tuple[str, ast.FunctionDef] | None:
     """The function that ``name`` is in a function of a module: its own module's, or one that is imported."""
-    tree = ast.parse(modules()[module].read_text())
-    for node in (*ast.walk(inside), *tree.body):
+    for node in (*ast.walk(inside), *tree_of(module).body):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
                 if (alias.asname or alias.name) == name and str(node.module) in modules():
