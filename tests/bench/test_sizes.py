@@ -255,7 +255,7 @@ def test_too_little_memory_for_training_names_what_is_left_to_do(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(bench_train, "teacher_losses", full)
-    job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "steps": 1, "batch": 2, "precision": "auto"}
+    job = {"recipe": "smoke", "device": "cpu", "size": [32, 64], "precision": "auto", "steps": 1, "batch": 2}
     says = "give a smaller --batch, --gradient-checkpointing True, more --gpus or a smaller --size"
     with pytest.raises(UserError, match=says):
         bench_train.measure_train(job | {"gradient_checkpointing": False})
@@ -263,13 +263,12 @@ def test_too_little_memory_for_training_names_what_is_left_to_do(monkeypatch):
         bench_train.measure_train(job | {"batch": 1, "gradient_checkpointing": True})
 
 
-def test_a_step_has_one_micro_batch_on_each_process(monkeypatch):
-    job = {"device": "cpu", "batch": None, "gradient_checkpointing": None, "precision": "auto"}
-    teacher = smoke().teacher
-    teacher = replace(teacher, loop=replace(teacher.loop, micro_batches=64))
+def test_a_measured_step_is_of_one_micro_batch_on_each_process(monkeypatch):
+    job = {"device": "cpu", "precision": "auto", "batch": None, "gradient_checkpointing": None}
+    recipe = wan_1_3b()  # whose own step has 64
     for processes in (1, 3):
         monkeypatch.setenv("WORLD_SIZE", str(processes))
-        assert bench_train._configured(job, teacher).loop.micro_batches == processes
+        assert bench_train._configured(job, recipe.teacher).loop.micro_batches == processes
 
 
 def test_another_thread_does_not_wait_for_the_gpu(monkeypatch):
