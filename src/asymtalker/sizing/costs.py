@@ -4,12 +4,10 @@ Networks are built on PyTorch's meta device, where a tensor has a shape and no m
 drift from the code as a formula would, and a network of any size is measured on any machine.
 """
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,31 +17,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from asymtalker.codec import build_vae, recompute_decoder
+from asymtalker.codec import build_vae
 from asymtalker.config import Recipe
 from asymtalker.models.audio import build_audio_encoder
-from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 
 M = TypeVar("M", bound=nn.Module)
 
 aten = torch.ops.aten
 
 
-def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _cpu_attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
 CPU_ATTENTION = {  # the one kernel of attention that PyTorch's counter does not know
-    aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
 }
 
 # What CUDA's autocast computes in bfloat16, and in float32, of what the networks here are made of
@@ -98,21 +88,8 @@ def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cos
     return Cost(meter.flops, meter.peak, kept)
 
 
-def checkpoint_blocks(transformer: AsymTalkerTransformer3DModel, autocast: torch.dtype | None) -> None:
-    """Turn gradient checkpointing on for :func:`measure`, which does not itself reach what is computed anew."""
-    transformer.enable_gradient_checkpointing(
-        partial(checkpoint, use_reentrant=False, context_fn=partial(_recomputing, autocast))
-    )
-
-
-def checkpoint_decoder(vae: AutoencoderKLWan, autocast: torch.dtype | None) -> AutoencoderKLWan:
-    """A codec whose decoder computes anew what its gradient needs, for :func:`measure`."""
-    vae = copy.deepcopy(vae)
-    recompute_decoder(vae, partial(_recomputing, autocast))
-    return vae
-
-
-def _recomputing(autocast: torch.dtype | None) -> tuple[nullcontext, "_GpuKernels"]:
+def recomputed(autocast: torch.dtype | None) -> tuple[nullcontext[None], "_GpuKernels"]:
+    """``context_fn`` of gradient checkpointing: :func:`measure` does not itself reach what is computed anew."""
     return nullcontext(), _GpuKernels(autocast)
 
 
