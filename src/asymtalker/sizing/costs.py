@@ -44,25 +44,15 @@ RAISED = {F.layer_norm, F.rms_norm, F.group_norm, F.normalize, F.interpolate, F.
 
 @dataclass(frozen=True)
 class Cost:
-    """What running something costs.
+    """What running something costs: operations, and bytes of new tensors that are alive."""
 
-    Attributes:
-        flops: floating-point operations of matrix products, convolutions and attention; a multiply-add is two.
-        peak: most bytes of new tensors that are alive at once: activations, what lies between operations, and
-            gradients on their way; not what was there before.
-        kept: bytes of new tensors that are alive at the end of the forward pass: what the backward pass needs.
-    """
-
-    flops: int
-    peak: int
-    kept: int
+    flops: int  # of matrix products, convolutions and attention; a multiply-add is two
+    peak: int  # at most, with what lies between operations and gradients on their way
+    kept: int  # at the end of the forward pass: what the backward pass needs
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of what ``function`` runs, on any device; a multiply-add is two.
-
-    Counted are matrix products, convolutions and attention, forwards and backwards.
-    """
+    """Operations (:class:`Cost`) of what ``function`` runs on any device, forwards and backwards."""
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         function()
     return counter.get_total_flops()
@@ -71,8 +61,7 @@ def count_flops(function: Callable[[], object]) -> int:
 def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cost:
     """What ``function`` would cost on a GPU; it works on meta tensors alone.
 
-    Attention counts as one kernel that keeps queries, keys, values, its output and a number per query for the backward
-    pass, but never the weights: PyTorch's memory-efficient kernel, and flash attention likewise.
+    Attention counts as one kernel that never keeps its weights, as PyTorch's memory-efficient one and flash attention.
 
     Args:
         function: a forward pass. The number it returns is differentiated, unless it was computed without gradient.
@@ -98,12 +87,8 @@ def on_meta(build: Callable[[], M]) -> M:
     with torch.device("meta"):
         network = build()
     for parameter in (p for p in network.parameters() if p.requires_grad):
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
     return network
-
-
-def _drop_gradient(parameter: Tensor) -> None:
-    parameter.grad = None
 
 
 def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
@@ -122,11 +107,8 @@ def num_parameters(parameters: Iterable[Tensor]) -> int:
 
 
 class _GpuKernels(TorchFunctionMode):
-    """On meta tensors, the types that autocast gives on a GPU, and attention as one kernel.
-
-    PyTorch has no autocast for the meta device, and its attention falls apart there into products that keep the
-    weights.
-    """
+    """The types that autocast gives on a GPU, and attention as one kernel, for meta tensors: PyTorch has no autocast
+    for them, and attention that keeps its weights."""
 
     def __init__(self, autocast: torch.dtype | None):
         self.autocast = autocast
@@ -155,10 +137,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None 
 
 
 class _Meter(TorchDispatchMode):
-    """Counts operations by PyTorch's formulas, and follows the memory of the tensors that are made.
-
-    ``FlopCounterMode`` counts the same, but holds on to the graph, so that nothing would ever be free.
-    """
+    """Counts as ``FlopCounterMode``, which holds on to the graph, so that nothing would ever be free, and follows the
+    memory of the tensors that are made."""
 
     def __init__(self) -> None:
         super().__init__()

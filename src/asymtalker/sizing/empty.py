@@ -29,15 +29,9 @@ Network = dict[str, Any]
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> Network:
     """The networks' settings, without where they lay on this machine."""
-    texts = {
-        "transformer": transformer.to_json_string(),
-        "vae": vae.to_json_string(),
-        "audio_encoder": audio_encoder.config.to_json_string(),
-    }
-    return {
-        part: {name: value for name, value in json.loads(text).items() if not name.startswith("_")}
-        for part, text in texts.items()
-    }
+    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio_encoder.config}
+    described = {part: json.loads(config.to_json_string()) for part, config in configs.items()}
+    return {part: {name: of[name] for name in of if not name.startswith("_")} for part, of in described.items()}
 
 
 def describe_chunk(chunk: ChunkConfig, *, preview: bool) -> Network:
@@ -96,15 +90,10 @@ def decode(vae: AutoencoderKLWan, batch: int, num_latents: int, cells: tuple[int
 
 
 def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) -> dict[str, Callable[[], Tensor]]:
-    """What runs for a later chunk, and once for a video (``identity``), without memory and gradient.
+    """What runs for a later chunk of a pipeline, and once for a video (``identity``), without memory and gradient.
 
-    Args:
-        network: of a pipeline.
-        transformer: of :func:`empty_transformer`.
-
-    Returns:
-        By name ``transformer`` (one pass), ``decode``, ``re_encode``, ``identity``, ``audio`` (one block of sound)
-        and, where one is shown, ``preview``.
+    By name ``transformer`` (one pass), ``decode``, ``re_encode``, ``identity``, ``audio`` (one block of sound) and,
+    where one is shown, ``preview``.
     """
     frames, size, dtype = network["frames"], network["size"], getattr(torch, network["codec_dtype"])
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)

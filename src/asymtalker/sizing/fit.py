@@ -27,14 +27,7 @@ def available_bytes(device: torch.device) -> int:
 
 def what_fits(given: S, options: Sequence[Option[S]], total: Callable[[S], float], available: float) -> list[str]:
     """Flags, and bytes with them, with which no more than ``available`` bytes are needed: of single options or, where
-    none does, of as few together as do.
-
-    Args:
-        given: the settings, which need too much.
-        options: what can be changed; what does not go together raises ``UserError`` and is no way.
-        total: bytes that settings need.
-        available: bytes that there are.
-    """
+    none does, of as few together as do. What does not go together raises ``UserError`` and is no way."""
     ways: list[str] = []
     for count in range(1, len(options) + 1):
         for chosen in combinations(options, count):

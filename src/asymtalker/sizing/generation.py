@@ -18,25 +18,15 @@ TILE = 256
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on a GPU.
+    """Bytes on a GPU."""
 
-    Attributes:
-        blocks: weights of the transformer's blocks.
-        blocks_fp8: the same where the matrices are of 8 bits.
-        num_blocks: how many blocks there are.
-        beside: all other weights, and the frames of a chunk.
-        transformer: most of the activations of a pass, which processes share.
-        codec: most of decoding, of a preview too, and of encoding again.
-        tiled_codec: the same with tiles: at most so much.
-    """
-
-    blocks: int
-    blocks_fp8: int
-    num_blocks: int
-    beside: int
-    transformer: int
-    codec: int
-    tiled_codec: int
+    blocks: int  # weights of the transformer's blocks
+    blocks_fp8: int  # the same where the matrices are of 8 bits
+    num_blocks: int  # not bytes
+    beside: int  # all other weights, and the frames of a chunk
+    transformer: int  # most of the activations of a pass, which processes share
+    codec: int  # most of decoding, of a preview too, and of encoding again
+    tiled_codec: int  # the same with tiles: at most so much
 
     def total(self, config: InferenceConfig, processes: int = 1) -> float:
         """Bytes with these options, of each of some processes, in the phase that needs most."""
@@ -50,12 +40,8 @@ class Needs:
 
 
 def count_needs(network: Network, beside: int) -> Needs:
-    """Measure what a pipeline needs on its own networks without memory.
-
-    Args:
-        network: of a pipeline.
-        beside: bytes of all weights but the transformer's.
-    """
+    """Measure what a pipeline needs, on its own networks without memory; ``beside`` bytes are of all weights but
+    the transformer's."""
     autocast = network["autocast"] and getattr(torch, network["autocast"])
     transformer, size = empty_transformer(network), network["size"]
     matrices = [module.weight for module in transformer.blocks.modules() if isinstance(module, nn.Linear)]
@@ -88,24 +74,18 @@ def savings(config: InferenceConfig, processes: int) -> Sequence[Option[Inferenc
     def setting(flag: str, **options: bool | str) -> Way[InferenceConfig]:
         return flag, lambda config: replace(config, **options)
 
-    offloads = {"none": ("model", "group"), "model": ("group",), "group": ()}[config.offload]
-    usable = [name for name in offloads if processes == 1 and not (name == "group" and config.compile)]
-    placings = [setting(f"--offload {name}", offload=name) for name in usable]
+    offloads = {"none": ["model", "group"], "model": ["group"], "group": []}[config.offload] * (processes == 1)
+    placings = [
+        setting(f"--offload {name}", offload=name) for name in offloads if name != "group" or not config.compile
+    ]
     return placings, [setting("--vae-tiling", vae_tiling=True)], [setting("--fp8", fp8=True)]
 
 
 def describe_shortage(
     network: Network, beside: int, config: InferenceConfig, available: float, processes: int = 1
 ) -> str:
-    """One sentence for a GPU whose memory is full: what generation needs, what there is, and what would fit, computed.
-
-    Args:
-        network: of a pipeline.
-        beside: bytes of all weights but the transformer's.
-        config: the options given.
-        available: bytes that a process can have.
-        processes: that share the work, one for each GPU.
-    """
+    """One sentence for a GPU of too few ``available`` bytes to each of ``processes``: what generation needs, and what
+    would fit, computed."""
     needs, (height, width) = count_needs(network, beside), network["size"]
     said = f"this model at {height}x{width} needs about {needs.total(config, processes) / GB:.1f} GB"
 

@@ -54,35 +54,20 @@ def gpu_named(name: str) -> Gpu:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training needs.
+    """What a training needs."""
 
-    Attributes:
-        verb: what is trained, for the title.
-        config: its settings.
-        size: height and width in pixels.
-        gpus: how many GPUs share the work.
-        parameters: by network, how many it has and how many of them are trained.
-        states: by kind, bytes of weights, gradients, moments and averages over all GPUs; sharded.
-        passing: bytes of weights gathered from their shards, and of their gradients before they are shared out.
-        frozen: bytes of the networks that every GPU holds whole.
-        flops: by part, floating-point operations of one optimizer step over all GPUs.
-        phases: most bytes of activations on a GPU in each of the phases of a step, one after the other.
-        reading: most bytes of activations of encoding the next chunk meanwhile; 0 where all are kept.
-        again: the same plan of other settings and GPUs, for what would fit.
-    """
-
-    verb: str
+    verb: str  # what is trained, for the title
     config: TeacherConfig | DistillConfig
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width in pixels
     gpus: int
-    parameters: dict[str, tuple[int, int]]
-    states: dict[str, int]
-    passing: int
-    frozen: int
-    flops: dict[str, float]
-    phases: dict[str, int]
-    reading: int
-    again: Callable[[Any, int], "Plan"]
+    parameters: dict[str, tuple[int, int]]  # by network, how many it has and how many of them are trained
+    states: dict[str, int]  # bytes of weights, gradients, moments and averages over all GPUs; sharded
+    passing: int  # bytes of weights gathered from their shards, and of their gradients before they are shared out
+    frozen: int  # bytes of the networks that every GPU holds whole
+    flops: dict[str, float]  # by part, operations of one optimizer step over all GPUs
+    phases: dict[str, int]  # most bytes of activations on a GPU in each phase of a step, one after the other
+    reading: int  # and meanwhile of encoding the next chunk; 0 where all are kept
+    again: Callable[[Any, int], "Plan"]  # the same of other settings and GPUs
 
     @property
     def loop(self) -> LoopConfig:

@@ -1,7 +1,6 @@
 """What the trainings need, measured on their own networks without memory (:mod:`asymtalker.sizing.costs`).
 
-The networks run on the meta device with the settings of a run. A transformer's cost is exactly linear in its blocks,
-which are all alike: two and three blocks are measured, the rest follows.
+A transformer costs exactly linearly in its blocks, which are all alike: two and three are measured, the rest follows.
 """
 
 import copy
@@ -88,44 +87,44 @@ def passes(
     """Measure a transformer, of ``model``'s size, beside frozen networks without memory, on a batch of chunks of
     ``frames`` frames and ``cells`` rows and columns of latent cells; of ``loop`` count batch, precision and gradient
     checkpointing."""
-    autocast = precision(loop)
-
-    def measured(num_layers: int) -> Passes:
-        def build() -> AsymTalkerTransformer3DModel:
-            return build_transformer(replace(model, num_layers=num_layers), frozen)
-
-        def build_held() -> AsymTalkerTransformer3DModel:
-            store_as_computed(transformer := build(), loop)
-            return transformer
-
-        held = on_meta(build_held)
-        network = on_meta((lambda: adapt(build_held(), lora_rank, loop)) if lora_rank else build).train()
-
-        def loss() -> Tensor:
-            return denoise(network, loop.batch, frames, cells).square().mean()
-
-        forward = measure(torch.no_grad()(loss), autocast)
-        train = plain = measure(loss, autocast)
-        if loop.gradient_checkpointing:
-            anew = partial(checkpoint, use_reentrant=False, context_fn=partial(recomputed, autocast))
-            network.enable_gradient_checkpointing(anew)
-            train = measure(loss, autocast)
-        return Passes(
-            parameters=num_parameters(network.parameters()),
-            trained=num_parameters(p for p in network.parameters() if p.requires_grad),
-            block=num_parameters(network.blocks[0].parameters()),
-            held=sum(p.nbytes for p in held.parameters()),
-            forward=forward.flops,
-            forward_peak=forward.peak,
-            backward=plain.flops - forward.flops,
-            again=train.flops - plain.flops,
-            peak=train.peak,
-            kept=train.kept,
-        )
-
-    few, more = (measured(num_layers) for num_layers in MEASURED_BLOCKS)
+    few, more = (
+        _measure(replace(model, num_layers=count), frames, frozen, loop, lora_rank, cells) for count in MEASURED_BLOCKS
+    )
     further = model.num_layers - MEASURED_BLOCKS[0]
     return Passes(*(a + further * (b - a) for a, b in zip(few, more, strict=True)))
+
+
+def _measure(
+    model: TransformerConfig, frames: int, frozen: Frozen, loop: LoopConfig, lora_rank: int, cells: Size
+) -> Passes:
+    def build(held: bool) -> AsymTalkerTransformer3DModel:
+        transformer = build_transformer(model, frozen)
+        if held or lora_rank:
+            store_as_computed(transformer, loop)
+        return transformer if held or not lora_rank else adapt(transformer, lora_rank, loop)
+
+    def loss() -> Tensor:
+        return denoise(network, loop.batch, frames, cells).square().mean()
+
+    network, held, autocast = on_meta(lambda: build(False)).train(), on_meta(lambda: build(True)), precision(loop)
+    forward = measure(torch.no_grad()(loss), autocast)
+    train = plain = measure(loss, autocast)
+    if loop.gradient_checkpointing:
+        anew = partial(checkpoint, use_reentrant=False, context_fn=partial(recomputed, autocast))
+        network.enable_gradient_checkpointing(anew)
+        train = measure(loss, autocast)
+    return Passes(
+        parameters=num_parameters(network.parameters()),
+        trained=num_parameters(p for p in network.parameters() if p.requires_grad),
+        block=num_parameters(network.blocks[0].parameters()),
+        held=sum(p.nbytes for p in held.parameters()),
+        forward=forward.flops,
+        forward_peak=forward.peak,
+        backward=plain.flops - forward.flops,
+        again=train.flops - plain.flops,
+        peak=train.peak,
+        kept=train.kept,
+    )
 
 
 @cache
@@ -159,15 +158,7 @@ def _pixel_losses(frozen: Frozen, loop: LoopConfig, frames: int, cells: Size) ->
     return replace(behind, peak=max(behind.peak, start.peak))
 
 
-def decoded_share(config: TeacherConfig) -> float:
-    """Share of all chunks, on average, whose frames are decoded for the pixel losses."""
-    generator = flow.numbered_generator(config.loop.seed, 0, "plan")
-    sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
-    return (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every
-
-
-Costs = tuple[dict[str, float], dict[str, int]]
-"""Operations of a micro-batch by part, and most bytes of activations in each phase."""
+Costs = tuple[dict[str, float], dict[str, int]]  # operations of a micro-batch by part, and bytes by phase
 
 
 def _teacher_costs(config: TeacherConfig, loop: LoopConfig, network: Passes, frozen: Frozen, cells: Size) -> Costs:
@@ -179,7 +170,10 @@ def _teacher_costs(config: TeacherConfig, loop: LoopConfig, network: Passes, fro
     phases = {"forward and backward": network.peak}
     if config.pixel_losses:
         pixels = _pixel_losses(frozen, loop, config.pixel_frames, cells)
-        flops["pixel losses: decoding, there and back"] = pixels.flops * decoded_share(config)
+        generator = flow.numbered_generator(loop.seed, 0, "plan")
+        sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
+        share = (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every  # of chunks, decoded
+        flops["pixel losses: decoding, there and back"] = pixels.flops * share
         phases["pixel losses of all chunks"] = network.kept + pixels.peak
     return flops, phases
 
@@ -215,14 +209,10 @@ def _distill_costs(
 def plan_training(
     config: TeacherConfig | DistillConfig, model: TransformerConfig, frozen: Frozen, size: Size, gpus: int
 ) -> Plan:
-    """What training a teacher or distilling it needs.
+    """What training a teacher of the size ``model``, or distilling it, needs on so many GPUs, a process on each.
 
-    Args:
-        config: its settings.
-        model: size of the transformer, of a distillation each of three.
-        frozen: networks without memory (:func:`frozen_of_recipe`, :func:`frozen_like`).
-        size: height and width in pixels.
-        gpus: how many share the work, a process on each.
+    ``frozen`` are networks without memory (:func:`frozen_of_recipe`, :func:`frozen_like`), ``size`` is height and
+    width in pixels.
 
     Raises:
         UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
@@ -236,10 +226,10 @@ def plan_training(
     if isinstance(config, TeacherConfig) and config.crop and model.identity in ("tre", "etr"):
         cells = config.crop, config.crop  # whole frames come in batches of as many cells
     network = passes(model, config.chunk.frames, frozen, loop, config.lora_rank, cells)
-    distilled, updates = isinstance(config, DistillConfig), 1
+    distilled, updates, verb, names = False, 1, "teacher", ["transformer"]
     if isinstance(config, DistillConfig):
+        distilled, updates, verb, names = True, config.critic_updates + 1, "distillation", ["student", "critic"]
         flops, phases = _distill_costs(config, loop, network, frozen, size, cells)
-        updates += config.critic_updates
     else:
         flops, phases = _teacher_costs(config, loop, network, frozen, cells)
     reading = 0
@@ -247,23 +237,23 @@ def plan_training(
         chunk = _coding(encode, frozen, precision(loop), 1, config.chunk.frames, size)
         flops["encoding on the fly"] = loop.batch * chunk.flops * (1 + updates * (frozen.strategy == "tre"))
         reading = chunk.peak
-    copies = 2 if distilled else 1  # that are trained
     block, held = network.block, network.held * (distilled or config.lora_rank > 0)  # by LoRA all share what stays
     outside, half = 4 * (network.parameters - model.num_layers * block), (precision(loop) or torch.float32).itemsize
     whole = frozen.codec.vae, frozen.audio_encoder, *([frozen.image_encoder] if frozen.image_encoder else [])
-    pair = network.parameters, network.trained
+    learned = 4 * network.trained * (2 if distilled else 1)  # bytes of all weights that are trained
+    parameters = {name: (network.parameters, network.trained) for name in names}
+    parameters |= {"teacher": (network.parameters, 0)} if distilled else {}
+    parameters |= {"codec": (num_parameters(whole[0].parameters()), 0)}
     return Plan(
-        "distillation" if distilled else "teacher",
+        verb,
         config,
         size,
         gpus,
-        parameters=({"student": pair, "critic": pair, "teacher": (pair[0], 0)} if distilled else {"transformer": pair})
-        | {"codec": (num_parameters(frozen.codec.vae.parameters()), 0)}
-        | {"audio encoder": (num_parameters(frozen.audio_encoder.parameters()), 0)},
+        parameters | {"audio encoder": (num_parameters(whole[1].parameters()), 0)},
         states={
-            f"weights{' of teacher, student and critic' * distilled}": held + 4 * network.trained * copies,
+            f"weights{' of teacher, student and critic' * distilled}": held + learned,
             "gradients, of one network at a time": 4 * network.trained,
-            "AdamW's two moments": 8 * network.trained * copies,
+            "AdamW's two moments": 2 * learned,
             "averaged weights (EMA)": 4 * network.trained,
         },
         # Two blocks and what is outside; gradients are of float32 once more where they are shared out.
@@ -277,13 +267,8 @@ def plan_training(
 
 
 def check_fits(config: TeacherConfig | DistillConfig, model: TransformerConfig, frozen: Frozen, size: Size) -> None:
-    """Check that a training fits on its GPUs before its network is made; where there are none, nothing is checked.
-
-    Args:
-        config: its settings.
-        model: size of the transformer.
-        frozen: the frozen networks of the run, which may be on the GPU already.
-        size: the largest height and width in pixels.
+    """Check that a training, at most of so many pixels, fits on its GPUs before its networks are made; its frozen ones
+    may be there already. Where there are no GPUs nothing is checked.
 
     Raises:
         UserError: what is needed, what the GPU with the least has free, and what would fit.
