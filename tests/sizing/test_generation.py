@@ -1,6 +1,7 @@
 """What a GPU whose memory is full is said to need, and what to fit."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,8 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.sizing import generation as memory
 from asymtalker.sizing.costs import measure, on_meta
-from asymtalker.sizing.generation import Needs, count_needs, describe_shortage, what_fits
+from asymtalker.sizing.fit import what_fits
+from asymtalker.sizing.generation import Needs, count_needs, describe_shortage, savings
 from asymtalker.timeline import SAMPLE_RATE
 from toy import TOY_CODEC, toy_transformer
 
@@ -22,12 +24,9 @@ GB = 10**9
 NEEDS = Needs(
     blocks=10 * GB,
     blocks_fp8=5 * GB,
-    largest=0,
     num_blocks=20,
-    outside=0,
     beside=1 * GB,
     transformer=2 * GB,
-    held=0,
     codec=6 * GB,
     tiled_codec=1 * GB,
 )  # without slack 17 in all; model 13; group 7; tiles 13; 8 bits 12
@@ -40,9 +39,11 @@ def network(pipeline: AsymTalkerPipeline, **changes) -> dict:
 def test_weights_are_those_that_are_loaded(checkpoint):
     pipeline = AsymTalkerPipeline.from_pretrained(checkpoint, torch_dtype=torch.bfloat16)
     needs = count_needs(network(pipeline), beside=7)
-    assert needs.blocks + needs.outside == sum(weight.nbytes for weight in pipeline.transformer.parameters())
+    frames = 4 * 3 * pipeline.settings.chunk.frames * math.prod(pipeline.settings.size)
+    weights = sum(weight.nbytes for weight in pipeline.transformer.parameters())
+    assert needs.blocks + needs.beside == weights + 7 + frames
     assert needs.blocks == sum(weight.nbytes for weight in pipeline.transformer.blocks.parameters())
-    assert (needs.num_blocks, needs.beside) == (2, 7)
+    assert needs.num_blocks == 2
 
 
 def test_eight_bits_are_counted_as_torchao_stores_them(pipeline):
@@ -77,19 +78,22 @@ def test_more_pixels_need_more_and_tiles_no_more_than_is_said(pipeline):
     ("available", "options", "processes", "ways"),
     [
         (14.4, {}, 1, [
-            "--offload model (14.3 GB)", "--offload group (7.7 GB)", "--vae-tiling (14.3 GB)", "--fp8 (13.2 GB)"
+            "--offload model (14.3 GB)", "--vae-tiling (14.3 GB)", "--fp8 (13.2 GB)"
         ]),
         (14.0, {}, 1, ["--offload group (7.7 GB)", "--fp8 (13.2 GB)"]),
         (13.5, {"compile": True}, 1, ["--fp8 (13.2 GB)"]),
-        (9.0, {"compile": True}, 1, ["--offload model --fp8 (8.8 GB)", "--vae-tiling --fp8 (8.8 GB)"]),
+        (9.0, {"compile": True}, 1, ["--offload model and --fp8 (8.8 GB)", "--vae-tiling and --fp8 (8.8 GB)"]),
         (14.0, {"offload": "model"}, 1, ["--offload group (7.7 GB)", "--fp8 (8.8 GB)"]),
         (14.0, {}, 2, ["--vae-tiling (13.2 GB)", "--fp8 (13.2 GB)"]),
         (3.0, {}, 2, []),
     ],
 )  # fmt: skip
 def test_the_fewest_options_that_fit_are_named(available, options, processes, ways):
-    found = what_fits(NEEDS, InferenceConfig(**options), available * GB, processes)
-    assert sorted(found) == sorted(ways)
+    config = InferenceConfig(**options)
+    found = what_fits(
+        config, savings(config, processes), lambda changed: NEEDS.total(changed, processes), available * GB
+    )
+    assert found == ways
 
 
 def test_a_sentence_says_what_is_needed_and_what_fits(pipeline, monkeypatch):
@@ -99,7 +103,7 @@ def test_a_sentence_says_what_is_needed_and_what_fits(pipeline, monkeypatch):
     said = describe_shortage(plain, 0, config, 14 * GB)
     assert said == (
         "The GPU's memory is full: this model at 512x256 needs about 18.7 GB, and 14.0 GB are there;"
-        " what fits: --fp8 (13.2 GB) or --offload group (7.7 GB)."
+        " what fits: --offload group (7.7 GB) or --fp8 (13.2 GB)."
     )
     given = InferenceConfig(offload="group", vae_tiling=True, fp8=True)
     assert describe_shortage(plain, 0, given, 2.3 * GB).endswith(

@@ -1,12 +1,12 @@
-from dataclasses import replace
-
 import pytest
 
 from asymtalker.commands.cli import main
 from asymtalker.commands.stages import PlanDistill, PlanTeacher, TrainTeacher, distill_settings, train_settings
 from asymtalker.config import CodecTrainConfig
 from asymtalker.errors import UserError
-from asymtalker.sizing.plan import GB, GPUS, SLACK, Plan, Weights, check_memory, gpu_named, what_fits
+from asymtalker.sizing.fit import GB, SLACK, what_fits
+from asymtalker.sizing.plan import GPUS, Plan, describe_shortage, gpu_named, savings
+from asymtalker.training.distributed import check_processes
 from toy import toy_loop, toy_teacher
 
 STATES = {"weights": 400 * GB, "moments": 800 * GB}
@@ -16,15 +16,31 @@ def made(config=None, gpus: int = 1) -> Plan:
     """A plan of round figures: activations of 10 GB a chunk and 2 GB of weights that every GPU holds."""
     config = config or toy_teacher(loop=toy_loop(autocast="float32"))
     states = {"weights": 20 * GB} if config.lora_rank else STATES
-    weights = Weights({"transformer": (10**11, 10**11)}, states, 0, 0, 4, 2 * GB)
-    phases = {"forward and backward": 10 * GB * config.loop.batch}
-    return Plan("teacher", config, (64, 64), gpus, weights, {"forward": 1e15}, phases, 0, lambda c: made(c, gpus))
+    check_processes(config.loop, config.lora_rank, gpus)
+    return Plan(
+        "teacher",
+        config,
+        size=(64, 64),
+        gpus=gpus,
+        parameters={"transformer": (10**11, 10**11)},
+        states=states,
+        passing=0,
+        frozen=2 * GB,
+        flops={"forward": 1e15},
+        phases={"forward and backward": 10 * GB * config.loop.batch},
+        reading=0,
+        again=made,
+    )
+
+
+def shared(gpus: int) -> Plan:
+    return made(toy_teacher(loop=toy_loop(autocast="float32", micro_batches=gpus)), gpus)
 
 
 def test_states_are_shared_out_and_the_rest_is_not():
-    alone, eight = made(gpus=1), made(gpus=8)
-    for name, size in alone.sharded().items():
-        assert eight.sharded()[name] == size / 8
+    alone, eight = made(), shared(8)
+    for name, size in STATES.items():
+        assert eight.gpu_memory()[name] == alone.gpu_memory()[name] / 8 == size / 8
     for plan in (alone, eight):
         rest = {name: size for name, size in plan.gpu_memory().items() if name not in STATES and "slack" not in name}
         assert sum(rest.values()) == pytest.approx(22 * GB)  # 2 whole, 2 x 10 activations
@@ -35,40 +51,47 @@ def test_offloaded_states_leave_the_gpu():
     config = toy_teacher(loop=toy_loop(autocast="float32", cpu_offload=True))
     plan = made(config)
     assert plan.total() == pytest.approx((1 + SLACK) * 22 * GB)
-    assert sum(plan.sharded().values()) == sum(STATES.values())
+    assert not STATES.keys() & plan.gpu_memory().keys()
 
 
 def test_time_is_operations_over_what_the_gpus_reach():
     gpu = gpu_named("a100")
-    plan = made(gpus=2)
+    plan = shared(2)
     assert plan.seconds(gpu, 0.5) == pytest.approx(1e15 / (2 * 312e12 * 0.5))
-    assert plan.hours(gpu, 0.5) == pytest.approx(plan.seconds(gpu, 0.5) * plan.loop.steps / 3600)
+
+
+def fitting(plan: Plan, memory: float) -> list[str]:
+    return what_fits(plan, savings(plan), Plan.total, memory)
 
 
 def test_what_is_suggested_fits_and_what_is_not_does_not():
     plan = made()
-    ways = what_fits(plan, 60 * GB)
-    assert ways == [
-        "--config.loop.cpu-offload",
-        "--config.lora-rank 64",
-        "64 GPUs of this memory with --config.loop.micro-batches 64",
+    assert fitting(plan, 60 * GB) == [
+        "--config.loop.cpu-offload (24.2 GB)",
+        "64 GPUs of this memory with --config.loop.micro-batches 64 (44.8 GB)",
+        "--config.lora-rank 64 (46.2 GB)",
     ]
-    assert replace(plan, gpus=64).total() <= 60 * GB < replace(plan, gpus=32).total()
+    assert shared(64).total() <= 60 * GB < shared(32).total()
     offloaded = toy_teacher(loop=toy_loop(autocast="float32", cpu_offload=True))
     assert made(offloaded).total() <= 60 * GB
-    # one change alone does not do; offloaded, with chunks one by one, 12 GB and their slack are left
-    smaller = "--config.loop.gradient-checkpointing --config.loop.batch 1"
+    # one change alone does not do; with chunks one by one, 12 GB and their slack are left beside the states
+    smaller = "--config.loop.batch 1"
     more = "512 GPUs of this memory with --config.loop.micro-batches 512"
-    assert what_fits(plan, 16 * GB) == [f"{more} and {smaller}"]
-    assert what_fits(plan, 14 * GB) == [f"{smaller} --config.loop.cpu-offload"]
-    assert what_fits(plan, 2 * GB) == []
+    assert fitting(plan, 16 * GB) == [
+        f"{smaller} and --config.loop.cpu-offload (13.2 GB)",
+        f"{smaller} and {more} (15.8 GB)",
+    ]
+    assert fitting(plan, 14 * GB) == [
+        f"{smaller} and --config.loop.cpu-offload (13.2 GB)",
+    ]
+    assert fitting(plan, 2 * GB) == []
 
 
 def test_too_little_memory_is_one_sentence_with_what_would_fit():
-    plan = made()
-    check_memory(plan, plan.total())
-    with pytest.raises(UserError, match=r"needs 1344\.2 GB on one GPU, and 60\.0 GB are there; what fits: --config"):
-        check_memory(plan, 60 * GB)
+    said = describe_shortage(made(), 60 * GB)
+    assert said.startswith("Teacher at 64x64 needs 1344.2 GB on one GPU, and 60.0 GB are there; what fits: --config")
+    assert said.endswith(" or --config.lora-rank 64 (46.2 GB).")
+    assert "nothing that can be set makes it fit" in describe_shortage(made(), 2 * GB)
 
 
 def test_gpus_are_found_by_name():

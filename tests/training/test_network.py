@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,10 @@ def test_the_size_of_a_saved_transformer_is_what_it_was_made_with(folder):
 
 @pytest.mark.parametrize("part", ["train", "distill"])
 def test_training_is_refused_where_the_gpu_is_too_small(part, tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch):
-    monkeypatch.setattr(needs, "check_fits", lambda plan, _: check_fits(plan, torch.device("cuda")))
+    def on_gpu(config, model, frozen, size) -> None:
+        check_fits(config, model, replace(frozen, device=torch.device("cuda")), size)
+
+    monkeypatch.setattr(needs, "check_fits", on_gpu)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
     given = {"run": tmp_path / "run", "corpus": toy_corpus, "model": tiny_pipeline_folder}

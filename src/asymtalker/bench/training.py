@@ -306,6 +306,6 @@ def count_passes(
     """FLOPs of the transformer's pass for one sample, forwards, and forwards and backwards, nothing being computed
     twice: those that the model asks for, whatever the training does to save memory."""
     cells = latent_size(size, frozen.codec.spatial, model.patch_size)
-    plain = replace(loop, gradient_checkpointing=False)
-    cost = passes(model, chunk, frozen_like(frozen), plain, lora_rank=0, cells=cells, batch=1)
-    return cost.forward.flops, cost.forward.flops + cost.backward
+    plain = replace(loop, gradient_checkpointing=False, batch=1)
+    cost = passes(model, chunk.frames, frozen_like(frozen), plain, lora_rank=0, cells=cells)
+    return cost.forward, cost.forward + cost.backward

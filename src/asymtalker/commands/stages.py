@@ -297,11 +297,17 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
 
         train_readout(settings.config, settings.run, settings.corpus)
     else:
-        from asymtalker.sizing.training import teacher_fits
+        from asymtalker.sizing.training import check_fits
         from asymtalker.train.teacher import train_teacher
 
         check_lengths(settings.config)
-        train_teacher(settings.config, settings.run, settings.corpus, settings.model, teacher_fits)
+        train_teacher(
+            settings.config,
+            settings.run,
+            settings.corpus,
+            settings.model,
+            lambda config, frozen, size: check_fits(config, config.model, frozen, size),
+        )
 
 
 def distill(settings: Distill | PlanDistill) -> None:
@@ -311,10 +317,10 @@ def distill(settings: Distill | PlanDistill) -> None:
         plan(settings)
         return
     from asymtalker.distill.loop import distill as run
-    from asymtalker.sizing.training import distill_fits
+    from asymtalker.sizing.training import check_fits
 
     check_lengths(settings.config)
-    run(settings.config, settings.run, settings.corpus, settings.model, distill_fits)
+    run(settings.config, settings.run, settings.corpus, settings.model, check_fits)
 
 
 def plan(settings: PlanTeacher | PlanDistill) -> None:
@@ -325,7 +331,7 @@ def plan(settings: PlanTeacher | PlanDistill) -> None:
     """
     from asymtalker.media.portrait import parse_size
     from asymtalker.sizing.plan import gpu_named, print_plan
-    from asymtalker.sizing.training import frozen_of_recipe, plan_distill, plan_teacher
+    from asymtalker.sizing.training import frozen_of_recipe, plan_training
 
     check_lengths(settings.config)
     if not 0 < settings.efficiency <= 1:
@@ -334,9 +340,7 @@ def plan(settings: PlanTeacher | PlanDistill) -> None:
     size = parse_size(settings.size) if settings.size else (*settings.config.buckets, (512, 512))[0]
     if isinstance(settings, PlanTeacher):
         recipe = replace(recipe, teacher=settings.config)
-        made = plan_teacher(settings.config, frozen_of_recipe(recipe), size, settings.gpus)
-    else:
-        made = plan_distill(settings.config, recipe.teacher.model, frozen_of_recipe(recipe), size, settings.gpus)
+    made = plan_training(settings.config, recipe.teacher.model, frozen_of_recipe(recipe), size, settings.gpus)
     print_plan(made, gpu, settings.efficiency)
 
 

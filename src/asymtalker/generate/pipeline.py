@@ -50,7 +50,8 @@ from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Chunk, rollout
 from asymtalker.sizing.empty import Network, describe_chunk, describe_parts
-from asymtalker.sizing.generation import available_bytes, describe_shortage
+from asymtalker.sizing.fit import available_bytes
+from asymtalker.sizing.generation import describe_shortage
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.training.distributed import start, world
 

@@ -40,7 +40,8 @@ def describe_precision(device: torch.device, computed: torch.dtype) -> str:
     if device.type != "cpu":
         return said
     said += f", {(threads := torch.get_num_threads())} thread{'s' * (threads > 1)}"
-    return said if quick_in_bfloat16() else f"{said}; bfloat16 is slow on this processor"
+    slow = computed == torch.bfloat16 and not quick_in_bfloat16()
+    return f"{said}; float32 would be quicker on this processor" if slow else said
 
 
 @cache

@@ -4,12 +4,10 @@ Networks are built on PyTorch's meta device, where a tensor has a shape and no m
 drift from the code as a formula would, and a network of any size is measured on any machine.
 """
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -19,31 +17,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from asymtalker.codec import build_vae, recompute_decoder
+from asymtalker.codec import build_vae
 from asymtalker.config import Recipe
 from asymtalker.models.audio import build_audio_encoder
-from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 
 M = TypeVar("M", bound=nn.Module)
 
 aten = torch.ops.aten
 
 
-def _cpu_attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _cpu_attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
 CPU_ATTENTION = {  # the one kernel of attention that PyTorch's counter does not know
-    aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention,
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: _cpu_attention_backward,
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
 }
 
 # What CUDA's autocast computes in bfloat16, and in float32, of what the networks here are made of
@@ -54,25 +44,15 @@ RAISED = {F.layer_norm, F.rms_norm, F.group_norm, F.normalize, F.interpolate, F.
 
 @dataclass(frozen=True)
 class Cost:
-    """What running something costs.
+    """What running something costs: operations, and bytes of new tensors that are alive."""
 
-    Attributes:
-        flops: floating-point operations of matrix products, convolutions and attention; a multiply-add is two.
-        peak: most bytes of new tensors that are alive at once: activations, what lies between operations, and
-            gradients on their way; not what was there before.
-        kept: bytes of new tensors that are alive at the end of the forward pass: what the backward pass needs.
-    """
-
-    flops: int
-    peak: int
-    kept: int
+    flops: int  # of matrix products, convolutions and attention; a multiply-add is two
+    peak: int  # at most, with what lies between operations and gradients on their way
+    kept: int  # at the end of the forward pass: what the backward pass needs
 
 
 def count_flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of what ``function`` runs, on any device; a multiply-add is two.
-
-    Counted are matrix products, convolutions and attention, forwards and backwards.
-    """
+    """Operations (:class:`Cost`) of what ``function`` runs on any device, forwards and backwards."""
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         function()
     return counter.get_total_flops()
@@ -81,8 +61,7 @@ def count_flops(function: Callable[[], object]) -> int:
 def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cost:
     """What ``function`` would cost on a GPU; it works on meta tensors alone.
 
-    Attention counts as one kernel that keeps queries, keys, values, its output and a number per query for the backward
-    pass, but never the weights: PyTorch's memory-efficient kernel, and flash attention likewise.
+    Attention counts as one kernel that never keeps its weights, as PyTorch's memory-efficient one and flash attention.
 
     Args:
         function: a forward pass. The number it returns is differentiated, unless it was computed without gradient.
@@ -98,21 +77,8 @@ def measure(function: Callable[[], Tensor], autocast: torch.dtype | None) -> Cos
     return Cost(meter.flops, meter.peak, kept)
 
 
-def checkpoint_blocks(transformer: AsymTalkerTransformer3DModel, autocast: torch.dtype | None) -> None:
-    """Turn gradient checkpointing on for :func:`measure`, which does not itself reach what is computed anew."""
-    transformer.enable_gradient_checkpointing(
-        partial(checkpoint, use_reentrant=False, context_fn=partial(_recomputing, autocast))
-    )
-
-
-def checkpoint_decoder(vae: AutoencoderKLWan, autocast: torch.dtype | None) -> AutoencoderKLWan:
-    """A codec whose decoder computes anew what its gradient needs, for :func:`measure`."""
-    vae = copy.deepcopy(vae)
-    recompute_decoder(vae, partial(_recomputing, autocast))
-    return vae
-
-
-def _recomputing(autocast: torch.dtype | None) -> tuple[nullcontext, "_GpuKernels"]:
+def recomputed(autocast: torch.dtype | None) -> tuple[nullcontext[None], "_GpuKernels"]:
+    """``context_fn`` of gradient checkpointing: :func:`measure` does not itself reach what is computed anew."""
     return nullcontext(), _GpuKernels(autocast)
 
 
@@ -121,12 +87,8 @@ def on_meta(build: Callable[[], M]) -> M:
     with torch.device("meta"):
         network = build()
     for parameter in (p for p in network.parameters() if p.requires_grad):
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
     return network
-
-
-def _drop_gradient(parameter: Tensor) -> None:
-    parameter.grad = None
 
 
 def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
@@ -145,11 +107,8 @@ def num_parameters(parameters: Iterable[Tensor]) -> int:
 
 
 class _GpuKernels(TorchFunctionMode):
-    """On meta tensors, the types that autocast gives on a GPU, and attention as one kernel.
-
-    PyTorch has no autocast for the meta device, and its attention falls apart there into products that keep the
-    weights.
-    """
+    """The types that autocast gives on a GPU, and attention as one kernel, for meta tensors: PyTorch has no autocast
+    for them, and attention that keeps its weights."""
 
     def __init__(self, autocast: torch.dtype | None):
         self.autocast = autocast
@@ -178,10 +137,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None 
 
 
 class _Meter(TorchDispatchMode):
-    """Counts operations by PyTorch's formulas, and follows the memory of the tensors that are made.
-
-    ``FlopCounterMode`` counts the same, but holds on to the graph, so that nothing would ever be free.
-    """
+    """Counts as ``FlopCounterMode``, which holds on to the graph, so that nothing would ever be free, and follows the
+    memory of the tensors that are made."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ machine, and to make others like them."""
 import json
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -20,6 +20,8 @@ from asymtalker.rollout import TAIL_CONTEXT
 from asymtalker.sizing.costs import on_meta
 from asymtalker.timeline import SAMPLES_PER_FRAME, latents_of_frames
 
+M = TypeVar("M", bound=nn.Module)
+
 Network = dict[str, Any]
 """What costs, memory and the stock pipeline depend on, as plain JSON values
 (:meth:`asymtalker.generate.pipeline.AsymTalkerPipeline.describe`)."""
@@ -27,15 +29,9 @@ Network = dict[str, Any]
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> Network:
     """The networks' settings, without where they lay on this machine."""
-    texts = {
-        "transformer": transformer.to_json_string(),
-        "vae": vae.to_json_string(),
-        "audio_encoder": audio_encoder.config.to_json_string(),
-    }
-    return {
-        part: {name: value for name, value in json.loads(text).items() if not name.startswith("_")}
-        for part, text in texts.items()
-    }
+    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio_encoder.config}
+    described = {part: json.loads(config.to_json_string()) for part, config in configs.items()}
+    return {part: {name: of[name] for name in of if not name.startswith("_")} for part, of in described.items()}
 
 
 def describe_chunk(chunk: ChunkConfig, *, preview: bool) -> Network:
@@ -49,71 +45,71 @@ def describe_chunk(chunk: ChunkConfig, *, preview: bool) -> Network:
     }
 
 
+def frozen_on_meta(build: Callable[[], M], dtype: torch.dtype = torch.float32) -> M:
+    """The network that ``build`` makes, without memory and gradient."""
+    network = on_meta(build).eval().requires_grad_(False)
+    nn.Module.to(network, dtype)
+    return network
+
+
 def empty_transformer(network: Network) -> AsymTalkerTransformer3DModel:
     """The transformer without memory, its weights in the types they are loaded in."""
-    transformer = on_meta(lambda: AsymTalkerTransformer3DModel(**network["transformer"])).eval().requires_grad_(False)
+    transformer = frozen_on_meta(lambda: AsymTalkerTransformer3DModel(**network["transformer"]))
     for name, weight in transformer.named_parameters():
         kept = set(transformer._keep_in_fp32_modules) & set(name.split("."))
         weight.data = weight.data.to(torch.float32 if kept else getattr(torch, network["dtype"]))
     return transformer
 
 
+def denoise(transformer: AsymTalkerTransformer3DModel, batch: int, frames: int, cells: tuple[int, int]) -> Tensor:
+    """A pass of a transformer without memory on chunks of ``frames`` frames that have all conditions."""
+    sizes, dtype, num_latents = transformer.config, transformer.dtype, latents_of_frames(frames)
+    empty, tokens = partial(torch.empty, device="meta"), None
+    if sizes.image_codebook_bits is not None:  # of VTP
+        tokens = empty(batch, sizes.num_image_tokens, dtype=torch.int64)
+    elif sizes.image_dim is not None:  # of CLIP
+        tokens = empty(batch, sizes.num_image_tokens, sizes.image_dim, dtype=dtype)
+    channels = sizes.latent_channels + MASK_CHANNELS + sizes.identity_channels
+    return transformer(
+        empty(batch, channels, num_latents, *cells, dtype=dtype),
+        empty(batch, num_latents),
+        empty(batch, frames + 2 * sizes.audio_context, sizes.audio_dim, dtype=dtype),
+        tokens,
+    ).sample.float()
+
+
+def encode(vae: AutoencoderKLWan, batch: int, frames: int, size: tuple[int, int]) -> Tensor:
+    """Latents of so many frames of a codec without memory."""
+    return vae.encode(torch.empty(batch, 3, frames, *size, dtype=vae.dtype, device="meta")).latent_dist.mode()
+
+
+def decode(vae: AutoencoderKLWan, batch: int, num_latents: int, cells: tuple[int, int]) -> Tensor:
+    """Frames of so many latent frames of a codec without memory."""
+    latents = torch.empty(batch, vae.config.z_dim, num_latents, *cells, dtype=vae.dtype, device="meta")
+    return vae.decode(latents).sample.float()
+
+
 def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) -> dict[str, Callable[[], Tensor]]:
-    """What runs for a later chunk, and once for a video (``identity``), without memory and gradient.
+    """What runs for a later chunk of a pipeline, and once for a video (``identity``), without memory and gradient.
 
-    Args:
-        network: of a pipeline.
-        transformer: of :func:`empty_transformer`.
-
-    Returns:
-        By name ``transformer`` (one pass), ``decode``, ``re_encode``, ``identity``, ``audio`` (one block of sound)
-        and, where one is shown, ``preview``.
+    By name ``transformer`` (one pass), ``decode``, ``re_encode``, ``identity``, ``audio`` (one block of sound) and,
+    where one is shown, ``preview``.
     """
-    sizes, frames = network["transformer"], network["frames"]
-    codec_dtype = getattr(torch, network["codec_dtype"])
-    vae = _frozen(lambda: cast(nn.Module, AutoencoderKLWan.from_config(network["vae"])), codec_dtype)
-    encoder = _frozen(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"])), codec_dtype)
-    channels, num_latents = network["vae"]["z_dim"], latents_of_frames(frames)
-    cells = latent_size(network["size"], network["vae"]["scale_factor_spatial"], sizes["patch_size"])
-    empty = partial(torch.empty, device="meta")
-    states = channels + MASK_CHANNELS + sizes["identity_channels"]
-    inputs = (
-        empty(1, states, num_latents, *cells, dtype=transformer.dtype),
-        empty(1, num_latents),
-        empty(1, frames + 2 * sizes["audio_context"], sizes["audio_dim"], dtype=transformer.dtype),
-        _image_tokens(sizes, transformer.dtype),
-    )
-    latents = empty(1, channels, network["decoded_latents"], *cells, dtype=codec_dtype)
-    pixels = empty(1, 3, frames, *network["size"], dtype=codec_dtype)
-    block = empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME, dtype=codec_dtype)
-
-    def encode(count: int) -> Tensor:
-        return vae.encode(pixels[:, :, :count]).latent_dist.mode()
-
+    frames, size, dtype = network["frames"], network["size"], getattr(torch, network["codec_dtype"])
+    vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)
+    encoder = frozen_on_meta(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"])), dtype)
+    cells = latent_size(size, network["vae"]["scale_factor_spatial"], network["transformer"]["patch_size"])
+    block = torch.empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME, dtype=dtype, device="meta")
     parts: dict[str, Callable[[], Tensor]] = {
-        "transformer": lambda: transformer(*inputs).sample.float(),
-        "decode": lambda: vae.decode(latents).sample.float(),
-        "re_encode": lambda: encode(network["continuity_frames"]),
-        "identity": lambda: encode(frames),
+        "transformer": partial(denoise, transformer, 1, frames, cells),
+        "decode": partial(decode, vae, 1, network["decoded_latents"], cells),
+        "re_encode": partial(encode, vae, 1, network["continuity_frames"], size),
+        "identity": partial(encode, vae, 1, frames, size),
         "audio": lambda: encoder(block).last_hidden_state,
     }
     if network["preview"]:
-        decoder = _frozen(lambda: PreviewDecoder(channels), transformer.dtype)
-        parts["preview"] = lambda: decoder.decode(empty(1, channels, num_latents, *cells))
+        channels = network["vae"]["z_dim"]
+        decoder = frozen_on_meta(lambda: PreviewDecoder(channels), transformer.dtype)
+        latents = torch.empty(1, channels, latents_of_frames(frames), *cells, device="meta")
+        parts["preview"] = partial(decoder.decode, latents)
     return {name: torch.no_grad()(run) for name, run in parts.items()}
-
-
-def _frozen(build: Callable[[], nn.Module], dtype: torch.dtype) -> Any:
-    network = on_meta(build).eval().requires_grad_(False)
-    nn.Module.to(network, dtype)
-    return network
-
-
-def _image_tokens(sizes: dict[str, Any], dtype: torch.dtype) -> Tensor | None:
-    """Of CLIP or VTP: features, or numbers of a codebook."""
-    count = sizes["num_image_tokens"]
-    if sizes["image_codebook_bits"] is not None:
-        return torch.empty(1, count, dtype=torch.int64, device="meta")
-    return (
-        None if sizes["image_dim"] is None else torch.empty(1, count, sizes["image_dim"], dtype=dtype, device="meta")
-    )

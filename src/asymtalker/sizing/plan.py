@@ -4,38 +4,21 @@ Figures of the networks come from :mod:`asymtalker.sizing.training`, which measu
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from rich.console import Console
-from rich.table import Table
+from typing import Any, NamedTuple
 
 from asymtalker.config import DistillConfig, LoopConfig, TeacherConfig
 from asymtalker.errors import UserError
-from asymtalker.training.distributed import check_processes
-from asymtalker.training.run_folder import precision
+from asymtalker.sizing.fit import GB, SLACK, Option, Way, shortage, what_fits
 
-GB = 10**9
-SLACK = 0.1
-"""Assumed share of memory that the allocator loses between tensors."""
-MAX_GPUS = 1024
-"""More are not suggested."""
 LORA_RANK = 64
 """What is suggested where all weights do not fit."""
 
 
-@dataclass(frozen=True)
-class Gpu:
-    """A model of GPU.
-
-    Attributes:
-        name: as it is given to ``--gpu``.
-        memory: bytes, of 10^9 to the gigabyte of the data sheet: the few percent that makes less than there is stand
-            for what driver and context keep.
-        peak: dense bfloat16 operations a second with float32 sums.
-    """
+class Gpu(NamedTuple):
+    """A model of GPU: its bytes, of 10^9 to the data sheet's gigabyte (the few percent that makes less than there is
+    stand for what driver and context keep), and dense bfloat16 operations a second with float32 sums."""
 
     name: str
     memory: int
@@ -70,85 +53,39 @@ def gpu_named(name: str) -> Gpu:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How many numbers networks hold, and where.
-
-    Attributes:
-        parameters: by network, how many it has and how many of them are trained.
-        states: by kind, bytes of weights, gradients, moments and averages over all GPUs; sharded.
-        block: weights of one block of the transformer.
-        outside: weights outside the blocks.
-        frozen: bytes of the networks that every GPU holds whole.
-    """
-
-    parameters: dict[str, tuple[int, int]]
-    states: dict[str, int]
-    block: int
-    outside: int
-    num_blocks: int
-    frozen: int
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a training needs.
+    """What a training needs."""
 
-    Attributes:
-        verb: what is trained, for the title.
-        config: its settings.
-        size: height and width in pixels.
-        gpus: how many GPUs share the work.
-        weights: what the networks hold.
-        flops: by part, floating-point operations of one optimizer step over all GPUs.
-        phases: most bytes of activations on a GPU in each of the phases of a step, one after the other.
-        reading: most bytes of activations of encoding the next chunk meanwhile; 0 where all are kept.
-        again: the same plan of other settings, for what would fit.
-    """
-
-    verb: str
+    verb: str  # what is trained, for the title
     config: TeacherConfig | DistillConfig
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width in pixels
     gpus: int
-    weights: Weights
-    flops: dict[str, float]
-    phases: dict[str, int]
-    reading: int
-    again: Callable[[Any], "Plan"]
+    parameters: dict[str, tuple[int, int]]  # by network, how many it has and how many of them are trained
+    states: dict[str, int]  # bytes of weights, gradients, moments and averages over all GPUs; sharded
+    passing: int  # bytes of weights gathered from their shards, and of their gradients before they are shared out
+    frozen: int  # bytes of the networks that every GPU holds whole
+    flops: dict[str, float]  # by part, operations of one optimizer step over all GPUs
+    phases: dict[str, int]  # most bytes of activations on a GPU in each phase of a step, one after the other
+    reading: int  # and meanwhile of encoding the next chunk; 0 where all are kept
+    again: Callable[[Any, int], "Plan"]  # the same of other settings and GPUs
 
     @property
     def loop(self) -> LoopConfig:
         """The loop's settings."""
         return self.config.loop
 
-    def sharded(self) -> dict[str, float]:
-        """Bytes of each process's share of weights, gradients, moments and averages, on the GPU or, with
-        ``cpu_offload``, in the host's memory."""
-        return {name: size / self.gpus for name, size in self.weights.states.items()}
-
     def gpu_memory(self) -> dict[str, float]:
         """Bytes on each GPU by part; of activations the phase that needs most."""
-        memory = {} if self.loop.cpu_offload else self.sharded()
-        memory["codec and audio encoder, whole"] = self.weights.frozen
-        memory |= self._temporary_weights()
+        memory = {name: size / self.gpus for name, size in self.states.items() if not self.loop.cpu_offload}
+        memory["codec and audio encoder, whole"] = self.frozen
+        if self.gpus > 1 or self.loop.cpu_offload:
+            memory["weights gathered, and their gradients"] = self.passing
         worst = max(self.phases, key=lambda name: self.phases[name])
         memory[f"activations: {worst}"] = self.phases[worst]
-        memory |= {"activations: encoding the next chunk meanwhile": self.reading} if self.reading else {}
+        if self.reading:
+            memory["activations: encoding the next chunk meanwhile"] = self.reading
         memory["allocator's slack, assumed"] = SLACK * sum(memory.values())
         return memory
-
-    def _temporary_weights(self) -> dict[str, float]:
-        """Weights and gradients that are there for a moment: gathered from shards, or cast by autocast."""
-        weights, half = self.weights, (precision(self.loop) or torch.float32).itemsize
-        if self.gpus > 1 or self.loop.cpu_offload:
-            outside = 4 * weights.outside
-            return {
-                "weights gathered: two blocks, and what is outside": 2 * half * weights.block + outside,
-                "gradients of these, before they are shared out": outside + max((half + 4) * weights.block, outside),
-            }
-        if half == 4 or self.config.lora_rank:  # which holds them so
-            return {}
-        blocks = 1 if self.loop.gradient_checkpointing else weights.num_blocks
-        return {"weights cast to bfloat16": half * blocks * weights.block}
 
     def total(self) -> float:
         """Bytes on each GPU."""
@@ -158,142 +95,67 @@ class Plan:
         """Seconds of an optimizer step at ``efficiency`` of the GPUs' peak."""
         return sum(self.flops.values()) / (self.gpus * gpu.peak * efficiency)
 
-    def hours(self, gpu: Gpu, efficiency: float) -> float:
-        """Hours of all steps."""
-        return self.seconds(gpu, efficiency) * self.loop.steps / 3600
+
+def savings(plan: Plan) -> Sequence[Option[Plan]]:
+    """What can make a training need less memory, if it is not set; what trains something else comes last."""
+    micro_batches, never = plan.loop.micro_batches, plan.loop.steps + 1
+
+    def change(flag: str, gpus: int = 0, loop: Mapping[str, int] | None = None, **settings: int) -> Way[Plan]:
+        def changed(plan: Plan) -> Plan:
+            config = replace(plan.config, loop=replace(plan.loop, **loop or {}), **settings)
+            return plan.again(config, gpus or plan.gpus)
+
+        return flag, changed
+
+    def share_out(gpus: int) -> Way[Plan]:
+        count = -(-micro_batches // gpus) * gpus
+        more = f" with --config.loop.micro-batches {count}" * (count != micro_batches)
+        return change(f"{gpus} GPUs of this memory{more}", gpus, {"micro_batches": count})
+
+    options = [
+        [change("--config.loop.gradient-checkpointing", loop={"gradient_checkpointing": True})],
+        [change("--config.loop.cache (encoding all of the corpus first)", loop={"cache": True})],
+        [change("--config.loop.batch 1", loop={"batch": 1})],
+        [change("--config.loop.cpu-offload", loop={"cpu_offload": True})],
+        [share_out(2**power) for power in range(1, 11) if 2**power > plan.gpus],
+        [change(f"--config.lora-rank {LORA_RANK}", lora_rank=LORA_RANK)],
+    ]
+    if isinstance(plan.config, TeacherConfig):
+        options.append([change(f"--config.pixel-every {never} (no pixel losses)", pixel_every=never)])
+    return options
 
 
-def check_gpus(config: TeacherConfig | DistillConfig, gpus: int) -> None:
-    """Check that a training can run on so many GPUs, a process on each.
-
-    Raises:
-        UserError: naming the flag that does not fit.
-    """
-    if gpus < 1:
-        raise UserError("--gpus must be at least 1.")
-    check_processes(config.loop, config.lora_rank, gpus)
-
-
-def check_memory(plan: Plan, free_bytes: float) -> None:
-    """Check that a training fits before it begins.
-
-    Args:
-        plan: of :func:`asymtalker.sizing.training.plan_teacher` or :func:`asymtalker.sizing.training.plan_distill`.
-        free_bytes: free memory of each GPU.
-
-    Raises:
-        UserError: what it needs, what there is, and what would fit, if it does not even without slack.
-    """
-    if plan.total() / (1 + SLACK) > free_bytes:  # what is only assumed refuses nobody
-        raise UserError(_describe_shortage(plan, free_bytes))
-
-
-def _describe_shortage(plan: Plan, free_bytes: float) -> str:
-    ways = what_fits(plan, free_bytes)
-    advice = f"what fits: {'; or '.join(ways)}" if ways else "nothing that can be set makes it fit but a smaller size"
-    return (
-        f"{plan.verb.capitalize()} at {plan.size[0]}x{plan.size[1]} needs {plan.total() / GB:.1f} GB on"
-        f" {f'each of {plan.gpus} GPUs' if plan.gpus > 1 else 'one GPU'}, and {free_bytes / GB:.1f} GB are there;"
-        f" {advice}."
-    )
-
-
-def what_fits(plan: Plan, memory: float) -> list[str]:
-    """Settings and numbers of GPUs with which a plan needs no more than ``memory`` bytes on each, computed: single
-    changes or, where none does, several together."""
-    ways = [flag for flag, _, changed in _savings(plan) if changed.total() <= memory]
-    if more := _fewest_gpus(plan, memory):
-        ways.append(more)
-    if ways:
-        return ways
-    # LoRA is for one process, and offloading for many: one of them at a time.
-    for left_out in ("lora_rank", "cpu_offload"):
-        changed, flags = plan, list[str]()
-        while found := next((change for change in _savings(changed) if change[1] != left_out), None):
-            flags.append(found[0])
-            changed = found[2]
-            if changed.total() <= memory:
-                ways.append(" ".join(flags))
-                break
-            if more := _fewest_gpus(changed, memory):
-                ways.append(f"{more} and {' '.join(flags)}")
-                break
-    return list(dict.fromkeys(ways))
-
-
-def _savings(plan: Plan) -> Iterator[tuple[str, str, Plan]]:
-    """Flags that save memory, the setting's name and the plan with it; those that train something else come last."""
-    config, loop = plan.config, plan.loop
-    if not loop.gradient_checkpointing:
-        changed = replace(config, loop=replace(loop, gradient_checkpointing=True))
-        yield "--config.loop.gradient-checkpointing", "gradient_checkpointing", plan.again(changed)
-    if not loop.cache:
-        changed = replace(config, loop=replace(loop, cache=True))
-        yield "--config.loop.cache (encoding all of the corpus first)", "cache", plan.again(changed)
-    if loop.batch > 1:
-        yield "--config.loop.batch 1", "batch", plan.again(replace(config, loop=replace(loop, batch=1)))
-    if not loop.cpu_offload and not config.lora_rank:
-        changed = replace(config, loop=replace(loop, cpu_offload=True))
-        yield "--config.loop.cpu-offload", "cpu_offload", replace(plan, config=changed)
-    if plan.gpus == 1 and not config.lora_rank and not loop.cpu_offload:
-        changed = replace(config, lora_rank=LORA_RANK)
-        yield f"--config.lora-rank {LORA_RANK}", "lora_rank", plan.again(changed)
-    if isinstance(config, TeacherConfig) and config.pixel_losses:
-        changed = replace(config, pixel_every=loop.steps + 1)
-        yield f"--config.pixel-every {loop.steps + 1} (no pixel losses)", "pixel_every", plan.again(changed)
-
-
-def _fewest_gpus(plan: Plan, memory: float) -> str | None:
-    """The next power of two of GPUs that fits, in words; none for LoRA, which is for one."""
-    gpus = 1
-    while gpus < MAX_GPUS and not plan.config.lora_rank:
-        gpus *= 2
-        if gpus > plan.gpus and replace(plan, gpus=gpus).total() <= memory:
-            share = -(-plan.loop.micro_batches // gpus) * gpus
-            flag = f" with --config.loop.micro-batches {share}" if share != plan.loop.micro_batches else ""
-            return f"{gpus} GPUs of this memory{flag}"
-    return None
+def describe_shortage(plan: Plan, available: float) -> str:
+    """One sentence for GPUs of too little memory: what the training needs, what there is, and what would fit."""
+    ways = what_fits(plan, savings(plan), Plan.total, available)
+    gpus = f"each of {plan.gpus} GPUs" if plan.gpus > 1 else "one GPU"
+    needs = f"{plan.verb.capitalize()} at {plan.size[0]}x{plan.size[1]} needs {plan.total() / GB:.1f} GB on {gpus}"
+    return shortage(needs, available, ways)
 
 
 def print_plan(plan: Plan, gpu: Gpu, efficiency: float) -> None:
     """Print the tables of a plan and whether it fits, to stdout."""
-    console = Console(soft_wrap=True, highlight=False)
-    loop = plan.loop
-    height, width = plan.size
-    chunks = loop.batch * loop.micro_batches
-    console.print(
-        f"{plan.verb}, {height}x{width}, {plan.config.chunk.frames} frames, {plan.gpus} x {gpu.name};"
+    loop, chunks = plan.loop, plan.loop.batch * plan.loop.micro_batches
+    print(
+        f"{plan.verb}, {plan.size[0]}x{plan.size[1]}, {plan.config.chunk.frames} frames, {plan.gpus} x {gpu.name};"
         f" {chunks} chunk{'s' * (chunks > 1)} a step, {loop.batch} at a time; {loop.steps:,} steps"
     )
-    sizes = {name: (total / 1e6, trained / 1e6) for name, (total, trained) in plan.weights.parameters.items()}
-    flops = plan.flops | {"in all": sum(plan.flops.values())}
-    memory = (
-        plan.gpu_memory() | {"in all": plan.total()} | {f"  (phase: {name})": n for name, n in plan.phases.items()}
-    )
-    console.print(_table(("parameters", "millions", "trained"), sizes))
-    console.print(
-        _table(("operations of a step, all GPUs", "TFLOP"), {name: (n / 1e12,) for name, n in flops.items()})
-    )
-    console.print(_table(("memory of each process", "GPU, GB"), {name: (n / GB,) for name, n in memory.items()}))
-    if loop.cpu_offload:
-        host = plan.sharded() | {"in all": sum(plan.sharded().values())}
-        console.print(_table(("offloaded", "host, GB"), {name: (n / GB,) for name, n in host.items()}))
-    console.print(
-        f"time: {plan.seconds(gpu, efficiency):.3g} s a step, {plan.hours(gpu, efficiency):,.3g} hours in all, if"
+    sizes = {name: total for name, (total, _) in plan.parameters.items()}
+    sizes |= {f"{name}, trained": trained for name, (_, trained) in plan.parameters.items() if trained}
+    others = {f"  (phase: {name})": size for name, size in plan.phases.items()}
+    others |= {"  (offloaded, the host's)": sum(plan.states.values()) / plan.gpus} if loop.cpu_offload else {}
+    _print_table("parameters", "millions", sizes, 1e6)
+    _print_table("operations of a step, all GPUs", "TFLOP", plan.flops | {"in all": sum(plan.flops.values())}, 1e12)
+    _print_table("memory of each process", "GPU, GB", plan.gpu_memory() | {"in all": plan.total()} | others, GB)
+    seconds = plan.seconds(gpu, efficiency)
+    print(
+        f"time: {seconds:.3g} s a step, {seconds * loop.steps / 3600:,.3g} hours in all, if"
         f" {efficiency:.0%} of {gpu.peak / 1e12:.0f} TFLOP/s are reached (assumed)"
         f"{', and what offloading moves to and fro' * loop.cpu_offload}"
     )
-    total = plan.total()
-    if total <= gpu.memory:
-        console.print(f"fits: {total / GB:.1f} of {gpu.memory / GB:.0f} GB")
-    else:
-        console.print(_describe_shortage(plan, gpu.memory))
+    fits = f"fits: {plan.total() / GB:.1f} of {gpu.memory / GB:.0f} GB"
+    print(fits if plan.total() <= gpu.memory else describe_shortage(plan, gpu.memory))
 
 
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for name, values in rows.items():
-        table.add_row(name, *(f"{value:,.2f}" for value in values))
-    return table
+def _print_table(title: str, unit: str, rows: Mapping[str, float], scale: float) -> None:
+    print(f"{title:<56}{unit:>14}", *(f"{name:<56}{value / scale:>14,.2f}" for name, value in rows.items()), sep="\n")

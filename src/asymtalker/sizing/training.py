@@ -1,48 +1,44 @@
 """What the trainings need, measured on their own networks without memory (:mod:`asymtalker.sizing.costs`).
 
-The networks run on the meta device with the settings of a run. A transformer's cost is exactly linear in its blocks,
-which are all alike: two and three blocks are measured, the rest follows.
+A transformer costs exactly linearly in its blocks, which are all alike: two and three are measured, the rest follows.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TypeVar, cast
+from dataclasses import replace
+from functools import cache, partial
+from typing import NamedTuple, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from torch import Tensor, nn
-from transformers import CLIPVisionModel, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from asymtalker import flow, timeline
-from asymtalker.codec import Codec, latent_size
-from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
-from asymtalker.dataset.chunks import AUDIO_MARGIN
+from asymtalker import flow
+from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.config import DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
+from asymtalker.dataset.buckets import Size
 from asymtalker.errors import UserError
-from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
-from asymtalker.models.identity import Identity
-from asymtalker.models.magvit import MagvitTokenizer
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.rollout import Conditions, predict_velocity
 from asymtalker.sizing.costs import (
     Cost,
-    checkpoint_blocks,
-    checkpoint_decoder,
     measure,
     num_parameters,
     on_meta,
     recipe_audio_encoder,
     recipe_codec,
+    recomputed,
 )
-from asymtalker.sizing.plan import Plan, Weights, check_gpus, check_memory
-from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.sizing.empty import decode, denoise, encode, frozen_on_meta
+from asymtalker.sizing.fit import SLACK, available_bytes
+from asymtalker.sizing.plan import Plan, describe_shortage
+from asymtalker.timeline import SAMPLE_RATE, latents_of_frames
 from asymtalker.train.losses import LEAD_LATENTS
-from asymtalker.training.distributed import TrainConfig, from_all, world
+from asymtalker.training.distributed import check_processes, from_all, world
 from asymtalker.training.frozen import Frozen
 from asymtalker.training.network import adapt, build_transformer, store_as_computed
 from asymtalker.training.run_folder import precision
-
-M = TypeVar("M", bound=nn.Module)
 
 DRAWS = 100_000  # noise levels drawn to find the share of chunks whose frames are decoded
 MEASURED_BLOCKS = 2, 3
@@ -57,371 +53,228 @@ def frozen_of_recipe(recipe: Recipe) -> Frozen:
     strategy = recipe.teacher.model.identity
     if strategy not in ("tre", "etr"):
         raise UserError(f"There is no plan for the identity strategy {strategy}: its image encoder is of any size.")
-    vae, encoder = on_meta(lambda: recipe_codec(recipe)), on_meta(lambda: recipe_audio_encoder(recipe))
+    vae, encoder = frozen_on_meta(lambda: recipe_codec(recipe)), frozen_on_meta(lambda: recipe_audio_encoder(recipe))
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE)
-    return Frozen(_codec(vae), _frozen(encoder), extractor, strategy, None, None, torch.device("meta"))
+    return Frozen(Codec(vae), encoder, extractor, strategy, None, None, torch.device("meta"))
 
 
 def frozen_like(frozen: Frozen) -> Frozen:
     """Frozen networks without memory, of the sizes of those of a run."""
-    vae = on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(frozen.codec.vae.config)))
-    encoder = on_meta(lambda: Wav2Vec2Model(frozen.audio_encoder.config))
-    return replace(frozen, codec=_codec(vae), audio_encoder=_frozen(encoder), device=torch.device("meta"))
+    vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(frozen.codec.vae.config)))
+    encoder = frozen_on_meta(lambda: Wav2Vec2Model(frozen.audio_encoder.config))
+    return replace(frozen, codec=Codec(vae), audio_encoder=encoder, device=torch.device("meta"))
 
 
-def _codec(vae: AutoencoderKLWan) -> Codec:
-    return Codec(_frozen(vae))
+class Passes(NamedTuple):
+    """A transformer, and what its passes cost for one micro-batch: operations, and most bytes of activations."""
+
+    parameters: int
+    trained: int
+    block: int  # parameters of one block
+    held: int  # bytes of weights where they are not trained
+    forward: int  # without gradient
+    forward_peak: int
+    backward: int  # without what gradient checkpointing computes anew
+    again: int  # that
+    peak: int  # of a forward and backward pass
+    kept: int  # at its turning point, when all is forward and nothing backward yet
 
 
-def _frozen(network: M) -> M:
-    return network.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Passes:
-    """What the passes of a transformer cost for one micro-batch.
-
-    Attributes:
-        forward: without gradient.
-        backward: operations of a backward pass, without what is computed anew.
-        again: operations of what gradient checkpointing computes anew; 0 without.
-        peak: most bytes of activations in a forward and backward pass.
-        kept: bytes of them at its turning point, when all is forward and nothing backward yet.
-    """
-
-    forward: Cost
-    backward: int
-    again: int
-    peak: int
-    kept: int
-
-
+@cache
 def passes(
-    config: TransformerConfig,
-    chunk: ChunkConfig,
-    frozen: Frozen,
-    loop: LoopConfig,
-    lora_rank: int,
-    cells: tuple[int, int],
-    batch: int,
+    model: TransformerConfig, frames: int, frozen: Frozen, loop: LoopConfig, lora_rank: int, cells: Size
 ) -> Passes:
-    """Measure a transformer.
-
-    Args:
-        config: its size.
-        chunk: length of a chunk.
-        frozen: networks without memory.
-        loop: precision, gradient checkpointing.
-        lora_rank: 0 trains all weights.
-        cells: rows and columns of latent cells.
-        batch: chunks that go through it together.
-    """
-    autocast = precision(loop)
-    costs: list[tuple[Cost, Cost, Cost]] = []
-    for num_layers in MEASURED_BLOCKS:
-        network = empty_transformer(replace(config, num_layers=num_layers), frozen, loop, lora_rank)
-        run = partial(_predict, network, config, chunk, frozen, cells, batch)
-        forward = measure(torch.no_grad()(run), autocast)
-        train = plain = measure(run, autocast)
-        if loop.gradient_checkpointing:
-            checkpoint_blocks(network, autocast)
-            train = measure(run, autocast)
-        costs.append((forward, plain, train))
-    forward, plain, train = (
-        _extended(few, more, config.num_layers) for few, more in zip(costs[0], costs[1], strict=True)
+    """Measure a transformer, of ``model``'s size, beside frozen networks without memory, on a batch of chunks of
+    ``frames`` frames and ``cells`` rows and columns of latent cells; of ``loop`` count batch, precision and gradient
+    checkpointing."""
+    few, more = (
+        _measure(replace(model, num_layers=count), frames, frozen, loop, lora_rank, cells) for count in MEASURED_BLOCKS
     )
-    return Passes(forward, plain.flops - forward.flops, train.flops - plain.flops, train.peak, train.kept)
+    further = model.num_layers - MEASURED_BLOCKS[0]
+    return Passes(*(a + further * (b - a) for a, b in zip(few, more, strict=True)))
 
 
-def _extended(few: Cost, more: Cost, num_layers: int) -> Cost:
-    """The cost of ``num_layers`` blocks, of that of ``MEASURED_BLOCKS``."""
-    steps = num_layers - MEASURED_BLOCKS[0]
-    return Cost(
-        few.flops + steps * (more.flops - few.flops),
-        few.peak + steps * (more.peak - few.peak),
-        few.kept + steps * (more.kept - few.kept),
+def _measure(
+    model: TransformerConfig, frames: int, frozen: Frozen, loop: LoopConfig, lora_rank: int, cells: Size
+) -> Passes:
+    def build(held: bool) -> AsymTalkerTransformer3DModel:
+        transformer = build_transformer(model, frozen)
+        if held or lora_rank:
+            store_as_computed(transformer, loop)
+        return transformer if held or not lora_rank else adapt(transformer, lora_rank, loop)
+
+    def loss() -> Tensor:
+        return denoise(network, loop.batch, frames, cells).square().mean()
+
+    network, held, autocast = on_meta(lambda: build(False)).train(), on_meta(lambda: build(True)), precision(loop)
+    forward = measure(torch.no_grad()(loss), autocast)
+    train = plain = measure(loss, autocast)
+    if loop.gradient_checkpointing:
+        anew = partial(checkpoint, use_reentrant=False, context_fn=partial(recomputed, autocast))
+        network.enable_gradient_checkpointing(anew)
+        train = measure(loss, autocast)
+    return Passes(
+        parameters=num_parameters(network.parameters()),
+        trained=num_parameters(p for p in network.parameters() if p.requires_grad),
+        block=num_parameters(network.blocks[0].parameters()),
+        held=sum(p.nbytes for p in held.parameters()),
+        forward=forward.flops,
+        forward_peak=forward.peak,
+        backward=plain.flops - forward.flops,
+        again=train.flops - plain.flops,
+        peak=train.peak,
+        kept=train.kept,
     )
 
 
-def empty_transformer(
-    config: TransformerConfig, frozen: Frozen, loop: LoopConfig, lora_rank: int
-) -> AsymTalkerTransformer3DModel:
-    """The transformer of a run without memory, in the types it is computed in."""
-
-    def build() -> AsymTalkerTransformer3DModel:
-        network = build_transformer(config, frozen)
-        if lora_rank:
-            store_as_computed(network, loop)
-            return adapt(network, lora_rank, loop)
-        nn.Module.to(network, precision(loop) or torch.float32)
-        return network
-
-    return on_meta(build).train()
-
-
-def _predict(
-    network: AsymTalkerTransformer3DModel,
-    config: TransformerConfig,
-    chunk: ChunkConfig,
-    frozen: Frozen,
-    cells: tuple[int, int],
-    batch: int,
-) -> Tensor:
-    """A loss of the velocity of a chunk that has all conditions."""
-    empty = partial(torch.empty, device="meta")
-    latents = empty(batch, frozen.codec.channels, timeline.latents_of_frames(chunk.frames), *cells)
-    match frozen.image_encoder:
-        case CLIPVisionModel() as clip:
-            tokens = (clip.config.image_size // clip.config.patch_size) ** 2  # pyright: ignore[reportOperatorIssue]
-            identity = Identity(tokens=empty(batch, tokens, clip.config.hidden_size))
-        case MagvitTokenizer() as magvit:
-            identity = Identity(tokens=empty(batch, magvit.num_tokens, dtype=torch.int64))
-        case _:
-            identity = Identity(latents=latents)
-    audio = empty(batch, chunk.frames + 2 * config.audio_context, frozen.audio_encoder.config.hidden_size)
-    head = timeline.latents_of_frames(chunk.continuity_frames)
-    conditions = Conditions(audio, identity, latents[:, :, :head])
-    return predict_velocity(network, latents, empty(batch), conditions).square().mean()
-
-
-def _decode(
-    frozen: Frozen, autocast: torch.dtype | None, batch: int, num_latents: int, cells: tuple[int, int]
+@cache
+def _coding(
+    code: Callable[..., Tensor], frozen: Frozen, autocast: torch.dtype | None, batch: int, count: int, size: Size
 ) -> Cost:
-    """Decoding without gradient."""
-
-    @torch.no_grad()
-    def run() -> Tensor:
-        latents = torch.empty(batch, frozen.codec.channels, num_latents, *cells, device="meta")
-        return frozen.codec.vae.decode(latents).sample
-
-    return measure(run, autocast)
+    """What :func:`encode` or :func:`decode` costs without gradient."""
+    return measure(torch.no_grad()(partial(code, frozen.codec.vae, batch, count, size)), autocast)
 
 
-def _encode(frozen: Frozen, autocast: torch.dtype | None, batch: int, num_frames: int, size: tuple[int, int]) -> Cost:
-    @torch.no_grad()
-    def run() -> Tensor:
-        pixels = torch.empty(batch, 3, num_frames, *size, device="meta")
-        return frozen.codec.vae.encode(pixels).latent_dist.mode()
-
-    return measure(run, autocast)
-
-
-def _encode_on_the_fly(
-    config: TeacherConfig | DistillConfig, frozen: Frozen, size: tuple[int, int], frames: int
-) -> tuple[float, float, int]:
-    """Operations of encoding a chunk when it is drawn, of its portrait and ``frames`` frames of its sound, and the
-    most bytes of activations."""
-    autocast = precision(config.loop)
-    chunk = _encode(frozen, autocast, 1, config.chunk.frames, size)
-    portrait = 0
-    if frozen.strategy == "tre":
-        portrait = chunk.flops
-    elif frozen.strategy == "etr":
-        portrait = _encode(frozen, autocast, 1, 1, size).flops
-    samples = (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME
-
-    @torch.no_grad()
-    def hear() -> Tensor:
-        return frozen.audio_encoder(torch.empty(1, samples, device="meta")).last_hidden_state
-
-    blocks = 1 + (frames + 2 * AUDIO_MARGIN - 1) / BLOCK_FRAMES  # a piece that begins anywhere touches so many
-    return chunk.flops, portrait + blocks * measure(hear, autocast).flops, chunk.peak
-
-
-def check_fits(make_plan: Callable[[], Plan], device: torch.device) -> None:
-    """Check that a training fits on its GPUs before its network is made; where there are none, nothing is checked.
-
-    Args:
-        make_plan: gives the plan, of :func:`plan_teacher` or :func:`plan_distill`.
-        device: this process's; it may hold the frozen networks already.
-
-    Raises:
-        UserError: what is needed, what the GPU with the least has free, and what would fit.
-    """
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        check_memory(make_plan(), min(from_all(free + torch.cuda.memory_reserved(device))))
-
-
-def teacher_fits(config: TeacherConfig, frozen: Frozen, size: tuple[int, int]) -> None:
-    """:func:`check_fits` of training a teacher with the frozen networks of a run, at most at ``size`` pixels."""
-    check_fits(lambda: plan_teacher(config, frozen_like(frozen), size, world().size), frozen.device)
-
-
-def distill_fits(config: DistillConfig, model: TransformerConfig, frozen: Frozen, size: tuple[int, int]) -> None:
-    """:func:`check_fits` of distilling a teacher of the size ``model``."""
-    check_fits(lambda: plan_distill(config, model, frozen_like(frozen), size, world().size), frozen.device)
-
-
-def _on_gpus(config: TrainConfig) -> TrainConfig:
-    """The settings with the device that a plan is of: the machine that plans may compute in another precision."""
-    return replace(config, loop=replace(config.loop, device="cuda"))
-
-
-def plan_teacher(config: TeacherConfig, frozen: Frozen, size: tuple[int, int], gpus: int) -> Plan:
-    """What training the teacher needs.
-
-    Args:
-        config: its settings.
-        frozen: networks without memory (:func:`frozen_of_recipe`, :func:`frozen_like`).
-        size: height and width in pixels.
-        gpus: how many share the work.
-
-    Raises:
-        UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
-    """
-    config = _on_gpus(config)
-    loop = config.loop
-    check_gpus(config, gpus)
-    whole = latent_size(size, frozen.codec.spatial, config.model.patch_size)
-    shapes = [(1.0, loop.batch, whole)]  # share of the steps, chunks, cells
-    if config.crop and config.model.identity in ("tre", "etr"):
-        fewer = max(1, loop.batch * config.crop**2 // (whole[0] * whole[1]))
-        shapes = [(1 - config.whole_share, loop.batch, (config.crop, config.crop)), (config.whole_share, fewer, whole)]
-
-    flops: dict[str, float] = {}
-    phases: dict[str, int] = {}
-    for share, batch, cells in shapes:
-        network = passes(config.model, config.chunk, frozen, loop, config.lora_rank, cells, batch)
-        pixels = _pixel_losses(config, frozen, batch, cells)
-        parts = {
-            "transformer: forward": network.forward.flops,
-            "transformer: backward": network.backward,
-            "transformer: computed anew": network.again,
-            "pixel losses: decoding, there and back": pixels.flops * decoded_share(config),
-        }
-        for name, value in parts.items():
-            flops[name] = flops.get(name, 0) + share * loop.micro_batches * value
-        phase = {"forward and backward": network.peak}
-        if config.pixel_losses:
-            phase["pixel losses of all chunks"] = network.kept + pixels.peak
-        phases = {name: max(value, phases.get(name, 0)) for name, value in phase.items()}
-    reading = 0
-    if not loop.cache:
-        chunks = loop.micro_batches * sum(share * batch for share, batch, _ in shapes)
-        chunk, beside, reading = _encode_on_the_fly(config, frozen, size, config.chunk.frames)
-        flops["encoding on the fly"] = chunks * (chunk + beside)
-    weights = _weights(config.model, frozen, loop, config.lora_rank, trained=1, teacher=False)
-    again: Callable[[TeacherConfig], Plan] = partial(plan_teacher, frozen=frozen, size=size, gpus=gpus)
-    return Plan("teacher", config, size, gpus, weights, flops, phases, reading, again)
-
-
-def decoded_share(config: TeacherConfig) -> float:
-    """Share of all chunks, on average, whose frames are decoded for the pixel losses."""
-    if not config.pixel_losses:
-        return 0.0
-    generator = flow.numbered_generator(config.loop.seed, 0, "plan")
-    sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
-    return (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every
-
-
-def _pixel_losses(config: TeacherConfig, frozen: Frozen, batch: int, cells: tuple[int, int]) -> Cost:
+@cache
+def _pixel_losses(frozen: Frozen, loop: LoopConfig, frames: int, cells: Size) -> Cost:
     """Decoding the window of the pixel losses with gradient, and the true latents without: the operations of a window
     behind its lead-in, as nearly all are, and the memory of the larger one at the very start of a video."""
-    vae, autocast = frozen.codec.vae, precision(config.loop)
-    if config.loop.gradient_checkpointing:
-        vae = checkpoint_decoder(vae, autocast)
-    length = timeline.latents_of_frames(config.pixel_frames) - 1
+    vae, autocast = frozen.codec.vae, precision(loop)
+    if loop.gradient_checkpointing:
+        vae = copy.deepcopy(vae)
+        recompute_decoder(vae, partial(recomputed, autocast))
+    length = latents_of_frames(frames) - 1
 
     def run(lead: int, window: int) -> Tensor:
         given, predicted = (
-            torch.empty(batch, frozen.codec.channels, frames, *cells, device="meta") for frames in (lead, window)
+            torch.empty(loop.batch, frozen.codec.channels, count, *cells, device="meta") for count in (lead, window)
         )
         decoded = vae.decode(torch.cat([given, predicted.requires_grad_()], dim=2)).sample.float()
         with torch.no_grad():
-            pixels = vae.decode(torch.cat([given, predicted], dim=2)).sample.float()
+            pixels = decode(vae, loop.batch, lead + window, cells)
         return (decoded - pixels).abs().mean()
 
-    behind, start = (measure(partial(run, *frames), autocast) for frames in ((LEAD_LATENTS, length), (0, length + 1)))
+    behind, start = (measure(partial(run, *each), autocast) for each in ((LEAD_LATENTS, length), (0, length + 1)))
     return replace(behind, peak=max(behind.peak, start.peak))
 
 
-def plan_distill(
-    config: DistillConfig, model: TransformerConfig, frozen: Frozen, size: tuple[int, int], gpus: int
-) -> Plan:
-    """What distillation needs. Of random lengths (chunks of a rollout, exit step) the mean is taken.
+Costs = tuple[dict[str, float], dict[str, int]]  # operations of a micro-batch by part, and bytes by phase
 
-    Args:
-        config: its settings.
-        model: size of teacher, student and critic.
-        frozen: networks without memory.
-        size: height and width in pixels.
-        gpus: how many share the work.
 
-    Raises:
-        UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
-    """
-    config = _on_gpus(config)
-    loop, autocast = config.loop, precision(config.loop)
-    check_gpus(config, gpus)
-    cells = latent_size(size, frozen.codec.spatial, model.patch_size)
-    network = passes(model, config.chunk, frozen, loop, config.lora_rank, cells, loop.batch)
-    forward, there_and_back = network.forward.flops, network.forward.flops + network.backward + network.again
-    decode = _decode(frozen, autocast, loop.batch, timeline.latents_of_frames(config.chunk.frames), cells)
-    encode = _encode(frozen, autocast, loop.batch, config.chunk.continuity_frames, size)
+def _teacher_costs(config: TeacherConfig, loop: LoopConfig, network: Passes, frozen: Frozen, cells: Size) -> Costs:
+    flops: dict[str, float] = {
+        "transformer: forward": network.forward,
+        "transformer: backward": network.backward,
+        "transformer: computed anew": network.again,
+    }
+    phases = {"forward and backward": network.peak}
+    if config.pixel_losses:
+        pixels = _pixel_losses(frozen, loop, config.pixel_frames, cells)
+        generator = flow.numbered_generator(loop.seed, 0, "plan")
+        sigma = flow.training_sigmas(DRAWS, config.shift, config.num_timesteps, generator)
+        share = (sigma <= config.pixel_max_sigma).float().mean().item() / config.pixel_every  # of chunks, decoded
+        flops["pixel losses: decoding, there and back"] = pixels.flops * share
+        phases["pixel losses of all chunks"] = network.kept + pixels.peak
+    return flops, phases
 
-    generated = config.student_continuity == "generated"
-    shares = config.rollout_shares
+
+def _distill_costs(
+    config: DistillConfig, loop: LoopConfig, network: Passes, frozen: Frozen, size: Size, cells: Size
+) -> Costs:
+    """Of random lengths (chunks of a rollout, exit step) the mean is taken."""
+    autocast, chunk = precision(loop), config.chunk
+    decoding = _coding(decode, frozen, autocast, loop.batch, latents_of_frames(chunk.frames), cells)
+    encoding = _coding(encode, frozen, autocast, loop.batch, chunk.continuity_frames, size)
+    there_and_back = network.forward + network.backward + network.again
+    generated, shares = config.student_continuity == "generated", config.rollout_shares
     before = sum(index * share for index, share in enumerate(shares)) if generated else 0.0  # chunks before the last
     heads = before if generated else sum(shares[1:])
     denoised = before * config.steps_per_sample + (config.steps_per_sample + 1) / 2  # steps of a rollout
     updates = config.critic_updates + 1
     scores = 2 if config.guidance_scale == 1 else 3  # of critic and teacher
-    step = {
-        "student: rollouts": forward * (updates * denoised - 1),
+    flops = {
+        "student: rollouts": network.forward * (updates * denoised - 1),
         "student: the step with gradient, there and back": there_and_back,
         "critic: there and back": config.critic_updates * there_and_back,
-        "critic and teacher: scores": scores * forward,
-        "codec: decoding and encoding again": updates * (before * decode.flops + heads * encode.flops),
+        "critic and teacher: scores": scores * network.forward,
+        "codec: decoding and encoding again": updates * (before * decoding.flops + heads * encoding.flops),
     }
-    flops = {name: loop.micro_batches * value for name, value in step.items()}
-    reading = 0
-    if not loop.cache:
-        frames = (
-            config.chunks * (config.chunk.frames - config.chunk.continuity_frames) + config.chunk.continuity_frames
-        )
-        chunk, beside, reading = _encode_on_the_fly(config, frozen, size, frames)
-        # the critic's updates need no ground truth
-        flops["encoding on the fly"] = loop.micro_batches * loop.batch * (chunk + updates * beside)
     phases = {
         "forward and backward": network.peak,
-        "scores beside the student's graph": network.kept + network.forward.peak,
+        "scores beside the student's graph": network.kept + network.forward_peak,
     }
-    if before:
-        phases["decoding a chunk of the rollout"] = decode.peak
-    weights = _weights(model, frozen, loop, config.lora_rank, trained=2, teacher=True)
-    again: Callable[[DistillConfig], Plan] = partial(plan_distill, model=model, frozen=frozen, size=size, gpus=gpus)
-    return Plan("distillation", config, size, gpus, weights, flops, phases, reading, again)
+    return flops, phases | ({"decoding a chunk of the rollout": decoding.peak} if before else {})
 
 
-def _weights(
-    config: TransformerConfig, frozen: Frozen, loop: LoopConfig, lora_rank: int, *, trained: int, teacher: bool
-) -> Weights:
-    """What ``trained`` networks and a teacher hold, and an average of one of them. By LoRA all share what stays."""
-    held = on_meta(lambda: build_transformer(config, frozen))  # by a teacher
-    store_as_computed(held, loop)
-    network = empty_transformer(config, frozen, loop, lora_rank)
-    total = num_parameters(network.parameters())
-    learned = num_parameters(p for p in network.parameters() if p.requires_grad)
-    once = [p for p in (held if teacher else network).parameters() if teacher or not p.requires_grad]
-    networks = "weights of teacher, student and critic" if teacher else "weights"
-    states = {
-        networks: sum(p.numel() * p.itemsize for p in once) + 4 * learned * trained,
-        "gradients, of one network at a time": 4 * learned,
-        "AdamW's two moments": 8 * learned * trained,
-        "averaged weights (EMA)": 4 * learned,
-    }
-    block = num_parameters(network.blocks[0].parameters())
+def plan_training(
+    config: TeacherConfig | DistillConfig, model: TransformerConfig, frozen: Frozen, size: Size, gpus: int
+) -> Plan:
+    """What training a teacher of the size ``model``, or distilling it, needs on so many GPUs, a process on each.
+
+    ``frozen`` are networks without memory (:func:`frozen_of_recipe`, :func:`frozen_like`), ``size`` is height and
+    width in pixels.
+
+    Raises:
+        UserError: if tokens do not divide the size, or the GPUs not the micro-batches.
+    """
+    if gpus < 1:
+        raise UserError("--gpus must be at least 1.")
+    check_processes(config.loop, config.lora_rank, gpus)
+    # What passes do not depend on is left out, so that they are measured once for all of it.
+    loop = replace(config.loop, device="cuda", micro_batches=1, cache=True, cpu_offload=False)
+    cells = latent_size(size, frozen.codec.spatial, model.patch_size)
+    if isinstance(config, TeacherConfig) and config.crop and model.identity in ("tre", "etr"):
+        cells = config.crop, config.crop  # whole frames come in batches of as many cells
+    network = passes(model, config.chunk.frames, frozen, loop, config.lora_rank, cells)
+    distilled, updates, verb, names = False, 1, "teacher", ["transformer"]
+    if isinstance(config, DistillConfig):
+        distilled, updates, verb, names = True, config.critic_updates + 1, "distillation", ["student", "critic"]
+        flops, phases = _distill_costs(config, loop, network, frozen, size, cells)
+    else:
+        flops, phases = _teacher_costs(config, loop, network, frozen, cells)
+    reading = 0
+    if not config.loop.cache:  # a chunk, and a portrait for each update; sound is less than a percent of that
+        chunk = _coding(encode, frozen, precision(loop), 1, config.chunk.frames, size)
+        flops["encoding on the fly"] = loop.batch * chunk.flops * (1 + updates * (frozen.strategy == "tre"))
+        reading = chunk.peak
+    block, held = network.block, network.held * (distilled or config.lora_rank > 0)  # by LoRA all share what stays
+    outside, half = 4 * (network.parameters - model.num_layers * block), (precision(loop) or torch.float32).itemsize
     whole = frozen.codec.vae, frozen.audio_encoder, *([frozen.image_encoder] if frozen.image_encoder else [])
-    names = ["student", "critic"] if teacher else ["transformer"]
-    parameters = {name: (total, learned) for name in names} | ({"teacher": (total, 0)} if teacher else {})
-    parameters |= {"codec": (num_parameters(frozen.codec.vae.parameters()), 0)}
-    parameters |= {"audio encoder": (num_parameters(frozen.audio_encoder.parameters()), 0)}
-    return Weights(
-        parameters,
-        states,
-        block=block,
-        outside=total - config.num_layers * block,
-        num_blocks=config.num_layers,
-        frozen=sum(p.numel() * p.itemsize for part in whole for p in part.parameters()),
+    learned = 4 * network.trained * (2 if distilled else 1)  # bytes of all weights that are trained
+    parameters = {name: (network.parameters, network.trained) for name in names}
+    parameters |= {"teacher": (network.parameters, 0)} if distilled else {}
+    parameters |= {"codec": (num_parameters(whole[0].parameters()), 0)}
+    return Plan(
+        verb,
+        config,
+        size,
+        gpus,
+        parameters | {"audio encoder": (num_parameters(whole[1].parameters()), 0)},
+        states={
+            f"weights{' of teacher, student and critic' * distilled}": held + learned,
+            "gradients, of one network at a time": 4 * network.trained,
+            "AdamW's two moments": 2 * learned,
+            "averaged weights (EMA)": 4 * network.trained,
+        },
+        # Two blocks and what is outside; gradients are of float32 once more where they are shared out.
+        passing=2 * half * block + 2 * outside + max((half + 4) * block, outside),
+        frozen=sum(p.nbytes for part in whole for p in part.parameters()),
+        flops={name: config.loop.micro_batches * value for name, value in flops.items()},
+        phases=phases,
+        reading=reading,
+        again=lambda config, gpus: plan_training(config, model, frozen, size, gpus),
     )
+
+
+def check_fits(config: TeacherConfig | DistillConfig, model: TransformerConfig, frozen: Frozen, size: Size) -> None:
+    """Check that a training, at most of so many pixels, fits on its GPUs before its networks are made; its frozen ones
+    may be there already. Where there are no GPUs nothing is checked.
+
+    Raises:
+        UserError: what is needed, what the GPU with the least has free, and what would fit.
+    """
+    if frozen.device.type == "cuda":
+        plan = plan_training(config, model, frozen_like(frozen), size, world().size)
+        available = min(from_all(available_bytes(frozen.device)))
+        if plan.total() / (1 + SLACK) > available:  # what is only assumed refuses nobody
+            raise UserError(describe_shortage(plan, available))
