@@ -154,17 +154,14 @@ def distill(
     shown = open_held_out(corpus_path, frozen, config.chunk, **kept) or source
     if check_fits:
         check_fits(config, teacher, frozen, source.largest)
-    with explain_out_of_memory(NETWORKS_TOO_LARGE):
-        nets, ema = start_networks(config, model_path / "transformer")
-        student_optimizer = build_optimizer(nets.student, config.student)
-        critic_optimizer = build_optimizer(nets.critic, config.critic)
-        parts = {
-            "student": Weights(nets.student),
-            "critic": Weights(nets.critic),
-            "student_optimizer": OptimizerState(nets.student, student_optimizer),
-            "critic_optimizer": OptimizerState(nets.critic, critic_optimizer),
-            "ema": ema,
-        }
+    nets, student_optimizer, critic_optimizer, ema = start_networks(config, model_path / "transformer")
+    parts = {
+        "student": Weights(nets.student),
+        "critic": Weights(nets.critic),
+        "student_optimizer": student_optimizer,
+        "critic_optimizer": critic_optimizer,
+        "ema": ema,
+    }
     encode_all(source, shown)
     updates = config.critic_updates + 1
     batches = BatchesAhead(loop, partial(draw_batch, config, source), loop.steps * updates)
@@ -178,7 +175,7 @@ def distill(
             (loss * gradient_share(loop)).backward()
             record.add({"critic": loss}, keys=generated.batch.keys, starts=generated.batch.starts)
         with names_batch(run, number // updates, record):
-            norm = optimizer_step(critic_optimizer, config.critic, lr)
+            norm = optimizer_step(critic_optimizer.optimizer, config.critic, lr)
         return record.logged() | {"critic_norm": norm}
 
     def update_student(number: int, lr: float) -> dict[str, Tensor]:
@@ -190,7 +187,7 @@ def distill(
             (total * gradient_share(loop)).backward()
             record.add(losses, keys=generated.batch.keys, starts=generated.batch.starts)
         with names_batch(run, number // updates, record):
-            norm = optimizer_step(student_optimizer, config.student, lr)
+            norm = optimizer_step(student_optimizer.optimizer, config.student, lr)
         ema.update(nets.student)
         return record.logged() | {"student_norm": norm}
 
@@ -208,19 +205,25 @@ def distill(
                 save_transformer(ema.module, run.path / "transformer")
 
 
-def start_networks(config: DistillConfig, folder: Path) -> tuple[Networks, EMA[AsymTalkerTransformer3DModel]]:
-    """Teacher, student and critic of the transformer in ``folder``, and the average that the student becomes.
+def start_networks(
+    config: DistillConfig, folder: Path
+) -> tuple[Networks, OptimizerState, OptimizerState, EMA[AsymTalkerTransformer3DModel]]:
+    """Teacher, student and critic of the transformer in ``folder``, the optimizers of student and critic, and the
+    average that the student becomes; and gradient checkpointing.
 
     Raises:
-        UserError: if the folder does not hold a whole transformer.
+        UserError: if the folder does not hold a whole transformer, or the GPU's memory is too small.
     """
     loop = config.loop
-    nets = Networks.load(folder, loop, config.lora_rank)
-    ema = EMA(nets.student, config.student.ema_decay, load_transformer(folder, loop) if is_sharded() else None)
+    with explain_out_of_memory(NETWORKS_TOO_LARGE):
+        nets = Networks.load(folder, loop, config.lora_rank)
+        ema = EMA(nets.student, config.student.ema_decay, load_transformer(folder, loop) if is_sharded() else None)
+        student = OptimizerState(nets.student, build_optimizer(nets.student, config.student))
+        critic = OptimizerState(nets.critic, build_optimizer(nets.critic, config.critic))
     if loop.gradient_checkpointing:
         nets.student.enable_gradient_checkpointing()
         nets.critic.enable_gradient_checkpointing()
-    return nets, ema
+    return nets, student, critic, ema
 
 
 def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
