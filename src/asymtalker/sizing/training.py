@@ -94,6 +94,7 @@ def passes(
     return Passes(*(a + further * (b - a) for a, b in zip(few, more, strict=True)))
 
 
+@cache
 def _measure(
     model: TransformerConfig, frames: int, frozen: Frozen, loop: LoopConfig, lora_rank: int, cells: Size
 ) -> Passes:
@@ -106,22 +107,23 @@ def _measure(
     def loss() -> Tensor:
         return denoise(network, loop.batch, frames, cells).square().mean()
 
-    network, held, autocast = on_meta(lambda: build(False)).train(), on_meta(lambda: build(True)), precision(loop)
-    forward = measure(torch.no_grad()(loss), autocast)
-    train = plain = measure(loss, autocast)
+    network, autocast = on_meta(lambda: build(False)).train(), precision(loop)
     if loop.gradient_checkpointing:
+        plain = _measure(model, frames, frozen, replace(loop, gradient_checkpointing=False), lora_rank, cells)
         anew = partial(checkpoint, use_reentrant=False, context_fn=partial(recomputed, autocast))
         network.enable_gradient_checkpointing(anew)
         train = measure(loss, autocast)
+        return plain._replace(again=train.flops - plain.forward - plain.backward, peak=train.peak, kept=train.kept)
+    forward, train = measure(torch.no_grad()(loss), autocast), measure(loss, autocast)
     return Passes(
         parameters=num_parameters(network.parameters()),
         trained=num_parameters(p for p in network.parameters() if p.requires_grad),
         block=num_parameters(network.blocks[0].parameters()),
-        held=sum(p.nbytes for p in held.parameters()),
+        held=sum(p.nbytes for p in on_meta(lambda: build(True)).parameters()),
         forward=forward.flops,
         forward_peak=forward.peak,
-        backward=plain.flops - forward.flops,
-        again=train.flops - plain.flops,
+        backward=train.flops - forward.flops,
+        again=0,
         peak=train.peak,
         kept=train.kept,
     )
