@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -27,7 +28,7 @@ def _no_downloads(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def measure(tmp_path, drawn_corpus, readout):
+def measure_anew(tmp_path, drawn_corpus, readout):
     """Run the stage against the drawn corpus; gives ``report.json``."""
     readout.save_pretrained(tmp_path / "readout")
 
@@ -46,6 +47,23 @@ def measure(tmp_path, drawn_corpus, readout):
     return run_stage
 
 
+@pytest.fixture(scope="module")
+def features_of_reference(tmp_path_factory) -> Path:
+    """What the first test that measures the corpus leaves of it to the others."""
+    return tmp_path_factory.mktemp("features") / "reference"
+
+
+@pytest.fixture
+def measure(measure_anew, features_of_reference, tmp_path):
+    """The same, but the corpus is measured once for all tests; what does not fit it is measured anew."""
+    kept = tmp_path / "report" / "features" / "reference"
+    if features_of_reference.exists():
+        shutil.copytree(features_of_reference, kept)
+    yield measure_anew
+    if kept.exists() and not features_of_reference.exists():
+        shutil.copytree(kept, features_of_reference)
+
+
 def distorted(drawn_videos, folder, change):
     """The drawn videos with ``change(frames, samples)`` applied."""
     folder.mkdir()
@@ -59,8 +77,8 @@ def value(report, method, metric):
     return report["methods"][method]["values"][metric]["value"]
 
 
-def test_real_against_real_is_no_distance_and_everything_else_is_listed(measure, drawn_videos, capsys):
-    report = measure(generated=drawn_videos)
+def test_real_against_real_is_no_distance_and_everything_else_is_listed(measure_anew, drawn_videos, capsys):
+    report = measure_anew(generated=drawn_videos)
     method = drawn_videos.resolve().name
     assert list(report["methods"]) == ["reference", method]
     # the files went through one more compression than the corpus
@@ -76,20 +94,20 @@ def test_real_against_real_is_no_distance_and_everything_else_is_listed(measure,
     assert capsys.readouterr().out.endswith("index.html\n")
 
 
-def test_what_was_measured_is_kept_until_the_clip_changes(measure, drawn_videos, tmp_path, monkeypatch):
+def test_what_was_measured_is_kept_until_the_clip_changes(measure_anew, drawn_videos, tmp_path, monkeypatch):
     videos = tmp_path / "videos"
     shutil.copytree(drawn_videos, videos)
-    first = measure(generated=videos)
+    first = measure_anew(generated=videos)
     seen = []
     original = measurer.measure_clip
     monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
-    again = measure(generated=videos)
+    again = measure_anew(generated=videos)
     assert seen == []
     assert again["cost"]["video_minutes"] == 0
     for method, told in again["methods"].items():
         assert told["values"] == first["methods"][method]["values"]
     shutil.copy(drawn_videos / "drawn0.mp4", videos / "drawn2.mp4")
-    changed = measure(generated=videos)
+    changed = measure_anew(generated=videos)
     assert seen == ["drawn2"]
     assert changed["methods"]["videos"]["clips"]["drawn0"] == again["methods"]["videos"]["clips"]["drawn0"]
     assert changed["methods"]["videos"]["clips"]["drawn2"] != again["methods"]["videos"]["clips"]["drawn2"]
@@ -274,28 +292,28 @@ def test_sound_that_begins_late_stays_late(drawn_videos, tmp_path):
 
 
 def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
-    measure, drawn_videos, tmp_path, monkeypatch
+    measure_anew, drawn_videos, tmp_path, monkeypatch
 ):
     seen = []
     original = measurer.measure_clip
     monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
-    measure(generated=drawn_videos)
+    measure_anew(generated=drawn_videos)
     assert len(seen) == 6
     kept = tmp_path / "report" / "features" / "reference" / "drawn1.npz"
     kept.write_bytes(kept.read_bytes()[:200])
-    measure(generated=drawn_videos)
+    measure_anew(generated=drawn_videos)
     assert seen[6:] == ["drawn1"]
     monkeypatch.setattr(run, "load_networks", lambda *_: Networks(missing=dict.fromkeys(LOADERS, "gone")))
-    report = measure(generated=drawn_videos)
+    report = measure_anew(generated=drawn_videos)
     assert len(seen) == 13
     assert "face_distance" in report["not_measured"]  # and not a value of what is said to be missing
     about = json.loads((tmp_path / "readout" / "config.json").read_text())
     shutil.copytree(tmp_path / "readout", tmp_path / "other")
-    measure(generated=drawn_videos, readout=tmp_path / "other")
+    measure_anew(generated=drawn_videos, readout=tmp_path / "other")
     assert len(seen) == 13  # the same network in another place
     twice = about | {"spread": [2 * spread for spread in about["spread"]]}
     (tmp_path / "other" / "config.json").write_text(json.dumps(twice))
-    measure(generated=drawn_videos, readout=tmp_path / "other")
+    measure_anew(generated=drawn_videos, readout=tmp_path / "other")
     assert len(seen) == 19
 
 
