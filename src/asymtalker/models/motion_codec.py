@@ -1,0 +1,133 @@
+"""A codec of motion: latents say how a head moves, every texture comes of the portrait.
+
+Encoding reads the face mesh of each frame and takes it to a linear basis (:mod:`asymtalker.models.motion`). Decoding moves
+the portrait's sheet by the change since the portrait (:mod:`asymtalker.models.sheet`) and paints the mouth's inside
+(:mod:`asymtalker.models.painter`). It is differentiable in the latents.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from asymtalker.models.motion import MotionBasis, Pose
+from asymtalker.models.painter import SIDE, Painter
+from asymtalker.models.sheet import Motion, Sheet, blend, build_sheet, render, render_mouth, sample
+
+MOUTH_SIDE = 1.1  # head units of the painter's square
+MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture that is to be moved.
+
+    Attributes:
+        picture: ``(1, 3, H, W)`` in [-1, 1].
+        sheet: how it moves.
+        motion: ``(components + 6,)`` of its own face, which motions are changes of.
+        mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
+    """
+
+    picture: Tensor
+    sheet: Sheet
+    motion: Tensor
+    mouth: tuple[Tensor, Tensor]
+
+
+class MotionCodecModel(ModelMixin, ConfigMixin):
+    """The weights of the codec.
+
+    Args:
+        components: principal components of expression of a frame.
+        channels: of a latent.
+        widths: of the painter.
+    """
+
+    @register_to_config
+    def __init__(self, components: int = 40, channels: int = 64, widths: tuple[int, int, int] = (32, 64, 96)):
+        super().__init__()
+        self.motion = MotionBasis(components, channels)
+        self.painter = Painter((widths[0], widths[1], widths[2]))
+
+    def portrait(self, picture: np.ndarray, points: np.ndarray) -> Portrait:
+        """Make a picture ready to be moved.
+
+        Args:
+            picture: ``(H, W, 3)`` uint8.
+            points: ``(478, 3)`` of its face mesh, in pixels.
+        """
+        basis, size = self.motion, picture.shape[:2]
+        motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
+        expression, pose = basis.split(motion, (size[0], size[1]))
+        sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
+        rest, inside = render_mouth(sheet, pixels, still, mouth_square(pose)[None])
+        return Portrait(pixels, sheet, motion, (rest, inside))
+
+    def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
+        """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
+        size = portrait.picture.shape[2:]
+        expression, pose = self.motion.split(motion, (size[0], size[1]))
+        rest, start = self.motion.split(portrait.motion, (size[0], size[1]))
+        turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
+        shift = pose.place - (turn @ start.place)
+        return Motion(turn, shift, expression - rest), pose
+
+    def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
+        """The painter's square ``(B, 3, S, S)`` of a moved portrait, its inside ``(B, 1, S, S)``, and what is to be
+        added."""
+        moved, inside = render_mouth(portrait.sheet, portrait.picture, motion, mouth_square(pose))
+        rest, opened = (part.expand(len(moved), -1, -1, -1) for part in portrait.mouth)
+        return moved, inside, self.painter(moved, inside, rest, opened)
+
+    def frames(self, portrait: Portrait, motion: Tensor) -> Tensor:
+        """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
+        change, pose = self.change(portrait, motion)
+        sheet, picture = portrait.sheet, portrait.picture
+        part = render(sheet, picture, change)
+        _, _, added = self.paint(portrait, change, pose)
+        for index in range(len(part)):  # each square lies elsewhere
+            self._add(part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index]))
+        height, width = min(part.shape[2], picture.shape[2] - sheet.top), min(part.shape[3], picture.shape[3] - sheet.left)
+        frame = picture.repeat(len(part), 1, 1, 1)
+        frame[:, :, sheet.top : sheet.top + height, sheet.left : sheet.left + width] = part[:, :, :height, :width]
+        return frame
+
+    @staticmethod
+    def _add(part: Tensor, added: Tensor, sheet: Sheet, pose: Pose) -> None:
+        centre, axes = _square_axes(pose)
+        half = (axes.abs().sum(0) / 2).tolist()
+        x, y = centre.tolist()
+        left, right = max(0, int(x - half[0]) - sheet.left), min(part.shape[2], int(x + half[0]) + 1 - sheet.left)
+        top, bottom = max(0, int(y - half[1]) - sheet.top), min(part.shape[1], int(y + half[1]) + 1 - sheet.top)
+        if left >= right or top >= bottom:
+            return
+        xs = torch.arange(left, right) + 0.5 + sheet.left - x
+        ys = torch.arange(top, bottom) + 0.5 + sheet.top - y
+        offset = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], -1)
+        where = 2 * offset @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
+        painted = torch.nn.functional.grid_sample(added[None], where[None], mode="bicubic", align_corners=False)
+        part[:, top:bottom, left:right] += painted[0]
+
+
+def _square_axes(pose: Pose) -> tuple[Tensor, Tensor]:
+    """Middle ``(..., 2)`` of the painter's square in pixels and its sides ``(..., 2, 2)``, across and down."""
+    across = pose.rotation[..., :2, 0]
+    across = across / across.norm(dim=-1, keepdim=True)
+    down = torch.stack([-across[..., 1], across[..., 0]], -1)
+    lips = pose.rotation.new_tensor([MOUTH_PLACE[0], MOUTH_PLACE[1], 0.0])
+    middle = pose.place[..., :2] + pose.scale[..., None] * (pose.rotation @ lips)[..., :2]
+    return middle, MOUTH_SIDE * pose.scale[..., None, None] * torch.stack([across, down], -2)
+
+
+def mouth_square(pose: Pose) -> Tensor:
+    """Pixels ``(..., 2, S, S)`` of the painter's square of a head in its pose."""
+    middle, axes = _square_axes(pose)
+    steps = (torch.arange(SIDE) + 0.5) / SIDE - 0.5
+    place = torch.stack([steps.expand(SIDE, -1), steps[:, None].expand(-1, SIDE)], -1)  # (S, S, 2)
+    return (place @ axes[..., None, :, :] + middle[..., None, None, :]).movedim(-1, -3)
