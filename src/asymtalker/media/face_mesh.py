@@ -124,10 +124,16 @@ class Face:
         return float(self.blendshapes[BLENDSHAPES.index(name)])
 
 
-def detect(picture: np.ndarray, least: float = SURE) -> list[Detection]:
-    """Upright faces of a tenth of a picture ``H W 3`` uint8 or larger that score at least ``least``, surest first."""
+def detect(picture: np.ndarray, least: float = SURE, part: Region | None = None) -> list[Detection]:
+    """Faces in a picture ``H W 3`` uint8 that score at least ``least``, surest first.
+
+    Args:
+        picture: is looked at once as a whole, in which faces of a tenth of its longer side and more are found.
+        least: score, from 0 to 1.
+        part: an upright square to look at instead.
+    """
     height, width = picture.shape[:2]
-    whole = Region(width / 2, height / 2, max(height, width), 0.0)
+    whole = part or Region(width / 2, height / 2, max(height, width), 0.0)
     # sampled at the pixels that MediaPipe samples: others move the box by a hundredth of its side, either way
     shift = (1 - whole.side / DETECTOR_SIDE) / 2
     sampled = Region(whole.x + shift, whole.y + shift, whole.side, 0.0)
