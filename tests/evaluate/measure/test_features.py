@@ -13,7 +13,7 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import FileClip
 from asymtalker.evaluate.measure import features
-from asymtalker.evaluate.measure.faces import DetectedFace, hog_faces
+from asymtalker.evaluate.measure.faces import DetectedFace, mesh_faces
 from asymtalker.evaluate.measure.features import STRIDE, PictureFeatures, dlib_embedding, embed_faces, measure_clip
 from asymtalker.evaluate.measure.networks import LOADERS, Networks
 from asymtalker.evaluate.measure.signals import SAME_BY_DLIB
@@ -144,7 +144,7 @@ def dlib_networks():
 def test_dlib_knows_a_person_again_and_tells_two_apart(dlib_networks, portraits):
     vectors = {}
     for name, picture in portraits.items():
-        box = hog_faces(picture)[0].box
+        box = mesh_faces(picture)[0].box
         vectors[name] = dlib_embedding(dlib_networks, picture, box)
         small = cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA)
         for changed in (
@@ -153,7 +153,7 @@ def test_dlib_knows_a_person_again_and_tells_two_apart(dlib_networks, portraits)
             small[:, ::-1],
             cv2.convertScaleAbs(small, beta=25),
         ):
-            again = dlib_embedding(dlib_networks, changed, hog_faces(changed)[0].box)
+            again = dlib_embedding(dlib_networks, changed, mesh_faces(changed)[0].box)
             assert np.linalg.norm(again - vectors[name]) < SAME_BY_DLIB
     for one, other in itertools.combinations(vectors, 2):
         assert np.linalg.norm(vectors[one] - vectors[other]) > SAME_BY_DLIB, (one, other)
@@ -164,10 +164,10 @@ def test_dlib_looks_once_a_second_with_any_detector(dlib_networks, portraits, re
     write_video(tmp_path / "swapped.mp4", np.stack([one] * 75 + [other] * 75), None)
     clip = FileClip(tmp_path / "swapped.mp4")
 
-    def by_hog(picture):
-        return hog_faces(picture)
+    def by_mesh(picture):
+        return mesh_faces(picture)
 
-    for networks in (dlib_networks, replace(dlib_networks, arcface=Session(), yunet=by_hog)):
+    for networks in (dlib_networks, replace(dlib_networks, arcface=Session(), yunet=by_mesh)):
         arrays = measure_clip(clip, one, SIZE, networks, readout).arrays
         distances = np.linalg.norm(arrays["face"] - arrays["portrait_face"], axis=1)
         assert arrays["face_frames"].tolist() == [0, 25, 50, 75, 100, 125]

@@ -15,7 +15,7 @@ import torch
 from asymtalker.codec import to_pixels
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip
-from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, hog_faces, portrait_box, track_faces
+from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, mesh_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
 from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.measure.truth import sound_delay
@@ -177,13 +177,13 @@ def _face_extractors(
             notes.append(f"lip sync is not measured: {error}")
         else:
             if networks.yunet is None:
-                notes.append("faces for lip sync were found by dlib's HOG, as YuNet is not at hand")
+                notes.append("faces for lip sync were found by the face mesh, as YuNet is not at hand")
     return extractors
 
 
 def _track(clip: Clip, networks: Networks) -> FaceTrack:
     """The face in every frame where a network needs it there; else in one frame a second, too few to follow it."""
-    detector = networks.yunet or hog_faces
+    detector = networks.yunet or mesh_faces
     try:
         if _everywhere(networks):
             return track_faces(clip.frames(), detector)
@@ -412,7 +412,7 @@ def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> 
 
 def _portrait_identity(picture: np.ndarray | UserError, networks: Networks, notes: list[str]) -> dict[str, np.ndarray]:
     """The embeddings of the picture's largest face, of the recognition networks at hand."""
-    faces = [] if isinstance(picture, UserError) else (networks.yunet or hog_faces)(picture)
+    faces = [] if isinstance(picture, UserError) else (networks.yunet or mesh_faces)(picture)
     if isinstance(picture, UserError) or not faces:
         why = str(picture) if isinstance(picture, UserError) else "no face found in the portrait"
         notes.append(f"identity is not measured: {why}")
