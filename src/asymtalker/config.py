@@ -161,6 +161,32 @@ class CodecTrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionCodecTrainConfig:
+    """Training of a motion codec: its basis in closed form, its painter by gradient."""
+
+    components: int
+    """Principal components of expression kept of a frame."""
+    channels: int
+    """Of a latent, which stands for four frames."""
+    widths: tuple[int, int, int]
+    """Channels of the painter at 48, 24 and 12 pixels."""
+    portraits: int = 1
+    """Frames of a clip that others are moved from."""
+    pairs: int = 10
+    """Pairs of frames, one after the other, that are moved."""
+    edge_weight: float = 1.0
+    """Weight of the L1 distance between spatial gradients."""
+    temporal_weight: float = 0.5
+    """Weight of the L1 distance between changes from frame to frame."""
+    critic_weight: float = 0.02
+    """Weight of the adversarial loss."""
+    critic_from: float = 0.5
+    """Share of the steps after which it begins; 1 for none."""
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class AudioEncoderConfig:
     """Size of ``Wav2Vec2Model`` (transformers argument names)."""
 

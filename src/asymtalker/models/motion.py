@@ -221,9 +221,9 @@ def fit_basis(
     square = (importance.square()[:, None] * face.square()).sum()
     basis.gains.copy_(torch.stack([square.sqrt(), *[importance.norm()] * 2, *[(square * 2 / 3).sqrt()] * 3]))
     motions = [basis.motion(points, size) for points, size in zip(clips, sizes, strict=True)]
-    # what changes from frame to frame back and forth is the face mesh's error
+    # What goes back and forth from frame to frame is the face mesh's error; what it errs by for longer is thrice that.
     jitter = torch.cat([w**0.5 * (m[2:] - 2 * m[1:-1] + m[:-2]) for m, w in zip(motions, weights, strict=True)])
-    basis.noise.copy_((jitter.square().sum(0) / 6 / sum(w * len(m) for m, w in zip(motions, weights, strict=True))).sqrt())
+    basis.noise.copy_(3 * (jitter.square().sum(0) / 6 / sum(w * len(m) for m, w in zip(motions, weights, strict=True))).sqrt())
     stacks = [m.unfold(0, STACK, 1).transpose(1, 2).flatten(1) for m in motions]
     basis.mean.copy_((sum(w * s.sum(0) for s, w in zip(stacks, weights)) / sum(w * len(s) for s, w in zip(stacks, weights))))
     # of all four frames alike, so that a head that stands still is the same in every latent

@@ -5,6 +5,7 @@ the portrait's sheet by the change since the portrait (:mod:`asymtalker.models.s
 (:mod:`asymtalker.models.painter`). It is differentiable in the latents.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,12 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import track
 from asymtalker.models.motion import MotionBasis, Pose
 from asymtalker.models.painter import SIDE, Painter
-from asymtalker.models.sheet import Motion, Sheet, blend, build_sheet, render, render_mouth, sample
+from asymtalker.models.register import Register
+from asymtalker.models.sheet import Motion, Sheet, build_sheet, render, render_mouth
 
 MOUTH_SIDE = 1.1  # head units of the painter's square
 MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
@@ -53,6 +57,28 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         self.motion = MotionBasis(components, channels)
         self.painter = Painter((widths[0], widths[1], widths[2]))
 
+    def read(self, frames: np.ndarray) -> Tensor:
+        """The motion ``(F, components + 6)`` of the face in frames ``(F, H, W, 3)`` uint8 of one video; where it is lost
+        for a while it goes evenly on.
+
+        Raises:
+            UserError: if no face is found in the first frame.
+        """
+        return torch.stack(self.read_frames(frames, read_points(frames), range(len(frames))))
+
+    def read_frames(self, frames: np.ndarray, points: np.ndarray, wanted: Iterable[int]) -> list[Tensor]:
+        """The motion ``(components + 6,)`` of some frames of a video whose face-mesh points are known."""
+        size = frames.shape[1], frames.shape[2]
+        readings = self.motion.motion(torch.from_numpy(points), size)
+        first = self.portrait(frames[0], points[0])
+        register, motion = Register(self.motion, first.sheet, first.picture, first.motion), dict[int, Tensor]()
+        for index in wanted:
+            if index - 1 in motion and (frames[index] == frames[index - 1]).all():
+                motion[index] = motion[index - 1]
+            else:
+                motion[index] = register(_pixels(frames[index]), readings[index]) if index else first.motion
+        return list(motion.values())
+
     def portrait(self, picture: np.ndarray, points: np.ndarray) -> Portrait:
         """Make a picture ready to be moved.
 
@@ -64,7 +90,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
         expression, pose = basis.split(motion, (size[0], size[1]))
         sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
-        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
         rest, inside = render_mouth(sheet, pixels, still, mouth_square(pose)[None])
         return Portrait(pixels, sheet, motion, (rest, inside))
@@ -78,19 +104,22 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         shift = pose.place - (turn @ start.place)
         return Motion(turn, shift, expression - rest), pose
 
-    def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor, Tensor]:
-        """The painter's square ``(B, 3, S, S)`` of a moved portrait, its inside ``(B, 1, S, S)``, and what is to be
-        added."""
-        moved, inside = render_mouth(portrait.sheet, portrait.picture, motion, mouth_square(pose))
+    def move_mouth(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor]:
+        """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
+        return render_mouth(portrait.sheet, portrait.picture, motion, mouth_square(pose))
+
+    def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> Tensor:
+        """What the painter adds to its square of a moved portrait: ``(B, 3, S, S)``."""
+        moved, inside = self.move_mouth(portrait, motion, pose)
         rest, opened = (part.expand(len(moved), -1, -1, -1) for part in portrait.mouth)
-        return moved, inside, self.painter(moved, inside, rest, opened)
+        return self.painter(moved, inside, rest, opened)
 
     def frames(self, portrait: Portrait, motion: Tensor) -> Tensor:
         """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
         change, pose = self.change(portrait, motion)
         sheet, picture = portrait.sheet, portrait.picture
         part = render(sheet, picture, change)
-        _, _, added = self.paint(portrait, change, pose)
+        added = self.paint(portrait, change, pose)
         for index in range(len(part)):  # each square lies elsewhere
             self._add(part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index]))
         height, width = min(part.shape[2], picture.shape[2] - sheet.top), min(part.shape[3], picture.shape[3] - sheet.left)
@@ -113,6 +142,40 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         where = 2 * offset @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
         painted = torch.nn.functional.grid_sample(added[None], where[None], mode="bicubic", align_corners=False)
         part[:, top:bottom, left:right] += painted[0]
+
+
+def read_points(frames: np.ndarray) -> np.ndarray:
+    """Face-mesh points ``(F, 478, 3)`` float32 of frames ``(F, H, W, 3)`` uint8; those of frames whose face is lost lie
+    between those before and after.
+
+    Raises:
+        UserError: if no face is found in the first frame.
+    """
+    points: list[np.ndarray] = []
+    known: list[int] = []
+    for index, face in enumerate(track(_changed(frames))):
+        if face is not None:
+            known.append(index)
+            points.append(face.points)
+    if not known or known[0]:
+        raise UserError("No face was found in the first frame.")
+    steps = np.cumsum([0, *((frames[i] != frames[i - 1]).any() for i in range(1, len(frames)))])
+    at = np.interp(np.arange(steps[-1] + 1), known, np.arange(len(known)))
+    low = np.floor(at).astype(int)
+    share = (at - low)[:, None, None].astype(np.float32)
+    stacked = np.stack([*points, points[-1]])
+    return ((1 - share) * stacked[low] + share * stacked[low + 1])[steps]
+
+
+def _changed(frames: np.ndarray) -> Iterator[np.ndarray]:
+    """The first of frames that repeat themselves, as those of a still picture do."""
+    for index, frame in enumerate(frames):
+        if index == 0 or (frame != frames[index - 1]).any():
+            yield frame
+
+
+def _pixels(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def _square_axes(pose: Pose) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from torch import Tensor
 from asymtalker.models.motion import POSE, MotionBasis
 from asymtalker.models.sheet import Motion, Sheet
 
-STEPS = (3, 3)  # at a blurred picture, then at the sheet's own cells
-PICTURE_NOISE = 0.15  # of a cell's brightness in [-1, 1], with what neighbouring cells tell twice
+STEPS = (4, 4)  # at a blurred picture, then at the sheet's own cells
+PICTURE_NOISE = 0.05  # of a cell's brightness in [-1, 1], with what neighbouring cells tell twice
 OUTLIER = 0.15
 
 
