@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import find_face
 from asymtalker.synth import facemesh
-from asymtalker.synth.photo import fit_photo, read_landmarks
+from asymtalker.synth.photo import fit_photo
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
 from face_weights import weights
@@ -95,21 +96,15 @@ def test_wrong_landmarks_are_refused():
         fit_photo(np.zeros((64, 64, 3), np.uint8), np.zeros((468, 3)), "short")
 
 
-def test_wrong_landmark_file_is_refused(tmp_path):
-    path = tmp_path / "landmarks.npz"
-    np.savez(path, names=np.array(["a"]))
-    with pytest.raises(UserError, match="landmark file"):
-        read_landmarks(path)
-
-
-@pytest.mark.skipif(not (DATA / "landmarks478.npz").exists(), reason="the portraits are not here")
+@pytest.mark.skipif(not (DATA / "portraits").is_dir(), reason="the portraits are not here")
 def test_portraits_at_rest_and_speaking(renderer):
-    landmarks = read_landmarks(DATA / "landmarks478.npz")
     for name in ("portraits/sfhq_pt1_00001777.jpg", "portraits/sfhq_pt2_00000446.jpg"):
         read = cv2.imread(str(DATA / name))
         assert read is not None
         picture = np.ascontiguousarray(read[..., ::-1])
-        head = fit_photo(picture, landmarks[name], name)
+        face = find_face(picture)
+        assert face
+        head = fit_photo(picture, face.points, name)
         renderer.load(head)
         rest = renderer.frame(weights(), Pose())
         difference = np.abs(rest.picture.astype(int) - crop_of(head)).mean(2)
