@@ -1,13 +1,17 @@
 """Photo heads: a synthetic portrait made of the mean face mesh, and real portraits where they are at hand."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import find_face
 from asymtalker.synth import facemesh
 from asymtalker.synth.photo import fit_photo
+from asymtalker.synth.portraits import find_portraits
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
 from face_weights import weights
@@ -112,3 +116,15 @@ def test_portraits_at_rest_and_speaking(renderer):
         assert above_mouth.mean() < 3.0
         assert rest.lip_aperture < 0.01
         assert renderer.frame(weights(jawOpen=0.5), Pose()).lip_aperture > 0.1
+
+
+@pytest.mark.skipif(not (DATA / "portraits").is_dir(), reason="the portraits are not here")
+def test_any_folder_of_pictures_serves(tmp_path):
+    for path in sorted((DATA / "portraits").glob("*.jpg"))[:2]:
+        shutil.copy(path, tmp_path)
+    found = find_portraits(tmp_path)
+    assert len(found) == 2
+    for portrait in found:
+        width, height = Image.open(portrait.path).size
+        assert (portrait.landmarks[:, :2] > 0).all()
+        assert (portrait.landmarks[:, :2] < (width, height)).all()

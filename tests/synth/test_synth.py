@@ -24,7 +24,6 @@ from asymtalker.synth.portraits import Portrait, find_portraits, photo_identity
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.run import Job, _cast, film, synthesize_corpus
 from asymtalker.synth.speech import speak, split_of
-from real_data import DATA
 
 pytest.importorskip("espeakng_loader")
 
@@ -297,18 +296,6 @@ def test_faces_are_read_once(portraits, tmp_path, monkeypatch, capsys):
     monkeypatch.undo()
     with pytest.raises(UserError, match="shows a face"):
         find_portraits(portraits, kept)
-
-
-@pytest.mark.skipif(not (DATA / "portraits").is_dir(), reason="the portraits are not here")
-def test_any_folder_of_pictures_serves(tmp_path):
-    for path in sorted((DATA / "portraits").glob("*.jpg"))[:2]:
-        shutil.copy(path, tmp_path)
-    found = find_portraits(tmp_path)
-    assert len(found) == 2
-    for portrait in found:
-        width, height = Image.open(portrait.path).size
-        assert (portrait.landmarks[:, :2] > 0).all()
-        assert (portrait.landmarks[:, :2] < (width, height)).all()
 
 
 def test_photo_heads_come_from_the_portraits(portraits, tmp_path):
