@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the bundled model, src/asymtalker/assets/tiny, and the readout that measures it, assets/readout, from nothing:
 # tiny.sh PORTRAITS [OUT]
-# PORTRAITS is a folder of portraits with landmarks478.npz in it or beside it, or cc0 for the registered CC0 set.
+# PORTRAITS is a folder of portraits, or cc0 for the registered CC0 set.
 # Needs asymtalker[synth,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
 # run took and gave.
 set -euo pipefail

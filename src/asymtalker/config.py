@@ -37,8 +37,6 @@ class SynthConfig:
     """Gain of head motion within a clip; 0 keeps heads still."""
     portraits: Path | None = None
     """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
-    landmarks: Path | None = None
-    """478 face-mesh points of each portrait (``.npz``); found beside the portraits when not given."""
     pico_share: float = 0.0
     """Share of clips spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
     split: Literal["train", "test"] | None = None

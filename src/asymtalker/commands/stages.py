@@ -286,7 +286,7 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
         from asymtalker.parts.codec import train_codec
 
         check_lengths(settings.config)
-        portraits = settings.portraits and named_portraits(settings.portraits)[0]
+        portraits = settings.portraits and named_portraits(settings.portraits)
         train_codec(settings.config, settings.run, settings.corpus, portraits)
     elif isinstance(settings, TrainAudio):
         from asymtalker.parts.audio import train_audio

@@ -10,7 +10,6 @@ Coordinates are the crop's: x to the right and y up in [0, 1], z towards the vie
 
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -70,23 +69,6 @@ class PhotoPose:
     eye_textures: list[np.ndarray]
     oval: np.ndarray
     lip_aperture: float
-
-
-def read_landmarks(npz_path: str | Path) -> dict[str, np.ndarray]:
-    """Face-mesh points by picture name, (478, 3) in pixels, from a file with `names` and `points` (and `size`).
-
-    Raises UserError when the file is missing or has other contents.
-    """
-    try:
-        with np.load(npz_path, allow_pickle=False) as table:
-            names, points = table["names"], table["points"].astype(np.float64)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{npz_path} is no landmark file: it needs arrays `names` and `points` (n, 478, 3)."
-        ) from error
-    if points.shape != (len(names), 478, 3):
-        raise UserError(f"{npz_path}: `points` is {points.shape}, but ({len(names)}, 478, 3) is needed.")
-    return {str(name): value for name, value in zip(names, points, strict=True)}
 
 
 def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead:
