@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
-from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
+from asymtalker.codec import Codec, WanCodec, build_vae, latent_statistics, to_pixels
 from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import write_video
@@ -90,7 +90,7 @@ def toy_vae():
 @pytest.fixture
 def toy_codec(toy_vae) -> Codec:
     """The toy codec in float32."""
-    return Codec(toy_vae)
+    return WanCodec(toy_vae)
 
 
 @pytest.fixture(scope="session")

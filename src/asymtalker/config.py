@@ -242,7 +242,7 @@ class TransformerConfig:
     audio_context: int = 2
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
-    prediction_type: Literal["velocity", "clean"] = "velocity"
+    prediction_type: Literal["velocity", "clean", "change"] = "velocity"
     audio_modulation: bool = False
     """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
     refiner_layers: int = 0

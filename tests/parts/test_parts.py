@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from asymtalker.codec import Codec, to_pixels
+from asymtalker.codec import WanCodec, to_pixels
 from asymtalker.config import AudioTrainConfig, CodecTrainConfig, ReadoutTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
@@ -49,7 +49,7 @@ def test_codec_training_resumes_bit_for_bit_and_writes_a_normalising_codec(tmp_p
     train_codec(half, tmp_path / "resumed", toy_corpus, portraits)
     train_codec(CODEC, tmp_path / "resumed", toy_corpus, portraits)
     assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
-    codec = Codec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
+    codec = WanCodec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
     clips = torch.cat([to_pixels(ToyFace(seed).clip("train", 5).frames) for seed in range(4)])
     latents = codec.encode(clips)
     assert latents.mean().abs() < 1

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor
 
-from asymtalker.codec import Codec, latent_size
+from asymtalker.codec import WanCodec, latent_size
 from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
@@ -78,7 +78,7 @@ def random_parts(recipe: Recipe, device: torch.device, dtype: torch.dtype, seed:
     cast(nn.Module, vae.decoder.conv_out).get_parameter("weight").mul_(CONTRAST)
     encoder = random_network(lambda: recipe_audio_encoder(recipe), device, dtype, seed + 1)
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE)
-    return Frozen(Codec(vae), encoder, extractor, strategy, None, None, device)
+    return Frozen(WanCodec(vae), encoder, extractor, strategy, None, None, device)
 
 
 def random_pipeline(

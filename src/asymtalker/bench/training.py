@@ -13,7 +13,7 @@ from torch import Tensor
 from asymtalker import timeline
 from asymtalker.bench.machine import describe_machine, peak_memory, synchronize
 from asymtalker.bench.random_weights import random_network, random_parts
-from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.codec import WanCodec, latent_size, recompute_decoder
 from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.chunks import AUDIO_MARGIN
@@ -278,7 +278,7 @@ def _frozen(job: dict[str, Any], loop: LoopConfig, recipe: Recipe) -> Frozen:
     """The frozen networks as training holds them."""
     frozen = random_parts(recipe, torch.device(loop.device), torch.float32)
     latent_size(tuple(job["size"]), frozen.codec.spatial, recipe.teacher.model.patch_size)
-    return replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
+    return replace(frozen, codec=WanCodec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
 
 
 def _network(

@@ -5,6 +5,7 @@ makes of them can be kept (:mod:`asymtalker.dataset.cache`).
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -94,6 +95,16 @@ class Chooser:
         seen = range(0) if others else range(starts[index], starts[index] + self.chunk_frames)
         elsewhere = [i for i, frame in enumerate(frames) if frame not in seen] or list(range(len(frames)))
         return Choice(clip, index, starts[index], portrait, elsewhere[draw_index(len(elsewhere), generator)])
+
+
+def draw_clip(clips: Sequence[Clip], generator: torch.Generator) -> Clip:
+    """A random clip. Of people of whom there are many clips each is drawn less often: a person counts as the root of
+    their number, or one speaker of whom there are hundreds would be all that is learned."""
+    people = Counter(clip.row.identity_id for clip in clips)
+    if len(set(people.values())) == 1:
+        return clips[draw_index(len(clips), generator)]
+    weights = torch.tensor([people[clip.row.identity_id] for clip in clips]).float().rsqrt()
+    return clips[int(torch.multinomial(weights, 1, generator=generator))]
 
 
 def draw_index(length: int, generator: torch.Generator) -> int:

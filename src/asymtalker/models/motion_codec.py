@@ -5,7 +5,9 @@ the portrait's sheet by the change since the portrait (:mod:`asymtalker.models.s
 (:mod:`asymtalker.models.painter`). It is differentiable in the latents.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +16,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from asymtalker.codec import Codec, to_frames
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
-from asymtalker.models.motion import MotionBasis, Pose
+from asymtalker.models.motion import STACK, MotionBasis, Pose
 from asymtalker.models.painter import SIDE, Painter
 from asymtalker.models.register import Register
 from asymtalker.models.sheet import Motion, Sheet, build_sheet, render, render_mouth
+from asymtalker.timeline import latents_of_frames
 
+PORTRAITS = 16  # kept ready
 MOUTH_SIDE = 1.1  # head units of the painter's square
 MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
 
@@ -114,12 +119,13 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         rest, opened = (part.expand(len(moved), -1, -1, -1) for part in portrait.mouth)
         return self.painter(moved, inside, rest, opened)
 
-    def frames(self, portrait: Portrait, motion: Tensor) -> Tensor:
+    def frames(self, portrait: Portrait, motion: Tensor, autocast: torch.dtype | None = None) -> Tensor:
         """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
         change, pose = self.change(portrait, motion)
         sheet, picture = portrait.sheet, portrait.picture
         part = render(sheet, picture, change)
-        added = self.paint(portrait, change, pose)
+        with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):
+            added = self.paint(portrait, change, pose).float()
         for index in range(len(part)):  # each square lies elsewhere
             self._add(part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index]))
         height, width = min(part.shape[2], picture.shape[2] - sheet.top), min(part.shape[3], picture.shape[3] - sheet.left)
@@ -142,6 +148,86 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         where = 2 * offset @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
         painted = torch.nn.functional.grid_sample(added[None], where[None], mode="bicubic", align_corners=False)
         part[:, top:bottom, left:right] += painted[0]
+
+
+class MotionCodec(Codec):
+    """See the module's docstring; latents ``(B, C, T, 1, 1)`` of frames of any size.
+
+    Args:
+        vae: its network.
+        autocast: precision of the painter; the rest is float32.
+    """
+
+    memoryless = True
+    spatial = 0  # a motion has no rows and columns
+
+    def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None):
+        self.vae: MotionCodecModel = vae
+        self.autocast = autocast
+        self.channels = vae.motion.channels
+        self._portraits: OrderedDict[bytes, Portrait] = OrderedDict()
+
+    def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
+        """One."""
+        assert tuple(patch_size[1:]) == (1, 1), "a motion has no rows and columns"
+        return 1, 1
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.encode`.
+
+        Raises:
+            UserError: if no face is found in the first frame.
+        """
+        latents_of_frames(pixels.shape[2])
+        with torch.autocast(pixels.device.type, enabled=False):
+            motions = [self.vae.read(to_frames(clip[None])) for clip in pixels]
+            return self.vae.motion.of_motion(torch.stack(motions)).to(pixels.device)
+
+    def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.decode`.
+
+        Raises:
+            UserError: if no face is found in a portrait.
+        """
+        frames = 1 + STACK * (latents.shape[2] - 1)
+        return torch.cat(list(self.decode_frames(latents, 0, frames, portrait, identity)), 2)
+
+    def decode_frames(
+        self, latents: Tensor, start: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+    ) -> Iterator[Tensor]:
+        """See :meth:`asymtalker.codec.Codec.decode_frames`."""
+        assert portrait is not None, "motion moves a picture"
+        with torch.autocast(latents.device.type, enabled=False):
+            motions = self.vae.motion.to_motion(latents.float())
+            pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
+            rests = torch.stack([picture.motion for picture in pictures])
+            if identity is not None:
+                motions = motions + (rests - self.vae.motion.to_motion(identity[:, :, :1].float())[:, 0])[:, None]
+        for first in range(start, stop, STACK):
+            part = motions[:, first : min(first + STACK, stop)]
+            with torch.autocast(latents.device.type, enabled=False):
+                moved = [self.vae.frames(*each, self.autocast) for each in zip(pictures, part, strict=True)]
+                block = torch.stack(moved).transpose(1, 2)
+            yield block
+
+    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
+        face mesh would read of them but for its error; so it is taken as it is."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.vae.motion.of_motion(self.vae.motion.to_motion(latents.float())[:, -num_frames:])
+
+    def _prepared(self, picture: Tensor) -> Portrait:
+        """A picture ``(1, 3, H, W)`` made ready to be moved, kept for the next chunk."""
+        frame = to_frames(picture[:, :, None])[0]
+        name = hashlib.sha256(frame.tobytes()).digest()
+        if name not in self._portraits:
+            with torch.no_grad():
+                prepared = self.vae.portrait(frame, read_points(frame[None])[0])
+            self._portraits[name] = prepared
+            if len(self._portraits) > PORTRAITS:
+                self._portraits.popitem(last=False)
+        return self._portraits[name]
 
 
 def read_points(frames: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import flow
-from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.codec import WanCodec, latent_size, recompute_decoder
 from asymtalker.config import DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.buckets import Size
 from asymtalker.errors import UserError
@@ -55,14 +55,14 @@ def frozen_of_recipe(recipe: Recipe) -> Frozen:
         raise UserError(f"There is no plan for the identity strategy {strategy}: its image encoder is of any size.")
     vae, encoder = frozen_on_meta(lambda: recipe_codec(recipe)), frozen_on_meta(lambda: recipe_audio_encoder(recipe))
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE)
-    return Frozen(Codec(vae), encoder, extractor, strategy, None, None, torch.device("meta"))
+    return Frozen(WanCodec(vae), encoder, extractor, strategy, None, None, torch.device("meta"))
 
 
 def frozen_like(frozen: Frozen) -> Frozen:
     """Frozen networks without memory, of the sizes of those of a run."""
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(frozen.codec.vae.config)))
     encoder = frozen_on_meta(lambda: Wav2Vec2Model(frozen.audio_encoder.config))
-    return replace(frozen, codec=Codec(vae), audio_encoder=encoder, device=torch.device("meta"))
+    return replace(frozen, codec=WanCodec(vae), audio_encoder=encoder, device=torch.device("meta"))
 
 
 class Passes(NamedTuple):

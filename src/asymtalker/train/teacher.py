@@ -146,7 +146,7 @@ def teacher_losses(
     sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
     near = sigma <= config.pixel_max_sigma  # on the CPU, which then need not wait for the GPU to know
     sigma, weight = sigma.to(clean), None
-    if config.model.prediction_type == "clean":
+    if config.model.prediction_type != "velocity":
         sigma = sigma.clamp_min(MIN_SIGMA)
         weight = clean_prediction_weight(sigma)
     noise = torch.randn(clean.shape, generator=generator).to(clean)

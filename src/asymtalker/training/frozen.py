@@ -16,6 +16,7 @@ from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker.codec import Codec
 from asymtalker.config import IdentityStrategy, LoopConfig, difference
 from asymtalker.errors import UserError
+from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import Identity, ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.training.run_folder import precision
@@ -30,7 +31,7 @@ class Frozen:
     """Networks that receive no gradient.
 
     Attributes:
-        codec: the 3D causal VAE.
+        codec: the 3D causal VAE, or the codec of motion.
         audio_encoder: wav2vec2.
         extractor: its feature extractor.
         strategy: how the identity picture is encoded.
@@ -54,7 +55,7 @@ class Frozen:
     def beside(self) -> "Frozen":
         """The same networks, of the same weights, for a second thread: while they run they keep things on
         themselves."""
-        codec = Codec(_sharing(self.codec.vae), self.codec.autocast)
+        codec = codec_of(_sharing(self.codec.vae), self.codec.autocast)
         images = self.image_encoder and _sharing(self.image_encoder)
         return replace(self, codec=codec, audio_encoder=_sharing(self.audio_encoder), image_encoder=images)
 
@@ -67,8 +68,7 @@ class Frozen:
     @cached_property
     def codec_digest(self) -> str:
         """Names the codec: its weights and latent statistics."""
-        config = self.codec.vae.config
-        return digest(self.codec.vae, config.latents_mean, config.latents_std)
+        return digest(self.codec.vae, *self.codec.statistics)
 
     @cached_property
     def audio_digest(self) -> str:
@@ -123,14 +123,14 @@ def load_frozen(model_path: Path, strategy: IdentityStrategy, loop: LoopConfig) 
         UserError: if one of them is missing or damaged.
     """
     device = torch.device(loop.device)
-    vae = freeze(load_part(AutoencoderKLWan, model_path / "vae"), device)
+    vae = freeze(load_codec_network(model_path / "vae"), device)
     encoder = freeze(load_part(Wav2Vec2Model, model_path / "audio_encoder"), device)
     extractor = load_part(Wav2Vec2FeatureExtractor, model_path / "feature_extractor")
     autocast = precision(loop)
     images = load_image_encoder(strategy, model_path / "image_encoder")
     if images is not None:
         freeze(images, device)
-    return Frozen(Codec(vae, autocast), encoder, extractor, strategy, images, autocast, device)
+    return Frozen(codec_of(vae, autocast), encoder, extractor, strategy, images, autocast, device)
 
 
 def freeze(module: M, device: torch.device) -> M:
