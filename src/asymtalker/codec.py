@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanResidualBlock
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from asymtalker import timeline
@@ -160,6 +160,11 @@ class Codec(ABC):
     autocast: torch.dtype | None
     statistics: tuple[object, ...] = ()
     memoryless: bool = False
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part of the network that latents depend on."""
+        return self.vae
 
     @abstractmethod
     def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:

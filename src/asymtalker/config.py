@@ -391,7 +391,7 @@ class InferenceConfig:
 class Recipe:
     """Everything one model needs, from codec to student."""
 
-    codec: CodecTrainConfig | None
+    codec: CodecTrainConfig | MotionCodecTrainConfig | None
     """``None`` where a published codec is used."""
     audio: AudioTrainConfig | None
     """``None`` where a published wav2vec2 is used."""

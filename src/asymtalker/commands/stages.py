@@ -15,6 +15,7 @@ from asymtalker.config import (
     CodecTrainConfig,
     DistillConfig,
     LoopConfig,
+    MotionCodecTrainConfig,
     ReadoutTrainConfig,
     TeacherConfig,
 )
@@ -42,6 +43,17 @@ class TrainCodec(_Run):
     """Corpus folder."""
     portraits: Path | None = None
     """Folder of photographs to set in motion; ``cc0`` fetches the registered set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMotionCodec(_Run):
+    """Train a codec of motion on clips of talking heads of any kind together; writes RUN/vae."""
+
+    config: MotionCodecTrainConfig
+    part: Literal["codec"] = "codec"
+    """Which network to train."""
+    corpus: Path
+    """Corpus folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +176,8 @@ def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
     _check_planned(arguments)
+    if isinstance(config, MotionCodecTrainConfig):
+        return TrainMotionCodec, config
     return PlanTeacher if dry else TRAINED[part], config
 
 
@@ -274,7 +288,7 @@ def check_alone(part: str, loop: LoopConfig) -> None:
         raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
 
 
-def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
+def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
     """The ``train`` verb."""
     check_loop(settings.config.loop)
     if isinstance(settings, PlanTeacher):
@@ -288,6 +302,10 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
         check_lengths(settings.config)
         portraits = settings.portraits and named_portraits(settings.portraits)
         train_codec(settings.config, settings.run, settings.corpus, portraits)
+    elif isinstance(settings, TrainMotionCodec):
+        from asymtalker.parts.motion_codec import train_motion_codec
+
+        train_motion_codec(settings.config, settings.run, settings.corpus)
     elif isinstance(settings, TrainAudio):
         from asymtalker.parts.audio import train_audio
 

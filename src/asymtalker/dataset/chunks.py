@@ -32,9 +32,11 @@ def usable_clips(folder: Path, min_frames: int, split: str) -> list[Clip]:
 
 
 def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
-    """First frames of the encoded chunks of a clip: every ``START_STRIDE`` frames, and the last possible one."""
+    """First frames of the encoded chunks of a clip: every ``START_STRIDE`` frames, and the last possible one where
+    that shows a few frames more."""
     last = num_frames - chunk_frames
-    return sorted({*range(0, last + 1, START_STRIDE), last}) if last >= 0 else []
+    starts = list(range(0, last + 1, START_STRIDE))
+    return starts + [last] * (last - max(starts, default=last) >= START_STRIDE // 4)
 
 
 def reference_frames(key: str, num_frames: int, chunk_frames: int) -> list[int]:

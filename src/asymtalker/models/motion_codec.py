@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from asymtalker.codec import Codec, to_frames
 from asymtalker.errors import UserError
@@ -166,6 +166,11 @@ class MotionCodec(Codec):
         self.autocast = autocast
         self.channels = vae.motion.channels
         self._portraits: OrderedDict[bytes, Portrait] = OrderedDict()
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The basis; what is painted changes no latent."""
+        return self.vae.motion
 
     def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
         """One."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from asymtalker.models.motion import POSE, MotionBasis
 from asymtalker.models.sheet import Motion, Sheet
 
-STEPS = (4, 4)  # at a blurred picture, then at the sheet's own cells
+STEPS = (3, 3)  # at a blurred picture, then at the sheet's own cells
 PICTURE_NOISE = 0.05  # of a cell's brightness in [-1, 1], with what neighbouring cells tell twice
 OUTLIER = 0.15
 
@@ -36,12 +36,16 @@ class Register:
         self.basis, self.sheet, self.rest = basis, sheet, rest
         self.size = picture.shape[2], picture.shape[3]
         row, column = sheet.skin.nonzero().T
-        layer = sheet.above
-        count = layer.modes.shape[1]
-        self.place = layer.place[:, row, column].T  # (n, 3)
-        self.modes = sheet.tracked.view(3, *sheet.skin.shape, count)[:, row, column].permute(1, 0, 2)  # (n, 3, K)
-        self.levels = [self._level(brightness(picture), blur) for blur in (True, False)]
-        self.still = [self._at(level, self.place[:, :2])[0] for level in self.levels]
+        kept = (row + column) % 2 == 0  # neighbours tell much the same
+        row, column = row[kept], column[kept]
+        place = sheet.above.place[:, row, column].T  # (n, 3)
+        modes = sheet.tracked.view(3, *sheet.skin.shape, -1)[:, row, column].transpose(0, 1)  # (n, 3, K)
+        coarse = (row % 2 == 0) & (column % 2 == 0)
+        grey = brightness(picture)
+        self.levels = []
+        for blur, cells in ((True, coarse), (False, torch.ones_like(coarse))):
+            still = self._at(self._level(grey, blur), place[cells, :2])[0]
+            self.levels.append((blur, place[cells], modes[cells].contiguous(), still))
 
     def _level(self, grey: Tensor, blur: bool) -> Tensor:
         cell = self.sheet.cell
@@ -64,15 +68,16 @@ class Register:
     def __call__(self, picture: Tensor, reading: Tensor) -> Tensor:
         """The motion ``(components + 6,)`` of a frame ``(1, 3, H, W)``, from the face mesh's ``reading``."""
         basis, gains = self.basis, self.basis.gains
-        centre = self.place.new_tensor([self.size[1] / 2, self.size[0] / 2])
+        centre = reading.new_tensor([self.size[1] / 2, self.size[0] / 2])
         rest, start = basis.split(self.rest, self.size)
         motion, grey = reading.clone(), brightness(picture)
         certain = 1 / basis.noise.square()
-        for level, still, steps in zip((self._level(grey, True), self._level(grey, False)), self.still, STEPS, strict=True):
+        for (blur, place, modes, still), steps in zip(self.levels, STEPS, strict=True):
+            level = self._level(grey, blur)
             for _ in range(steps):
                 expression, pose = basis.split(motion, self.size)
                 turn = pose.scale / start.scale * pose.rotation @ start.rotation.T
-                shaped = self.place + self.modes @ (expression - rest)
+                shaped = place + (modes.flatten(0, 1) @ (expression - rest)).view(-1, 3)
                 arm = (shaped - start.place) @ turn.T  # from the head's origin
                 now = arm[:, :2] + pose.place[:2]
                 value, gradient = self._at(level, now)
@@ -83,9 +88,9 @@ class Register:
                 x, y, z = arm.unbind(-1)
                 zero = torch.zeros_like(x)
                 turns = [torch.stack(pair, -1) for pair in ((zero, -z), (z, zero), (-y, x))]
-                by_pose = torch.stack([scale, along, across, *turns], -1) / gains  # (n, 2, 6)
-                jacobian = torch.cat([(turn[:2] @ self.modes), by_pose], -1)  # (n, 2, K + 6)
-                jacobian = torch.einsum("nd,ndk->nk", gradient, jacobian)
+                by_pose = torch.stack([(gradient * way).sum(1) for way in (scale, along, across, *turns)], -1) / gains
+                by_expression = ((gradient @ turn[:2])[:, :, None] * modes).sum(1)  # (n, K)
+                jacobian = torch.cat([by_expression, by_pose], -1)
                 trust = 1 / (1 + (error / OUTLIER).square()) / PICTURE_NOISE**2
                 weighted = jacobian * trust[:, None]
                 system = weighted.T @ jacobian + certain.diag()

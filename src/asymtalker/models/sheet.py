@@ -56,7 +56,7 @@ def topology() -> Topology:
     weights = arrays["parent_weights"].astype(np.float64)
     return Topology(
         arrays["parents"].astype(np.int64),
-        weights / weights.sum(1, keepdims=True),
+        (weights / weights.sum(1, keepdims=True)).astype(np.float32),
         arrays["triangles"].astype(np.int64),
         chains,
     )
@@ -144,12 +144,13 @@ def build_sheet(points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[i
         picture: the portrait, for the colour of a closed mouth's inside.
     """
     mesh, unit = topology(), float(pose.scale)
-    rotation = pose.rotation.double().numpy()
+    rotation, points, modes = pose.rotation.numpy(), points.astype(np.float32), modes.astype(np.float32)
     in_frame = unit * np.einsum("ij,njk->nik", rotation, modes)  # (478, 3, K) pixels, along the frame's axes
     dense, dense_modes = mesh.dense(points), mesh.dense(in_frame)
     # Where the face turns away, neighbours in the picture would otherwise move apart and fold its outline.
-    apart = ((dense[:, None, :2] - dense[None, :, :2]) ** 2).sum(2) / (SMOOTH * unit) ** 2
-    blur = np.exp(-apart)
+    square = (dense[:, :2] ** 2).sum(1)
+    apart = square[:, None] + square - 2 * dense[:, :2] @ dense[:, :2].T
+    blur = np.exp(-apart / np.float32((SMOOTH * unit) ** 2))
     dense[:, 2] = blur @ dense[:, 2] / blur.sum(1)
     oval = mesh.chains["oval"]
     ring = dense[oval]
@@ -158,7 +159,8 @@ def build_sheet(points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[i
     cell = max(1, int(np.ceil((high - low).max() / CELLS)))
     left, top = (int(v) for v in low)
     columns, rows = (int(v) for v in np.ceil((high - low) / cell))
-    xs, ys = left + (np.arange(columns) + 0.5) * cell, top + (np.arange(rows) + 0.5) * cell
+    xs = left + (np.arange(columns, dtype=np.float32) + 0.5) * cell
+    ys = top + (np.arange(rows, dtype=np.float32) + 0.5) * cell
     grid = np.stack(np.meshgrid(xs, ys), -1)  # (rows, columns, 2) pixel coordinates of the cells' middles
 
     values = np.concatenate([dense[:, 2:], dense_modes.reshape(len(dense), -1)], 1)
@@ -167,15 +169,16 @@ def build_sheet(points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[i
     field, inside = _rasterize(grid, dense[:, :2], triangles, values)
     skin = _rasterize(grid, dense[:, :2], mesh.triangles, values[:, :1])[1]
     outside = ~inside
-    apart = np.linalg.norm(grid[outside][:, None] - ring[None, :, :2], axis=2)  # (g, 72)
-    near = 1 / (apart + 0.02 * unit) ** 3
+    away = grid[outside]
+    apart = np.hypot(away[:, :1] - ring[:, 0], away[:, 1:] - ring[:, 1])  # (g, 72)
+    near = 1 / (apart + np.float32(0.02 * unit)) ** 3
     near /= near.sum(1, keepdims=True)
     distance = apart.min(1)
     fade = np.clip(1 - distance / (1.1 * unit), 0, 1) ** 2
     depth = near @ ring[:, 2] + 0.35 * np.minimum(distance, 0.3 * unit)
     field[outside, 0] = depth
     field[outside, 1:] = fade[:, None] * (near @ values[oval, 1:])
-    weight = np.ones(grid.shape[:2])
+    weight = np.ones(grid.shape[:2], np.float32)
     up = -rotation[:, 1]  # of the head, in the frame
     below = np.clip(((grid[outside] - ring[:, :2].mean(0)) @ -up[:2] / unit - 0.5) / 1.3, 0, 1)
     away = np.clip((distance / unit - NEAR) / (REACH - NEAR), 0, 1)
@@ -260,10 +263,11 @@ def _rasterize(
     low = np.ceil(corner.min(1) - 1e-6).astype(int)
     high = np.floor(corner.max(1) + 1e-6).astype(int)
     span = (high - low + 1).clip(0).max(0)
-    out, covered = np.zeros((rows, columns, values.shape[1])), np.zeros((rows, columns), bool)
+    out, covered = np.zeros((rows, columns, values.shape[1]), np.float32), np.zeros((rows, columns), bool)
     a, b, c = corner[:, 0], corner[:, 1], corner[:, 2]
     area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (c[:, 0] - a[:, 0]) * (b[:, 1] - a[:, 1])
     sound = np.abs(area) > 1e-9
+    found = []
     for dy in range(span[1]):
         for dx in range(span[0]):
             x, y = low[:, 0] + dx, low[:, 1] + dy
@@ -274,9 +278,10 @@ def _rasterize(
             w = ((b[k, 0] - a[k, 0]) * (py - a[k, 1]) - (px - a[k, 0]) * (b[k, 1] - a[k, 1])) / area[k]
             hit = (v >= -1e-6) & (w >= -1e-6) & (v + w <= 1 + 1e-6)
             k, px, py, v, w = k[hit], px[hit], py[hit], v[hit], w[hit]
-            share = np.stack([1 - v - w, v, w], -1)
-            out[py, px] = np.einsum("nk,nkd->nd", share, values[triangles[k]])
-            covered[py, px] = True
+            found.append((py, px, triangles[k], np.stack([1 - v - w, v, w], -1).astype(np.float32)))
+    py, px, corners, share = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    out[py, px] = sum(share[:, i : i + 1] * values[corners[:, i]] for i in range(3))
+    covered[py, px] = True
     return out, covered
 
 

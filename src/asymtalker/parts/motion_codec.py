@@ -70,6 +70,8 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
         weights(train),
     )
     print(f"kept {kept['expression']:.2%} of expressions, {kept['motion']:.2%} of motion")
+    if not run.checkpoint.exists():
+        _save(codec, codec.painter, run_path)  # whole but for the painter: latents can be made from here on
     squares = {name: Squares(config, codec, found, points, run_path / "squares") for name, found in of_split.items()}
     painter = codec.painter.to(loop.device).train()
     critic = Critic().to(loop.device).train()
@@ -98,7 +100,6 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
             if step.saves:
                 if of_split["test"]:
                     run.log(step.number, held_out(ema.module, squares["test"], loop.batch))
-                codec.painter.load_state_dict(ema.module.state_dict()) if step.number == loop.steps else None
                 _save(codec, ema.module, run_path)
 
 

@@ -68,7 +68,7 @@ class Frozen:
     @cached_property
     def codec_digest(self) -> str:
         """Names the codec: its weights and latent statistics."""
-        return digest(self.codec.vae, *self.codec.statistics)
+        return digest(self.codec.encoder, *self.codec.statistics)
 
     @cached_property
     def audio_digest(self) -> str:
