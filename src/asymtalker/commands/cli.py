@@ -55,6 +55,7 @@ VERBS = {
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
     ),
+    "curate": Verb("make a corpus of real videos", "asymtalker.curate.run:Curate", "asymtalker.curate.run:curate"),
     "train": Verb(
         "train the teacher, its codec or audio encoder, or the readout of faces",
         "asymtalker.commands.stages:train_settings",

@@ -36,7 +36,7 @@ def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
     that shows a few frames more."""
     last = num_frames - chunk_frames
     starts = list(range(0, last + 1, START_STRIDE))
-    return starts + [last] * (last - max(starts, default=last) >= START_STRIDE // 4)
+    return starts + [last] * (last - max(starts, default=last) >= START_STRIDE // 8)
 
 
 def reference_frames(key: str, num_frames: int, chunk_frames: int) -> list[int]:
