@@ -28,6 +28,7 @@ from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.measurer import Measurer
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.networks import Networks, describe, load_networks
+from asymtalker.evaluate.measure.readings import READINGS, readings_of
 from asymtalker.evaluate.measure.summary import (
     SHORTFALL,
     Caveat,
@@ -42,7 +43,7 @@ from asymtalker.evaluate.report.report import write_report
 from asymtalker.generate.pipeline import load_pipeline
 from asymtalker.media.atomic import check_writable
 from asymtalker.models.loading import choose_device, load_part
-from asymtalker.models.readout import FaceReadout, readings_of
+from asymtalker.models.readout import FaceReadout
 from asymtalker.timeline import FPS
 
 SHAPE_TOLERANCE = 0.02
@@ -159,11 +160,10 @@ def _report(
 ) -> dict[str, Any]:
     real = measured[REFERENCE]
     truths = _truths(reference.clips)
-    outputs = tuple(readout.config.outputs)
     summaries: dict[str, Summary] = {}
     for method in sets:
         against = None if method.name == REFERENCE else statistics
-        summary = summarize(measured[method.name], against, truths, outputs, timestamps, method.chunk)
+        summary = summarize(measured[method.name], against, truths, READINGS, timestamps, method.chunk)
         values = summary.values | _speed(method, measured[method.name])
         warnings = [*summary.warnings, *_caveats(method, reference, measured[method.name], real, timestamps)]
         summaries[method.name] = replace(summary, values=values, warnings=warnings)

@@ -165,9 +165,14 @@ def track(frames: Iterable[np.ndarray]) -> Iterator[Face | None]:
     """
     face: Face | None = None
     for frame in frames:
-        followed = read_face(frame, face.region) if face else None
-        face = followed if followed and followed.score >= SURE else find_face(frame)
+        face = follow(frame, face)
         yield face
+
+
+def follow(frame: np.ndarray, before: Face | None) -> Face | None:
+    """The mesh in a frame of the face in the frame ``before``: one step of :func:`track`."""
+    followed = read_face(frame, before.region) if before else None
+    return followed if followed and followed.score >= SURE else find_face(frame)
 
 
 def find_face(picture: np.ndarray) -> Face | None:

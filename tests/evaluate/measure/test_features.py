@@ -16,6 +16,7 @@ from asymtalker.evaluate.measure import features
 from asymtalker.evaluate.measure.faces import DetectedFace, mesh_faces
 from asymtalker.evaluate.measure.features import STRIDE, PictureFeatures, dlib_embedding, embed_faces, measure_clip
 from asymtalker.evaluate.measure.networks import LOADERS, Networks
+from asymtalker.evaluate.measure.readings import READINGS
 from asymtalker.evaluate.measure.signals import SAME_BY_DLIB
 from asymtalker.media.registry import fetch_file
 from asymtalker.media.video import write_video
@@ -85,7 +86,7 @@ def test_blocks_do_not_matter_and_networks_see_every_fifth_frame(drawn, readout,
     np.testing.assert_allclose(whole["i3d"][1, :16], frames[16:32].mean((1, 2, 3)), rtol=1e-5)
     assert whole["identity_frames"].tolist() == list(range(0, 60, STRIDE))
     assert (whole["identity"] @ whole["portrait"])[0] == pytest.approx(1, abs=1e-5)
-    assert whole["readings"].shape == (60, 7)
+    assert whole["readings"].shape == (60, len(READINGS))
     assert whole["readout"].shape == (12, 96)
 
 
@@ -235,7 +236,8 @@ def test_a_clip_of_one_frame_is_refused(drawn, readout, tmp_path):
 
 def test_a_framed_file_is_read_as_the_corpus_is(drawn, readout, drawn_videos):
     """Framing by the face changes what the readout sees; a file of a corpus's clip must be seen as the clip is."""
-    real = measure_clip(drawn, None, SIZE, Networks(), readout).arrays["readings"]
+    real = measure_clip(drawn, None, SIZE, Networks(), readout).arrays["readout"]
     same = measure_clip(FileClip(drawn_videos / "drawn1.mp4", framed=True), None, SIZE, Networks(), readout)
     cut = measure_clip(FileClip(drawn_videos / "drawn1.mp4"), None, SIZE, Networks(), readout)
-    assert np.abs(same.arrays["readings"] - real).max() < 0.3 * np.abs(cut.arrays["readings"] - real).max()
+    assert np.abs(same.arrays["readout"] - real).max() < 0.3 * np.abs(cut.arrays["readout"] - real).max()
+    np.testing.assert_array_equal(same.arrays["readings"], cut.arrays["readings"])  # the mesh frames faces itself

@@ -17,13 +17,14 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, mesh_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
+from asymtalker.evaluate.measure.readings import MeshReadings
 from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.measure.truth import sound_delay
 from asymtalker.media.portrait import FaceBox, crop_frame
 from asymtalker.models.readout import FaceReadout
 from asymtalker.timeline import FPS
 
-VERSION = 3
+VERSION = 4
 """Of the arrays; another one measures clips anew."""
 STRIDE = 5
 """Every fifth frame, five a second, goes through the networks that look at single pictures."""
@@ -59,7 +60,8 @@ class Measured:
             - ``frames``: their number, ``()``.
             - ``change`` (F,): mean absolute difference from the frame before, of 0 to 255; ``lab`` (F, 6): mean and
               standard deviation of CIE Lab.
-            - ``readings`` (F, n): what the readout reads; ``readout`` (m, d): its features of every fifth frame.
+            - ``readings`` (F, n): the :data:`~asymtalker.evaluate.measure.readings.READINGS` of the face mesh.
+            - ``readout`` (m, d): the readout's features of every fifth frame.
             - ``inception`` (m, 2048): of every fifth frame; ``i3d`` (w, 400): of windows of 16.
             - ``identity`` (k, 512): ArcFace, of the frames ``identity_frames`` (k,); ``portrait`` (512,): of the
               picture.
@@ -91,7 +93,7 @@ def measure_clip(
             the clip's own first frame.
         size: height and width at which pictures are compared; faces are looked at as they are.
         networks: those at hand; what needs another one is left out.
-        readout: reads lips, head and eyes.
+        readout: gives features of faces.
         real_sound: ``(n,)`` at 16 kHz, of the real clip that says the same, if there is one.
 
     Raises:
@@ -169,7 +171,7 @@ def _face_extractors(
     """What else looks at a face."""
     square = clip.framed and clip.size[0] == clip.size[1]
     face = portrait_box(track.boxes[np.argmax(track.found)])  # where it was first found
-    extractors: list[Extractor] = [ReadoutFeatures(readout, None if square else face)]
+    extractors: list[Extractor] = [MeshReadings(), ReadoutFeatures(readout, None if square else face)]
     if networks.syncnet is not None:
         try:
             extractors.append(_Sync(SyncFeatures(track, clip.sound(), networks.syncnet)))
@@ -299,7 +301,7 @@ class VideoFeatures:
 
 
 class ReadoutFeatures:
-    """What the readout reads in every frame, and its features of every fifth one.
+    """The readout's features of every fifth frame.
 
     Args:
         readout: the network.
@@ -308,21 +310,21 @@ class ReadoutFeatures:
 
     def __init__(self, readout: FaceReadout, face: FaceBox | None):
         self._readout, self._face, self._strided = readout, face, _Strided()
-        self._readings: list[np.ndarray] = []
         self._features: list[np.ndarray] = []
 
     @torch.inference_mode()
     def add(self, frames: np.ndarray) -> None:
+        frames, _ = self._strided.pick(frames)
+        if not len(frames):
+            return
         if self._face is not None:
             frames = np.stack([crop_frame(frame, self._face, (CROP_SIDE, CROP_SIDE)).picture for frame in frames])
         pixels = to_pixels(frames)[0].transpose(0, 1).to(self._readout.device)  # (n, 3, H, W)
         features = self._readout.features(pixels)
-        self._readings.append(self._readout.read(features).cpu().numpy())
-        chosen, _ = self._strided.pick(features.unflatten(1, (-1, 16)).mean(2).cpu().numpy())  # mean over 4 x 4 cells
-        self._features.append(chosen)
+        self._features.append(features.unflatten(1, (-1, 16)).mean(2).cpu().numpy())  # mean over 4 x 4 cells
 
     def finish(self) -> dict[str, np.ndarray]:
-        return {"readings": np.concatenate(self._readings), "readout": np.concatenate(self._features)}
+        return {"readout": np.concatenate(self._features)}
 
 
 class _Sync:

@@ -103,7 +103,7 @@ METRICS = {
     "head_diversity": Metric(
         "Diversity of head motion", "degrees", "near", "How differently heads move in two clips; 0 if all move alike."
     ),
-    "blinks": Metric("Blinks", "a minute", "near", "As far as the readout sees them: compare with the reference."),
+    "blinks": Metric("Blinks", "a minute", "near", "As far as the face mesh sees them: compare with the reference."),
     "lip_correlation": Metric(
         "Lip aperture against truth",
         "correlation",

@@ -12,13 +12,13 @@ from asymtalker.evaluate.measure import frechet, signals
 from asymtalker.evaluate.measure.cache import read_arrays, write_arrays
 from asymtalker.evaluate.measure.features import STRIDE, Measured
 from asymtalker.evaluate.measure.metrics import METRICS
+from asymtalker.evaluate.measure.readings import ANGLES
 from asymtalker.evaluate.measure.sync import sync_score
 from asymtalker.evaluate.measure.truth import truth_score
-from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
 
 Truth = tuple[tuple[str, ...], np.ndarray]
-"""Names and values ``(F, n)`` of :func:`asymtalker.models.readout.readings_of`."""
+"""Names and values ``(F, n)`` of :func:`asymtalker.evaluate.measure.readings.readings_of`."""
 DRAWS = 1000
 SHORTFALL = 0.5
 """Seconds that a clip may be shorter than a moment it is followed to."""
@@ -116,7 +116,7 @@ def summarize(
         clips: what was measured, by name.
         reference: the real clips; ``None`` for the reference itself, which has no distance from itself.
         truths: ground truth, by name, of those that have some.
-        outputs: names of the readout's readings.
+        outputs: names of the readings.
         timestamps: seconds at which FID is followed.
         chunk: frames of the first chunk of a video and of each later one.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import correlate
 
-from asymtalker.models.readout import ANGLES, APERTURE
+from asymtalker.evaluate.measure.readings import ANGLES, APERTURE
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 MAX_LAG = 6
@@ -40,7 +40,7 @@ class TruthScore:
         blendshape_error: mean absolute error of the weights (0 to 1) of those blendshapes that move in the truth.
         pose_error: root mean square angle between yaw, pitch and roll and the true ones, in degrees.
 
-    Both count from the clip's mean, as readings are right but for a constant.
+    Both count from the clip's mean, as faces at rest differ.
     """
 
     lips: LipScore
@@ -58,7 +58,7 @@ def truth_score(
     """Compare readings ``(F, n)`` with what is known of the clip ``(F', m)``, over the frames both have.
 
     Args:
-        names: of the columns of ``readings``, see :func:`asymtalker.models.readout.readings_of`.
+        names: of the columns of ``readings``, see :func:`asymtalker.evaluate.measure.readings.readings_of`.
         readings: of generated or real frames.
         true_names: of the columns of ``truth``.
         truth: the clip's own, or another's to know what chance gives.
