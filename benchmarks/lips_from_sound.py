@@ -1,10 +1,10 @@
-"""How much of the lips' motion of people never heard lies in an audio encoder's features: ridge regression of 11 frames
-of features on the lip aperture of GRID clips.
+"""How much of the lips' motion of people never heard lies in an audio encoder's features: ridge regression of 11
+frames of features on the lip aperture of GRID clips.
 
 python benchmarks/lips_from_sound.py MESH CLIPS ENCODER...
 
 MESH is an npz of face-mesh points of the clips, ``<clip>.P`` (frames, 478, 3) and ``<clip>.S`` (frames,), the score of
-each; CLIPS a folder with the clips and ``index.tsv``; an ENCODER is a folder of ``Wav2Vec2Model`` or a folder that
+each; CLIPS a folder with the clips and ``index.tsv``; an ENCODER is an ``audio_encoder`` folder, or a folder that
 ``runs/speech.py`` made, whose targets are then measured instead.
 
 The regression is fitted on four of five clips of speaker s1 and what is trained on of s4; how strongly it is held back
@@ -19,11 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Wav2Vec2Model
 
 from asymtalker.media.read import read_audio
-from asymtalker.models.audio import ArraySource, AudioFeatures, at_frames
-from asymtalker.models.loading import load_network
+from asymtalker.models.audio import ArraySource, AudioEncoder, AudioFeatures, at_frames, load_audio_encoder
 from asymtalker.parts.audio import feature_extractor
 from asymtalker.parts.recordings import Recording, split_of_recording
 
@@ -41,7 +39,9 @@ def apertures(mesh: Path) -> dict[str, np.ndarray]:
         for key in (name[:-2] for name in file.files if name.endswith(".P")):
             points, scores = file[f"{key}.P"], file[f"{key}.S"]
             if len(points) and (scores >= 0.5).all() and not np.isnan(points).any():
-                gap, width = (np.linalg.norm(points[:, a] - points[:, b], axis=-1) for a, b in (INNER_LIPS, EYE_CORNERS))
+                gap, width = (
+                    np.linalg.norm(points[:, a] - points[:, b], axis=-1) for a, b in (INNER_LIPS, EYE_CORNERS)
+                )
                 found[key] = gap / width
     return found
 
@@ -56,15 +56,15 @@ def features(source: Path, clips: Path, name: str, frames: int) -> np.ndarray | 
     if not recording.exists():
         return None
     targets = torch.from_numpy(Recording.load(recording).targets)[None]
-    return at_frames(targets, 200, frames)[0].numpy()  # Whisper's first output is centred on sample 0
+    return at_frames(targets, 0, frames, centre=0)[0].numpy()
 
 
-_LOADED: dict[Path, Wav2Vec2Model] = {}
+_LOADED: dict[Path, AudioEncoder] = {}
 
 
-def _encoder(folder: Path) -> Wav2Vec2Model:
+def _encoder(folder: Path) -> AudioEncoder:
     if folder not in _LOADED:
-        _LOADED[folder] = load_network(Wav2Vec2Model, folder, torch.float32)
+        _LOADED[folder] = load_audio_encoder(folder).eval().requires_grad_(False)
     return _LOADED[folder]
 
 

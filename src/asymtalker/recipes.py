@@ -112,7 +112,9 @@ def smoke() -> Recipe:
         codec=replace(recipe.codec, frames=9, crop=64, loop=LoopConfig(steps=30, batch=1, checkpoint_every=10)),
         audio=replace(
             recipe.audio,
-            model=replace(recipe.audio.model, hidden_size=96, num_hidden_layers=2, num_attention_heads=2, intermediate_size=192),
+            model=replace(
+                recipe.audio.model, hidden_size=96, num_hidden_layers=2, num_attention_heads=2, intermediate_size=192
+            ),
             seconds=2.0,
             loop=LoopConfig(steps=30, batch=4, checkpoint_every=10),
         ),

@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from torch import nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.codec import Codec, fetch_frames, latent_size, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
@@ -42,7 +42,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media.portrait import paste_back
 from asymtalker.media.read import AudioSource
 from asymtalker.media.video import VideoWriter, check_output
-from asymtalker.models.audio import AudioFeatures
+from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
@@ -58,7 +58,7 @@ from asymtalker.training.distributed import start, world
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
     "vae": AutoencoderKLWan,
-    "audio_encoder": Wav2Vec2Model,
+    "audio_encoder": AudioEncoder,
     "feature_extractor": Wav2Vec2FeatureExtractor,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
@@ -118,7 +118,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         self,
         transformer: AsymTalkerTransformer3DModel,
         vae: AutoencoderKLWan,
-        audio_encoder: Wav2Vec2Model,
+        audio_encoder: AudioEncoder,
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: ImageEncoder | None = None,
@@ -179,7 +179,12 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         folder = checkpoint_folder(pretrained_model_name_or_path)
         settings = read_index(folder, cls.__name__, PARTS)
-        parts = {name: load_part(kind, folder / name, torch_dtype) for name, kind in PARTS.items()}
+        parts = {
+            name: load_audio_encoder(folder / name, torch_dtype)
+            if kind is AudioEncoder
+            else load_part(kind, folder / name, torch_dtype)
+            for name, kind in PARTS.items()
+        }
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
             return cls(**parts, **settings)

@@ -20,8 +20,8 @@ from asymtalker.config import SpeechEncoderConfig
 
 WINDOW, HOP, MELS = 400, 160, 80  # samples, samples, bands: Whisper's
 FLOOR = -7.0
-"""Powers (log10) below it are silence. Whisper's own floor lies 8 under the loudest moment, which sound that still grows
-does not know."""
+"""Powers (log10) below it are silence. Whisper's own floor lies 8 under the loudest moment, which sound that still
+grows does not know."""
 
 
 class SpeechEncoder(ModelMixin, ConfigMixin):

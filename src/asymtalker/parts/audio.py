@@ -109,7 +109,9 @@ class RealSpeech:
     def _load(self, name: str) -> Recording:
         return Recording.load(self.folder / name)
 
-    def draw(self, rng: np.random.Generator, seconds: float, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(
+        self, rng: np.random.Generator, seconds: float, split: Split
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Samples, labels and Whisper's outputs of a random piece, in half of the cases spoken faster (and higher, as
         of a smaller person) or slower."""
         recording = self._load(str(rng.choice(self.names[split], p=self.weights[split])))
@@ -201,7 +203,7 @@ def save_head(model: HearingNetwork, folder: Path) -> None:
 
 
 def hearing_losses(model: HearingNetwork, batch: Batch, config: AudioTrainConfig) -> dict[str, Tensor]:
-    """Cross-entropy of phonemes, squared error of the teacher's outputs in spreads, and the share of right phonemes."""
+    """Cross-entropy of phonemes, squared error of Whisper's outputs in spreads, and the share of right phonemes."""
     device = config.loop.device
     with autocast(config.loop):
         logits, guessed = (output.float() for output in model(batch.samples.to(device)))
