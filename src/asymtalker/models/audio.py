@@ -22,6 +22,8 @@ BLOCK_FRAMES = 100
 """Features are computed for 4 s at a time, on a grid fixed to the start of the sound."""
 CONTEXT_FRAMES = 25
 """Sound heard before and after a block, so that its edges do not show."""
+PAST_FRAMES = 50
+"""Sound heard before what is asked for, where sound still grows."""
 STRIDE, RECEPTIVE_FIELD = 320, 400  # samples, of every wav2vec2
 SCAN_SAMPLES = 6 * timeline.SAMPLE_RATE  # looked at together when a level is measured
 VARIANCE_EPS = 1e-7  # of transformers' extractor
@@ -244,22 +246,34 @@ class AudioFeatures:
         offset = blocks.start * BLOCK_FRAMES
         return features[:, start - offset : stop - offset]
 
-    @torch.no_grad()
+    def latest(self, start: int, stop: int, ahead: int) -> Tensor:
+        """Features ``(1, stop - start, A)`` of frames ``[start, stop)`` while the sound still grows: of the sound up
+        to frame ``stop + ahead`` alone, and of ``PAST_FRAMES`` before ``start``.
+
+        They are near those of :meth:`frames`, the nearer the more is heard ahead (docs/log.md has the figures).
+        """
+        first = start - PAST_FRAMES
+        return self._heard(first, stop + ahead - first, start - first, stop - start)
+
     def _block(self, index: int) -> Tensor:
         if index not in self._blocks:
-            first = (index * BLOCK_FRAMES - CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
-            length = (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
-            device = self.encoder.device
-            if self.level is not None:
-                self.level.measure(first + length)
-            samples = send(torch.from_numpy(self.source.read(first, first + length))[None], device)  # (1, N)
-            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                if self.level is None:
-                    hidden = self.encoder(samples.to(self.encoder.dtype)).last_hidden_state.float()
-                else:
-                    hidden = self.level.encode(samples).float()
-            lead = CONTEXT_FRAMES * timeline.SAMPLES_PER_FRAME
-            self._blocks[index] = at_frames(hidden, lead, BLOCK_FRAMES, first_centre(self.encoder))
+            first, length = index * BLOCK_FRAMES - CONTEXT_FRAMES, BLOCK_FRAMES + 2 * CONTEXT_FRAMES
+            self._blocks[index] = self._heard(first, length, CONTEXT_FRAMES, BLOCK_FRAMES)
             if len(self._blocks) > 4:  # a chunk with its context spans three blocks at most
                 self._blocks.popitem(last=False)
         return self._blocks[index]
+
+    @torch.no_grad()
+    def _heard(self, first: int, length: int, lead: int, count: int) -> Tensor:
+        """``count`` frames, of which ``lead`` come before, of ``length`` frames of sound from frame ``first`` on."""
+        start, stop = (frame * timeline.SAMPLES_PER_FRAME for frame in (first, first + length))
+        device = self.encoder.device
+        if self.level is not None:
+            self.level.measure(stop)
+        samples = send(torch.from_numpy(self.source.read(start, stop))[None], device)  # (1, N)
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            if self.level is None:
+                hidden = self.encoder(samples.to(self.encoder.dtype)).last_hidden_state.float()
+            else:
+                hidden = self.level.encode(samples).float()
+        return at_frames(hidden, lead * timeline.SAMPLES_PER_FRAME, count, first_centre(self.encoder))

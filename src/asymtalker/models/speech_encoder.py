@@ -42,16 +42,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
         self.conv1 = nn.Conv1d(MELS, hidden_size, 3, padding=1)
         self.conv2 = nn.Conv1d(hidden_size, hidden_size, 3, stride=2, padding=1)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                hidden_size,
-                num_attention_heads,
-                intermediate_size,
-                dropout=0.0,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(num_hidden_layers)
+            _Layer(hidden_size, num_attention_heads, intermediate_size) for _ in range(num_hidden_layers)
         )
         self.layer_norm = nn.LayerNorm(hidden_size)
 
@@ -73,6 +64,26 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
             waves = torch.stft(samples, WINDOW, HOP, window=window, return_complex=True)[..., :-1]
             power = self.mel.float() @ waves.abs().square()
             return (power.clamp_min(10**FLOOR).log10() + 4) / 4
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int, heads: int, intermediate_size: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, intermediate_size)
+        self.linear2 = nn.Linear(intermediate_size, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(B, N, A)`` to the same."""
+        parts = self.attention(self.norm1(hidden)).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, A / heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (B, heads, N, A / heads)
+        heard = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)  # (B, N, A)
+        hidden = hidden + self.out(heard)
+        return hidden + self.linear2(F.gelu(self.linear1(self.norm2(hidden))))
 
 
 def positions(count: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -105,8 +116,8 @@ def whisper_weights(path: Path) -> dict[str, Tensor]:
     found = {name.removeprefix("encoder/"): value for name, value in _ctranslate2(path) if name.startswith("encoder/")}
     renamed = {
         "conv1/": "conv1.", "conv2/": "conv2.", "layer_norm/": "layer_norm.",
-        "self_attention/layer_norm/": "norm1.", "self_attention/linear_0/": "self_attn.in_proj_",
-        "self_attention/linear_1/": "self_attn.out_proj.",
+        "self_attention/layer_norm/": "norm1.", "self_attention/linear_0/": "attention.",
+        "self_attention/linear_1/": "out.",
         "ffn/layer_norm/": "norm2.", "ffn/linear_0/": "linear1.", "ffn/linear_1/": "linear2.",
     }  # fmt: skip
     weights = {"mel": torch.from_numpy(_mel_filters())}
