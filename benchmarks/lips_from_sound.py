@@ -27,7 +27,7 @@ from asymtalker.parts.recordings import Recording, split_of_recording
 
 REACH = 5
 """Frames before and after."""
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)
 """Of the ridge, in shares of the features' mean square."""
 INNER_LIPS, EYE_CORNERS = (13, 14), (33, 263)
 
