@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Makes the bundled model, src/asymtalker/assets/tiny, and the readout that measures it, assets/readout, from nothing:
-# tiny.sh PORTRAITS [OUT]
-# PORTRAITS is a folder of portraits, or cc0 for the registered CC0 set.
+# tiny.sh PORTRAITS SPEECH WHISPER [OUT]
+# PORTRAITS is a folder of portraits, or cc0 for the registered CC0 set; SPEECH what runs/speech.py made of recordings
+# of real people, WHISPER the folder of Whisper tiny.en that it used.
 # Needs asymtalker[synth,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
 # run took and gave.
 set -euo pipefail
 portraits=${1:?give a folder of portraits, or cc0}
-out=${2:-runs/out/tiny}
+speech=${2:?give a folder that runs/speech.py made}
+whisper=${3:?give the folder of Whisper tiny.en}
+out=${4:-runs/out/tiny}
 
 corpus() {
     asymtalker synth --out "$1" --clips "$2" --head-motion "$3" --photo-fraction 0.85 --portraits "$portraits" "${@:4}"
@@ -18,7 +21,7 @@ teacher() {
 corpus "$out/corpus" 400 0.1 --seconds 9.6 --pico-share 0.2 --seed 6
 corpus "$out/still" 128 0 --seconds 6.4 --pico-share 0.2 --seed 6
 asymtalker train --part codec --corpus "$out/corpus" --portraits "$portraits" --run "$out/codec"
-asymtalker train --part audio --config.pico-share 0.4 --run "$out/audio"
+asymtalker train --part audio --config.pico-share 0.2 --speech "$speech" --whisper "$whisper" --run "$out/audio"
 mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
 # Lips first: small windows at the mouth, mostly at noise levels where only the sound says what lips do.

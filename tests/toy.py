@@ -18,6 +18,7 @@ from asymtalker.config import (
     DistillConfig,
     LoopConfig,
     OptimizerConfig,
+    SpeechEncoderConfig,
     TeacherConfig,
     TransformerConfig,
 )
@@ -40,6 +41,7 @@ TOY_CODEC = CodecConfig(
 TOY_AUDIO = AudioEncoderConfig(
     conv_dim=(8, 8, 8, 8, 8, 8, 8), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
 )
+TOY_SPEECH = SpeechEncoderConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 TOY_TRANSFORMER = TransformerConfig(
     num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32, prediction_type="clean"
 )

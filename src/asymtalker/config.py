@@ -198,12 +198,27 @@ class AudioEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioTrainConfig:
-    """Training of a small wav2vec2 on frame-wise phonemes of synthetic speech."""
+class SpeechEncoderConfig:
+    """Size of ``models/speech_encoder.py``; Whisper tiny's is 384, 4, 6, 1536."""
 
-    model: AudioEncoderConfig
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioTrainConfig:
+    """Training of the speech encoder on frame-wise phonemes and on what Whisper hears."""
+
+    model: SpeechEncoderConfig
     seconds: float
-    """Length of a training utterance."""
+    """Length of the longest training utterances. In each step all are as long, or two thirds or a third of it, and
+    then so many more."""
+    real_share: float = 0.5
+    """Share of utterances that are recordings of real people, where a folder of them is given."""
+    teacher_weight: float = 1.0
+    """Weight of the squared error of Whisper's outputs for the undisturbed sound, in their spreads."""
     pico_share: float = 0.0
     """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``). None of its six
     voices is held out: the test accuracy is espeak-ng's alone."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from asymtalker.config import (
-    AudioEncoderConfig,
     AudioTrainConfig,
     ChunkConfig,
     CodecConfig,
@@ -19,6 +18,7 @@ from asymtalker.config import (
     ReadoutTrainConfig,
     Recipe,
     SamplerConfig,
+    SpeechEncoderConfig,
     TeacherConfig,
     TransformerConfig,
 )
@@ -43,16 +43,13 @@ def tiny() -> Recipe:
             ),
         ),
         audio=AudioTrainConfig(
-            model=AudioEncoderConfig(
-                conv_dim=(64, 64, 64, 96, 96, 128, 128),
-                hidden_size=192,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                intermediate_size=512,
+            model=SpeechEncoderConfig(
+                hidden_size=384, num_hidden_layers=4, num_attention_heads=6, intermediate_size=1536
             ),
-            seconds=4.0,
-            loop=LoopConfig(steps=3_600, batch=8, log_every=20),
-            optimizer=OptimizerConfig(lr=1.5e-3, betas=(0.9, 0.98), final_scale=0.05, ema_decay=0.99),
+            seconds=6.0,
+            real_share=0.7,
+            loop=LoopConfig(steps=500, batch=4, log_every=10, checkpoint_every=100),
+            optimizer=OptimizerConfig(lr=4e-4, betas=(0.9, 0.98), warmup_steps=40, final_scale=0.03, ema_decay=0.99),
         ),
         readout=ReadoutTrainConfig(
             width=24,
@@ -117,7 +114,14 @@ def smoke() -> Recipe:
                 lr=5e-4, betas=(0.9, 0.99), weight_decay=0.0, warmup_steps=100, final_scale=0.05, ema_decay=0.99
             ),
         ),
-        audio=replace(recipe.audio, seconds=2.0, loop=LoopConfig(steps=30, batch=4, checkpoint_every=10)),
+        audio=replace(
+            recipe.audio,
+            model=replace(
+                recipe.audio.model, hidden_size=96, num_hidden_layers=2, num_attention_heads=2, intermediate_size=192
+            ),
+            seconds=2.0,
+            loop=LoopConfig(steps=30, batch=4, checkpoint_every=10),
+        ),
         readout=replace(recipe.readout, loop=LoopConfig(steps=30, batch=16, checkpoint_every=10)),
         teacher=replace(
             recipe.teacher,

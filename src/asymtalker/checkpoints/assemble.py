@@ -9,7 +9,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.checkpoints.settings import Assemble
 from asymtalker.codec import latent_size
@@ -18,6 +18,7 @@ from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import check_writable, save_atomic
 from asymtalker.media.portrait import parse_size
+from asymtalker.models.audio import AudioEncoder, load_audio_encoder
 from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -44,7 +45,7 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
         raise UserError(f"--steps must be at least 1, not {steps}.")
     transformer = _load(AsymTalkerTransformer3DModel, settings.transformer, dtype)
     vae = _load(AutoencoderKLWan, settings.vae, dtype)
-    audio_encoder = _load(Wav2Vec2Model, settings.audio / "audio_encoder", dtype)
+    audio_encoder = _nameless(load_audio_encoder(settings.audio / "audio_encoder", dtype))
     _check_fit(transformer, vae, audio_encoder, size)
     pipeline = AsymTalkerPipeline(
         transformer=transformer,
@@ -86,7 +87,7 @@ def _trained_for(transformer: Path, recipe: Recipe) -> tuple[ChunkConfig, Sample
 def _check_fit(
     transformer: AsymTalkerTransformer3DModel,
     vae: AutoencoderKLWan,
-    audio_encoder: Wav2Vec2Model,
+    audio_encoder: AudioEncoder,
     size: tuple[int, int],
 ) -> None:
     """Refuse parts that were not trained with each other, as far as their sizes tell."""
@@ -105,7 +106,10 @@ def _check_fit(
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    part = load_part(kind, folder, dtype)
-    if issubclass(kind, ConfigMixin):
+    return _nameless(load_part(kind, folder, dtype))
+
+
+def _nameless(part: Any) -> Any:
+    if isinstance(part, ConfigMixin):
         part.register_to_config(_name_or_path="")  # where it lay on this machine is nobody's business
     return part

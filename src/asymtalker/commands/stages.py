@@ -58,11 +58,16 @@ class TrainMotionCodec(_Run):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAudio(_Run):
-    """Train a small wav2vec2 on synthetic speech; writes RUN/audio_encoder and RUN/feature_extractor."""
+    """Train the speech encoder on synthetic voices and recordings; writes RUN/audio_encoder and
+    RUN/feature_extractor."""
 
     config: AudioTrainConfig
     part: Literal["audio"] = "audio"
     """Which network to train."""
+    speech: Path | None = None
+    """Folder of recordings of real people, as runs/speech.py makes it."""
+    whisper: Path | None = None
+    """Folder of a Whisper model in CTranslate2's form, of the recipe's size, to begin with its encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +314,7 @@ def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainReadout | 
     elif isinstance(settings, TrainAudio):
         from asymtalker.parts.audio import train_audio
 
-        train_audio(settings.config, settings.run)
+        train_audio(settings.config, settings.run, settings.speech, settings.whisper)
     elif isinstance(settings, TrainReadout):
         from asymtalker.parts.readout import train_readout
 

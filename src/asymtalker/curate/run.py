@@ -29,9 +29,9 @@ SHARD_CLIPS = 32
 class Curate:
     """Make a corpus of real videos, each of one person who speaks: framed around the face, 25 FPS, with face masks.
 
-    A table index.tsv in the folder may say in a column speaker who speaks in which file; else each video is of a person
-    of its own. A tenth of the people, three at least, is held out, those of the fewest videos. The same command goes on
-    where it was stopped.
+    A table index.tsv in the folder may say in a column speaker who speaks in which file; else each video is of a
+    person of its own. A tenth of the people, three at least, is held out, those of the fewest videos. The same command
+    goes on where it was stopped.
     """
 
     input: Path

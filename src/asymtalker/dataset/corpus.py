@@ -139,7 +139,8 @@ class ShardWriter:
                     if name.endswith(".json"):
                         file.seek(offset)
                         info = json.loads(file.read(size))
-                        rows.append(ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)}))
+                        known = {f.name: info[f.name] for f in fields(ManifestRow)}
+                        rows.append(ManifestRow(**known | {"shard": shard.name}))  # corpora can be put together
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])

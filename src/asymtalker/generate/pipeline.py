@@ -20,7 +20,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from torch import nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.codec import fetch_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
@@ -42,7 +42,7 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media.portrait import paste_back
 from asymtalker.media.read import AudioSource
 from asymtalker.media.video import VideoWriter, check_output
-from asymtalker.models.audio import AudioFeatures
+from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
@@ -60,7 +60,7 @@ from asymtalker.training.distributed import start, world
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
     "vae": (AutoencoderKLWan, MotionCodecModel),
-    "audio_encoder": Wav2Vec2Model,
+    "audio_encoder": AudioEncoder,
     "feature_extractor": Wav2Vec2FeatureExtractor,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
@@ -120,7 +120,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         self,
         transformer: AsymTalkerTransformer3DModel,
         vae: AutoencoderKLWan | MotionCodecModel,
-        audio_encoder: Wav2Vec2Model,
+        audio_encoder: AudioEncoder,
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: ImageEncoder | None = None,
@@ -181,8 +181,11 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         folder = checkpoint_folder(pretrained_model_name_or_path)
         settings = read_index(folder, cls.__name__, PARTS)
-        parts = {name: load_part(kind, folder / name, torch_dtype) for name, kind in PARTS.items() if name != "vae"}
-        parts["vae"] = load_codec_network(folder / "vae", torch_dtype)
+        parts: dict[str, Any] = {
+            "vae": load_codec_network(folder / "vae", torch_dtype),
+            "audio_encoder": load_audio_encoder(folder / "audio_encoder", torch_dtype),
+        }
+        parts |= {n: load_part(kind, folder / n, torch_dtype) for n, kind in PARTS.items() if n not in parts}
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
             return cls(**parts, **settings)

@@ -24,10 +24,42 @@ RIGHT_LIDS = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 14
 LEFT_LIDS = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
 BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 CHIN = (152, 148, 377, 176, 400, 199, 200, 175, 18, 83, 313)
-RIM = (10, 338, 297, 332, 284, 251, 389, 356, 454, 127, 162, 21, 54, 103, 67, 109, 151, 108, 337, 69, 299, 104, 333, 68,
-       298)
-IMPORTANCE = ((LIPS, 1.5), (INNER_LIPS, 2.5), (RIGHT_LIDS + LEFT_LIDS, 2.0), (range(468, 478), 2.0), (BROWS, 0.7),
-              (CHIN, 0.5), (RIM, 0.05))
+RIM = (
+    10,
+    338,
+    297,
+    332,
+    284,
+    251,
+    389,
+    356,
+    454,
+    127,
+    162,
+    21,
+    54,
+    103,
+    67,
+    109,
+    151,
+    108,
+    337,
+    69,
+    299,
+    104,
+    333,
+    68,
+    298,
+)
+IMPORTANCE = (
+    (LIPS, 1.5),
+    (INNER_LIPS, 2.5),
+    (RIGHT_LIDS + LEFT_LIDS, 2.0),
+    (range(468, 478), 2.0),
+    (BROWS, 0.7),
+    (CHIN, 0.5),
+    (RIM, 0.05),
+)
 """Weights of points in the basis; all others 0.3."""
 
 
@@ -216,16 +248,22 @@ def fit_basis(
     vectors = vectors[:, -basis.components :].flip(1).float()
     basis.read.copy_((metric[:, None] * vectors).T)
     components = displaced @ basis.read.T
-    basis.modes.copy_(torch.linalg.lstsq(components.double(), displaced.double()).solution.float().T.unflatten(0, (POINTS, 3)))
+    basis.modes.copy_(
+        torch.linalg.lstsq(components.double(), displaced.double()).solution.float().T.unflatten(0, (POINTS, 3))
+    )
     kept = {"expression": float(values[-basis.components :].sum() / values.sum())}
     square = (importance.square()[:, None] * face.square()).sum()
     basis.gains.copy_(torch.stack([square.sqrt(), *[importance.norm()] * 2, *[(square * 2 / 3).sqrt()] * 3]))
     motions = [basis.motion(points, size) for points, size in zip(clips, sizes, strict=True)]
     # What goes back and forth from frame to frame is the face mesh's error; what it errs by for longer is thrice that.
     jitter = torch.cat([w**0.5 * (m[2:] - 2 * m[1:-1] + m[:-2]) for m, w in zip(motions, weights, strict=True)])
-    basis.noise.copy_(3 * (jitter.square().sum(0) / 6 / sum(w * len(m) for m, w in zip(motions, weights, strict=True))).sqrt())
+    basis.noise.copy_(
+        3 * (jitter.square().sum(0) / 6 / sum(w * len(m) for m, w in zip(motions, weights, strict=True))).sqrt()
+    )
     stacks = [m.unfold(0, STACK, 1).transpose(1, 2).flatten(1) for m in motions]
-    basis.mean.copy_((sum(w * s.sum(0) for s, w in zip(stacks, weights)) / sum(w * len(s) for s, w in zip(stacks, weights))))
+    basis.mean.copy_(
+        sum(w * s.sum(0) for s, w in zip(stacks, weights)) / sum(w * len(s) for s, w in zip(stacks, weights))
+    )
     # of all four frames alike, so that a head that stands still is the same in every latent
     basis.mean.copy_(basis.mean.view(STACK, -1).mean(0).repeat(STACK))
     spread = torch.cat([w**0.5 * (s - s.mean(0)) for s, w in zip(stacks, weights, strict=True)])

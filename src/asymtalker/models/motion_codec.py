@@ -127,8 +127,13 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):
             added = self.paint(portrait, change, pose).float()
         for index in range(len(part)):  # each square lies elsewhere
-            self._add(part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index]))
-        height, width = min(part.shape[2], picture.shape[2] - sheet.top), min(part.shape[3], picture.shape[3] - sheet.left)
+            self._add(
+                part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index])
+            )
+        height, width = (
+            min(part.shape[2], picture.shape[2] - sheet.top),
+            min(part.shape[3], picture.shape[3] - sheet.left),
+        )
         frame = picture.repeat(len(part), 1, 1, 1)
         frame[:, :, sheet.top : sheet.top + height, sheet.left : sheet.left + width] = part[:, :, :height, :width]
         return frame

@@ -47,7 +47,9 @@ class Painter(nn.Module):
             portrait: ``(B, 3, S, S)`` the same square of the portrait at rest.
             opened: ``(B, 1, S, S)`` share of the mouth's inside there.
         """
-        x = self.into(nn.functional.pixel_unshuffle(torch.cat([moved, 2 * inside - 1, portrait, 2 * opened - 1], 1), 2))
+        x = self.into(
+            nn.functional.pixel_unshuffle(torch.cat([moved, 2 * inside - 1, portrait, 2 * opened - 1], 1), 2)
+        )
         kept = []
         for index, block in enumerate(self.down):
             x = block(nn.functional.avg_pool2d(x, 2) if index else x)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asymtalker.models.motion import POSE, MotionBasis
-from asymtalker.models.sheet import Motion, Sheet
+from asymtalker.models.motion import MotionBasis
+from asymtalker.models.sheet import Sheet
 
 STEPS = (3, 3)  # at a blurred picture, then at the sheet's own cells
 PICTURE_NOISE = 0.05  # of a cell's brightness in [-1, 1], with what neighbouring cells tell twice
@@ -50,7 +50,11 @@ class Register:
     def _level(self, grey: Tensor, blur: bool) -> Tensor:
         cell = self.sheet.cell
         low = F.avg_pool2d(grey, cell, ceil_mode=True) if cell > 1 else grey
-        return F.avg_pool2d(low, 5, 1, 2, count_include_pad=False) if blur else F.avg_pool2d(low, 3, 1, 1, count_include_pad=False)
+        return (
+            F.avg_pool2d(low, 5, 1, 2, count_include_pad=False)
+            if blur
+            else F.avg_pool2d(low, 3, 1, 1, count_include_pad=False)
+        )
 
     def _at(self, level: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Brightness ``(n,)`` and its gradient ``(n, 2)`` by pixels, at ``place`` ``(n, 2)``."""
@@ -59,7 +63,9 @@ class Register:
         scale = place.new_tensor([2 / (width * cell), 2 / (height * cell)])
 
         def look(at: Tensor) -> Tensor:
-            return F.grid_sample(level, (at * scale - 1)[None, None], padding_mode="border", align_corners=False)[0, 0, 0]
+            return F.grid_sample(level, (at * scale - 1)[None, None], padding_mode="border", align_corners=False)[
+                0, 0, 0
+            ]
 
         steps = place.new_tensor([[cell, 0.0], [0.0, cell]])
         gradient = torch.stack([(look(place + step) - look(place - step)) / (2 * cell) for step in steps], -1)

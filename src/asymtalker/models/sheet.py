@@ -133,7 +133,9 @@ class Sheet:
     tracked: Tensor
 
 
-def build_sheet(points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[int, int], picture: np.ndarray) -> Sheet:
+def build_sheet(
+    points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[int, int], picture: np.ndarray
+) -> Sheet:
     """The sheet of a portrait.
 
     Args:
@@ -240,7 +242,18 @@ def build_sheet(points: np.ndarray, pose: Pose, modes: np.ndarray, size: tuple[i
             fill = torch.from_numpy(0.25 * (picture[lips[:, 1], lips[:, 0]].astype(np.float32).mean(0) / 127.5) - 1)
         openings.append(Opening(layer(box, parts[1]), layer(box, within), covers, fill))
     whole = slice(0, rows), slice(0, columns)
-    return Sheet(cell, left, top, columns, rows, layer(whole, above), tuple(openings), pose, torch.from_numpy(skin), layer(whole, field).modes)
+    return Sheet(
+        cell,
+        left,
+        top,
+        columns,
+        rows,
+        layer(whole, above),
+        tuple(openings),
+        pose,
+        torch.from_numpy(skin),
+        layer(whole, field).modes,
+    )
 
 
 def _smooth(x: np.ndarray) -> np.ndarray:
@@ -347,8 +360,15 @@ class Motion:
         return layer.displacement(self.turn, self.shift, self.expression)
 
 
-def blend(sheet: Sheet, opening: Opening, picture: Tensor, above: tuple[Tensor, Tensor], motion: Motion,
-          target: Tensor, zoom: int = 1) -> tuple[Tensor, Tensor]:
+def blend(
+    sheet: Sheet,
+    opening: Opening,
+    picture: Tensor,
+    above: tuple[Tensor, Tensor],
+    motion: Motion,
+    target: Tensor,
+    zoom: int = 1,
+) -> tuple[Tensor, Tensor]:
     """An opening with its surroundings: what is above its line, what is below it, and between them what is inside.
 
     Args:

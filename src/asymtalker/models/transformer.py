@@ -364,7 +364,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             nn.init.zeros_(cast(nn.Linear, block.attn2.to_out[0]).weight)
             block.scale_shift_table.data[:, 5] += 1  # the gate of the feed-forward layer
         latent_channels = self.config.latent_channels
-        if self.config.prediction_type != "velocity":  # a velocity holds the noise, which then must pass from the start
+        if (
+            self.config.prediction_type != "velocity"
+        ):  # a velocity holds the noise, which then must pass from the start
             self.patch_embedding.weight.data[:, :latent_channels] = 0
             if self.refiner is not None:
                 self.refiner.conv_in.weight.data[:, latent_channels : 2 * latent_channels] = 0

@@ -168,8 +168,14 @@ class Squares:
         folder: where they are kept.
     """
 
-    def __init__(self, config: MotionCodecTrainConfig, codec: MotionCodecModel, clips: Sequence[Clip], points: dict[str, np.ndarray],
-                 folder: Path):
+    def __init__(
+        self,
+        config: MotionCodecTrainConfig,
+        codec: MotionCodecModel,
+        clips: Sequence[Clip],
+        points: dict[str, np.ndarray],
+        folder: Path,
+    ):
         self.config, self.codec, self.points, self.folder = config, codec, points, folder
         self.keys = [clip.key for clip in clips]
         self.weights = torch.tensor(weights(clips))

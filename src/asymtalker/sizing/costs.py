@@ -22,7 +22,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import build_vae
 from asymtalker.config import Recipe
-from asymtalker.models.audio import build_audio_encoder
+from asymtalker.models.audio import AudioEncoder
+from asymtalker.models.speech_encoder import build_speech_encoder
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -96,9 +97,9 @@ def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
     return build_vae(recipe.codec.model) if recipe.codec else AutoencoderKLWan()
 
 
-def recipe_audio_encoder(recipe: Recipe) -> Wav2Vec2Model:
-    """The wav2vec2 of a recipe; transformers' defaults are the published base model's."""
-    return build_audio_encoder(recipe.audio.model) if recipe.audio else Wav2Vec2Model(Wav2Vec2Config())
+def recipe_audio_encoder(recipe: Recipe) -> AudioEncoder:
+    """The audio encoder of a recipe; transformers' defaults are the published base model's."""
+    return build_speech_encoder(recipe.audio.model) if recipe.audio else Wav2Vec2Model(Wav2Vec2Config())
 
 
 def num_parameters(parameters: Iterable[Tensor]) -> int:

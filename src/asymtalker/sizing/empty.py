@@ -9,11 +9,10 @@ from typing import Any, TypeVar, cast
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import latent_size
 from asymtalker.config import ChunkConfig
-from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
+from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, audio_encoder_like
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.rollout import TAIL_CONTEXT
@@ -97,7 +96,7 @@ def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) 
     """
     frames, size, dtype = network["frames"], network["size"], getattr(torch, network["codec_dtype"])
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)
-    encoder = frozen_on_meta(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"])), dtype)
+    encoder = frozen_on_meta(lambda: audio_encoder_like(network["audio_encoder"]), dtype)
     cells = latent_size(size, network["vae"]["scale_factor_spatial"], network["transformer"]["patch_size"])
     block = torch.empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME, dtype=dtype, device="meta")
     parts: dict[str, Callable[[], Tensor]] = {

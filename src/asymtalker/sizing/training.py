@@ -13,13 +13,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import flow
 from asymtalker.codec import WanCodec, latent_size, recompute_decoder
 from asymtalker.config import DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.buckets import Size
 from asymtalker.errors import UserError
+from asymtalker.models.audio import audio_encoder_like
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.sizing.costs import (
     Cost,
@@ -61,7 +62,7 @@ def frozen_of_recipe(recipe: Recipe) -> Frozen:
 def frozen_like(frozen: Frozen) -> Frozen:
     """Frozen networks without memory, of the sizes of those of a run."""
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(frozen.codec.vae.config)))
-    encoder = frozen_on_meta(lambda: Wav2Vec2Model(frozen.audio_encoder.config))
+    encoder = frozen_on_meta(lambda: audio_encoder_like(frozen.audio_encoder.config))
     return replace(frozen, codec=WanCodec(vae), audio_encoder=encoder, device=torch.device("meta"))
 
 

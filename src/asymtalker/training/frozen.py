@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.codec import Codec
 from asymtalker.config import IdentityStrategy, LoopConfig, difference
 from asymtalker.errors import UserError
+from asymtalker.models.audio import AudioEncoder, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import Identity, ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import load_part
@@ -32,7 +33,7 @@ class Frozen:
 
     Attributes:
         codec: the 3D causal VAE, or the codec of motion.
-        audio_encoder: wav2vec2.
+        audio_encoder: wav2vec2, or the bundled model's own.
         extractor: its feature extractor.
         strategy: how the identity picture is encoded.
         image_encoder: what the CLIP and VTP strategies need, ``None`` for TRE and ETR.
@@ -41,7 +42,7 @@ class Frozen:
     """
 
     codec: Codec
-    audio_encoder: Wav2Vec2Model
+    audio_encoder: AudioEncoder
     extractor: Wav2Vec2FeatureExtractor
     strategy: IdentityStrategy
     image_encoder: ImageEncoder | None
@@ -124,7 +125,7 @@ def load_frozen(model_path: Path, strategy: IdentityStrategy, loop: LoopConfig) 
     """
     device = torch.device(loop.device)
     vae = freeze(load_codec_network(model_path / "vae"), device)
-    encoder = freeze(load_part(Wav2Vec2Model, model_path / "audio_encoder"), device)
+    encoder = freeze(load_audio_encoder(model_path / "audio_encoder"), device)
     extractor = load_part(Wav2Vec2FeatureExtractor, model_path / "feature_extractor")
     autocast = precision(loop)
     images = load_image_encoder(strategy, model_path / "image_encoder")
