@@ -63,8 +63,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         self.painter = Painter((widths[0], widths[1], widths[2]))
 
     def read(self, frames: np.ndarray) -> Tensor:
-        """The motion ``(F, components + 6)`` of the face in frames ``(F, H, W, 3)`` uint8 of one video; where it is lost
-        for a while it goes evenly on.
+        """The motion ``(F, components + 6)`` of the face in frames ``(F, H, W, 3)`` uint8 of one video; where it is
+        lost for a while it goes evenly on.
 
         Raises:
             UserError: if no face is found in the first frame.
@@ -75,13 +75,16 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         """The motion ``(components + 6,)`` of some frames of a video whose face-mesh points are known."""
         size = frames.shape[1], frames.shape[2]
         readings = self.motion.motion(torch.from_numpy(points), size)
-        first = self.portrait(frames[0], points[0])
-        register, motion = Register(self.motion, first.sheet, first.picture, first.motion), dict[int, Tensor]()
+        register, motion = None, dict[int, Tensor]()
         for index in wanted:
-            if index - 1 in motion and (frames[index] == frames[index - 1]).all():
-                motion[index] = motion[index - 1]
-            else:
-                motion[index] = register(_pixels(frames[index]), readings[index]) if index else first.motion
+            before = motion.get(index - 1)
+            if index == 0 or (before is not None and (frames[index] == frames[index - 1]).all()):
+                motion[index] = readings[0] if before is None else before
+                continue
+            if register is None:
+                first = self.portrait(frames[0], points[0])
+                register = Register(self.motion, first.sheet, first.picture, first.motion)
+            motion[index] = register(_pixels(frames[index]), readings[index])
         return list(motion.values())
 
     def portrait(self, picture: np.ndarray, points: np.ndarray) -> Portrait:
