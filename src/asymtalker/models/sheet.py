@@ -207,10 +207,12 @@ def build_sheet(
     for (upper, lower), iris in zip(OPENINGS, (None, RIGHT_IRIS, LEFT_IRIS), strict=True):
         chains = [mesh.chains[upper], mesh.chains[lower]]
         lines = [np.stack([dense[c, :2] @ across, dense[c, :2] @ down], -1) for c in chains]
-        reach = (0.5 if iris is None else 0.3) * unit
+        around = (0.55 if iris is None else 0.33) * unit  # of the opening, that its box shows
+        reach = 0.85 * around  # how far the parts differ
         ends = np.array([line[[0, -1], 0] for line in lines])
-        low, high = ends.min(0)[0], ends.max(0)[1]
-        corners = np.array([[low - reach, high + reach], [lines[0][:, 1].min() - reach, lines[1][:, 1].max() + reach]])
+        low, high = ends.min(), ends.max()
+        top_edge, bottom_edge = lines[0][:, 1].min() - around, lines[1][:, 1].max() + around
+        corners = np.array([[low - around, high + around], [top_edge, bottom_edge]])
         window = np.array([corners[0, i] * across + corners[1, j] * down for i in (0, 1) for j in (0, 1)])
         first = np.clip(((window.min(0) - [left, top]) / cell).astype(int), 0, [columns - 1, rows - 1])
         last = np.clip(np.ceil((window.max(0) - [left, top]) / cell).astype(int), first + 1, [columns, rows])
@@ -225,7 +227,7 @@ def build_sheet(
             sideways = np.abs(local[..., 0] - at)
             share = _smooth(np.clip((np.maximum(past, 0) + CORNER * sideways) / reach, 0, 1))
             along = np.stack([np.interp(at, x, column) for column in values[chain][order].T], -1)
-            own = field[box]
+            own = above[box] if sign == 1 else field[box]  # boxes overlap
             parts.append(np.where((past > 0)[..., None], along + share[..., None] * (own - along), own))
         above = above.copy()
         above[box] = parts[0]
@@ -412,15 +414,16 @@ def render(sheet: Sheet, picture: Tensor, motion: Motion) -> Tensor:
     for opening in sheet.openings:
         _, height, width = opening.below.place.shape
         column, row = opening.below.corner
-        moved = motion.of(opening.below)[:, :, height // 2, width // 2] / cell
-        low, high = moved.amin(0).floor().int().tolist(), moved.amax(0).ceil().int().tolist()
+        moved = motion.of(opening.below).detach() / cell
+        low, high = moved.amin((0, 2, 3)).floor().int().tolist(), moved.amax((0, 2, 3)).ceil().int().tolist()
         rows = slice(*np.clip([row + low[1], row + height + high[1]], 0, sheet.rows).tolist())
         columns = slice(*np.clip([column + low[0], column + width + high[0]], 0, sheet.columns).tolist())
         if rows.start == rows.stop or columns.start == columns.stop:
             continue
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
-        frame[part] = blend(sheet, opening, picture, (frame[part], above[part]), motion, target, cell)[0]
+        seen = frame[part].clone()  # gradients need it as it is now
+        frame[part] = blend(sheet, opening, picture, (seen, above[part]), motion, target, cell)[0]
     return frame
 
 
