@@ -21,8 +21,9 @@ from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion import STACK, MotionBasis, Pose
 from asymtalker.models.painter import SIDE, Painter
+from asymtalker.models.portrait_sheet import build_sheet
 from asymtalker.models.register import Register
-from asymtalker.models.sheet import Motion, Sheet, build_sheet, render, render_mouth
+from asymtalker.models.sheet import Motion, Sheet, render, render_mouth
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
