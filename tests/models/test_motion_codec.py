@@ -259,7 +259,7 @@ def test_only_the_mouth_is_painted(network, portrait, points):
     part = painted[:, :, top : top + bare.shape[2], left : left + bare.shape[3]]
     bare = bare[:, :, : part.shape[2], : part.shape[3]]
     rows, columns = ((part - bare).abs().amax(1)[0] > 0.1).nonzero().T
-    middle = points[[13, 14], :2].mean(0) + [8, 4 + 6]
+    middle = points[[13, 14], :2].mean(0) + np.array([8, 4 + 6])
     assert len(rows) > 20
     assert float(columns.float().mean()) + left == pytest.approx(middle[0], abs=4)
     assert float(rows.float().mean()) + top == pytest.approx(middle[1], abs=5)

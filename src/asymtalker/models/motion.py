@@ -25,31 +25,8 @@ LEFT_LIDS = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 37
 BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 CHIN = (152, 148, 377, 176, 400, 199, 200, 175, 18, 83, 313)
 RIM = (
-    10,
-    338,
-    297,
-    332,
-    284,
-    251,
-    389,
-    356,
-    454,
-    127,
-    162,
-    21,
-    54,
-    103,
-    67,
-    109,
-    151,
-    108,
-    337,
-    69,
-    299,
-    104,
-    333,
-    68,
-    298,
+    *(10, 338, 297, 332, 284, 251, 389, 356, 454, 127, 162, 21, 54, 103, 67, 109),
+    *(151, 108, 337, 69, 299, 104, 333, 68, 298),
 )
 IMPORTANCE = (
     (LIPS, 1.5),
@@ -214,9 +191,9 @@ def fit_basis(
 ) -> dict[str, float]:
     """Fit a basis to a corpus, in place and in closed form.
 
-    What counts is motion within clips, not what tells people apart. Points are weighted by how much they say and by how well
-    a face mesh reads them (``IMPORTANCE``); what is read of the face's rim, which hair and hats hide, enters the modes
-    only as far as it goes with the rest.
+    What counts is motion within clips, not what tells people apart. Points are weighted by how much they say and by
+    how well a face mesh reads them (``IMPORTANCE``); what is read of the face's rim, which hair and hats hide, enters
+    the modes only as far as it goes with the rest.
 
     Args:
         basis: to be filled.
@@ -248,24 +225,20 @@ def fit_basis(
     vectors = vectors[:, -basis.components :].flip(1).float()
     basis.read.copy_((metric[:, None] * vectors).T)
     components = displaced @ basis.read.T
-    basis.modes.copy_(
-        torch.linalg.lstsq(components.double(), displaced.double()).solution.float().T.unflatten(0, (POINTS, 3))
-    )
+    modes = torch.linalg.lstsq(components.double(), displaced.double()).solution  # (components, POINTS * 3)
+    basis.modes.copy_(modes.float().T.unflatten(0, (POINTS, 3)))
     kept = {"expression": float(values[-basis.components :].sum() / values.sum())}
     square = (importance.square()[:, None] * face.square()).sum()
     basis.gains.copy_(torch.stack([square.sqrt(), *[importance.norm()] * 2, *[(square * 2 / 3).sqrt()] * 3]))
     motions = [basis.motion(points, size) for points, size in zip(clips, sizes, strict=True)]
-    # What goes back and forth from frame to frame is the face mesh's error; what it errs by for longer is thrice that.
+    # What goes back and forth from frame to frame is the mesh's error; what it errs by for longer is thrice that.
     jitter = torch.cat([w**0.5 * (m[2:] - 2 * m[1:-1] + m[:-2]) for m, w in zip(motions, weights, strict=True)])
-    basis.noise.copy_(
-        3 * (jitter.square().sum(0) / 6 / sum(w * len(m) for m, w in zip(motions, weights, strict=True))).sqrt()
-    )
+    total = sum(w * len(m) for m, w in zip(motions, weights, strict=True))
+    basis.noise.copy_(3 * (jitter.square().sum(0) / 6 / total).sqrt())
+    # the same for all four frames, so that a head that stands still is the same in every latent
+    mean = torch.stack([w * m.sum(0) for m, w in zip(motions, weights, strict=True)]).sum(0) / total
+    basis.mean.copy_(mean.repeat(STACK))
     stacks = [m.unfold(0, STACK, 1).transpose(1, 2).flatten(1) for m in motions]
-    basis.mean.copy_(
-        sum(w * s.sum(0) for s, w in zip(stacks, weights)) / sum(w * len(s) for s, w in zip(stacks, weights))
-    )
-    # of all four frames alike, so that a head that stands still is the same in every latent
-    basis.mean.copy_(basis.mean.view(STACK, -1).mean(0).repeat(STACK))
     spread = torch.cat([w**0.5 * (s - s.mean(0)) for s, w in zip(stacks, weights, strict=True)])
     values, vectors = torch.linalg.eigh(spread.T.double() @ spread.double())
     basis.basis.copy_(vectors[:, -basis.channels :].flip(1).float().T)

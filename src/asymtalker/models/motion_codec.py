@@ -1,8 +1,9 @@
 """A codec of motion: latents say how a head moves, every texture comes of the portrait.
 
-Encoding reads the face mesh of each frame and takes it to a linear basis (:mod:`asymtalker.models.motion`). Decoding moves
-the portrait's sheet by the change since the portrait (:mod:`asymtalker.models.sheet`) and paints the mouth's inside
-(:mod:`asymtalker.models.painter`). It is differentiable in the latents.
+Encoding reads the face mesh of each frame, corrects it by the pictures (:mod:`asymtalker.models.register`) and takes
+it to a linear basis (:mod:`asymtalker.models.motion`). Decoding moves the portrait's sheet by the change since the
+portrait (:mod:`asymtalker.models.sheet`) and paints the mouth's inside (:mod:`asymtalker.models.painter`). It is
+differentiable in the latents.
 """
 
 import hashlib
@@ -97,7 +98,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         """
         basis, size = self.motion, picture.shape[:2]
         motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
-        expression, pose = basis.split(motion, (size[0], size[1]))
+        _, pose = basis.split(motion, (size[0], size[1]))
         sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
@@ -195,8 +196,10 @@ class MotionCodec(Codec):
         """
         latents_of_frames(pixels.shape[2])
         with torch.autocast(pixels.device.type, enabled=False):
-            motions = [self.vae.read(to_frames(clip[None])) for clip in pixels]
-            return self.vae.motion.of_motion(torch.stack(motions)).to(pixels.device)
+            still = pixels.stride(2) == 0  # one picture, repeated: it is looked at once
+            seen = pixels[:, :, :1] if still else pixels
+            motion = torch.stack([self.vae.read(to_frames(clip[None])) for clip in seen])
+            return self.vae.motion.of_motion(motion.expand(-1, pixels.shape[2], -1)).to(pixels.device)
 
     def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.decode`.
@@ -245,8 +248,8 @@ class MotionCodec(Codec):
 
 
 def read_points(frames: np.ndarray) -> np.ndarray:
-    """Face-mesh points ``(F, 478, 3)`` float32 of frames ``(F, H, W, 3)`` uint8; those of frames whose face is lost lie
-    between those before and after.
+    """Face-mesh points ``(F, 478, 3)`` float32 of frames ``(F, H, W, 3)`` uint8; those of frames whose face is lost
+    lie between those before and after.
 
     Raises:
         UserError: if no face is found in the first frame.

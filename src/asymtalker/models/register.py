@@ -1,8 +1,8 @@
 """Motion read off a face mesh, corrected by the pictures themselves.
 
-A face mesh reads each frame alone, and errs by a pixel or two, differently in each. Between two frames of one video the
-texture tells far better: the motion is corrected until the first frame, moved by it, agrees with the frame (Lucas and
-Kanade 1981; Gauss-Newton with the mesh's reading as the prior).
+A face mesh reads each frame alone, and errs by a pixel or two, differently in each. Between two frames of one video
+the texture tells far better: the motion is corrected until the first frame, moved by it, agrees with the frame (Lucas
+and Kanade 1981; Gauss-Newton with the mesh's reading as the prior).
 """
 
 import torch

@@ -1,10 +1,10 @@
 """A portrait as a sheet that a head's pose and expression move: where every pixel of a frame comes from.
 
-Each cell of a grid over the face and what is around it has a place in space, modes by which expressions displace it, and
-a weight that says how far it goes with the head: 1 on the face, fading through hair and neck to rest. So the motion
-of a cell is arithmetic, the same for every frame; the way back, from a frame's pixel to the portrait's, is found by
-fixed-point iteration. Skin is torn along the lips and the lids: the part above such a line and the part below it are
-layers of their own, each continued smoothly beyond the line, with what is inside (eyeball, teeth) behind them.
+Each cell of a grid over the face and what is around it has a place in space, modes by which expressions displace it,
+and a weight that says how far it goes with the head: 1 on the face, fading through hair and neck to rest. So the
+motion of a cell is arithmetic, the same for every frame; the way back, from a frame's pixel to the portrait's, is
+found by fixed-point iteration. Skin is torn along the lips and the lids: the part above such a line and the part below
+it are layers of their own, each continued smoothly beyond the line, with what is inside (eyeball, teeth) behind them.
 """
 
 from dataclasses import dataclass

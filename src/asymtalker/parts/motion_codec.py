@@ -1,9 +1,10 @@
 """Train the codec of motion: its basis in closed form, then the painter of the mouth's inside by gradient.
 
-What the painter learns from is drawn once from each clip and kept in the run folder: the mouth's square of a frame that was
-moved from another frame of the clip, and the same square of the true frame.
+What the painter learns from is drawn once from each clip and kept in the run folder: the mouth's square of a frame
+that was moved from another frame of the clip, and the same square of the true frame.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from asymtalker.dataset.corpus import Clip, read_clips
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import atomic_path, save_atomic
+from asymtalker.models.loading import load_part
 from asymtalker.models.motion import fit_basis
 from asymtalker.models.motion_codec import MotionCodecModel, mouth_square, read_points
 from asymtalker.models.painter import SIDE, reach
@@ -61,24 +63,19 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
     if not of_split["train"]:
         raise UserError(f"{corpus_path}: no training clip with a face in this corpus")
     torch.manual_seed(hashed_seed(loop.seed, "weights"))
-    codec = MotionCodecModel(config.components, config.channels, config.widths)
-    train = of_split["train"]
-    kept = fit_basis(
-        codec.motion,
-        [torch.from_numpy(points[clip.key]) for clip in train],
-        [(clip.row.height, clip.row.width) for clip in train],
-        weights(train),
-    )
-    print(f"kept {kept['expression']:.2%} of expressions, {kept['motion']:.2%} of motion")
-    if not run.checkpoint.exists():
-        _save(codec, codec.painter, run_path)  # whole but for the painter: latents can be made from here on
+    codec = _codec_with_basis(config, run_path, of_split["train"], points)
     squares = {name: Squares(config, codec, found, points, run_path / "squares") for name, found in of_split.items()}
     painter = codec.painter.to(loop.device).train()
     critic = Critic().to(loop.device).train()
     optimizers = [build_optimizer(network, config.optimizer) for network in (painter, critic)]
     ema = EMA(painter, config.optimizer.ema_decay)
-    parts = {"painter": Weights(painter), "critic": Weights(critic), "ema": ema}
-    parts |= {f"{n}_optimizer": OptimizerState(m, o) for n, m, o in zip(parts, (painter, critic), optimizers)}
+    parts = {
+        "painter": Weights(painter),
+        "critic": Weights(critic),
+        "ema": ema,
+        "painter_optimizer": OptimizerState(painter, optimizers[0]),
+        "critic_optimizer": OptimizerState(critic, optimizers[1]),
+    }
     with run_steps(run, loop, parts) as steps:
         for step in steps:
             lr = learning_rate(config.optimizer, step.index, loop.steps)
@@ -101,6 +98,26 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
                 if of_split["test"]:
                     run.log(step.number, held_out(ema.module, squares["test"], loop.batch))
                 _save(codec, ema.module, run_path)
+
+
+def _codec_with_basis(
+    config: MotionCodecTrainConfig, run_path: Path, clips: Sequence[Clip], points: dict[str, np.ndarray]
+) -> MotionCodecModel:
+    """The codec, its basis fitted once and its painter not trained; written at once, as latents can be made from here
+    on."""
+    codec = MotionCodecModel(config.components, config.channels, config.widths)
+    if (run_path / "vae").is_dir():
+        codec.motion.load_state_dict(load_part(MotionCodecModel, run_path / "vae").motion.state_dict())
+        return codec
+    kept = fit_basis(
+        codec.motion,
+        [torch.from_numpy(points[clip.key]) for clip in clips],
+        [(clip.row.height, clip.row.width) for clip in clips],
+        weights(clips),
+    )
+    print(f"kept {kept['expression']:.2%} of expressions, {kept['motion']:.2%} of motion", file=sys.stderr)
+    _save(codec, codec.painter, run_path)
+    return codec
 
 
 def _save(codec: MotionCodecModel, painter: nn.Module, run_path: Path) -> None:

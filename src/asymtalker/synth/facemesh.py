@@ -1,9 +1,9 @@
 """MediaPipe's 468-point face mesh laid on the MakeHuman head: one dense face topology for photographs and renders.
 
-`assets/face_mesh/dense.npz` holds, for a once-subdivided triangulation of the 468 points with the eyes and the mouth left open as
-holes, each vertex's parents among the points (so that any set of landmarks gives all vertices) and its place on
-the MakeHuman surface (a triangle and barycentric weights, so that every face unit gives its displacement). The
-points' mean shape is that of 820 portraits' landmarks (nearly frontal, lips closed); the places come from a
+`assets/face_mesh/dense.npz` holds, for a once-subdivided triangulation of the 468 points with the eyes and the mouth
+left open as holes, each vertex's parents among the points (so that any set of landmarks gives all vertices) and its
+place on the MakeHuman surface (a triangle and barycentric weights, so that every face unit gives its displacement).
+The points' mean shape is that of 820 portraits' landmarks (nearly frontal, lips closed); the places come from a
 thin-plate warp of it on to the front view of the average head, pinned at the lip line, the vermilion border, the lid
 margins, nose, brows, jaw and chin.
 """
