@@ -10,7 +10,7 @@ from asymtalker.codec import to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import find_face
 from asymtalker.models.codecs import codec_of, load_codec_network
-from asymtalker.models.motion import (
+from asymtalker.models.motion.basis import (
     INNER_LIPS,
     MotionBasis,
     Pose,
@@ -19,9 +19,9 @@ from asymtalker.models.motion import (
     rotation_matrix,
     rotation_vector,
 )
-from asymtalker.models.motion_codec import MotionCodec, MotionCodecModel, read_points
-from asymtalker.models.register import Register
-from asymtalker.models.sheet import Motion, render
+from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel, read_points
+from asymtalker.models.motion.register import Register
+from asymtalker.models.motion.sheet import Motion, render
 from drawn_face import background, draw_face
 
 SIDE = 256

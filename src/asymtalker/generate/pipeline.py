@@ -46,7 +46,7 @@ from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_enco
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
-from asymtalker.models.motion_codec import MotionCodecModel
+from asymtalker.models.motion.codec import MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel

@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from asymtalker.codec import Codec, WanCodec
 from asymtalker.errors import UserError
 from asymtalker.models.loading import load_part, read_settings
-from asymtalker.models.motion_codec import MotionCodec, MotionCodecModel
+from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 
 
 def codec_of(network: ModelMixin, autocast: torch.dtype | None = None) -> Codec:

@@ -22,10 +22,10 @@ from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import atomic_path, save_atomic
 from asymtalker.models.loading import load_part
-from asymtalker.models.motion import fit_basis
-from asymtalker.models.motion_codec import MotionCodecModel, mouth_square, read_points
-from asymtalker.models.painter import SIDE, reach
-from asymtalker.models.sheet import sample
+from asymtalker.models.motion.basis import fit_basis
+from asymtalker.models.motion.codec import MotionCodecModel, mouth_square, read_points
+from asymtalker.models.motion.painter import SIDE, reach
+from asymtalker.models.motion.sheet import sample
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import on_its_device
 from asymtalker.training.run_folder import (

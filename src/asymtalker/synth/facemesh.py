@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asymtalker.models.portrait_sheet import read_table
+from asymtalker.models.motion.portrait_sheet import read_table
 from asymtalker.synth import mesh
 
 # MediaPipe's numbering: outer corner, inner corner, lid and lip points used alone.

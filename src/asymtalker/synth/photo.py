@@ -17,7 +17,7 @@ from scipy.spatial import Delaunay
 from scipy.spatial.transform import Rotation
 
 from asymtalker.errors import UserError
-from asymtalker.models.portrait_sheet import smooth_depth, surroundings
+from asymtalker.models.motion.portrait_sheet import smooth_depth, surroundings
 from asymtalker.synth import facemesh, mesh, mouth
 from asymtalker.synth.eyes import PhotoEye, cut_eye
 from asymtalker.synth.pose import HEAD_HEIGHT, Pose, rotation, soft_limit

@@ -1,9 +1,9 @@
 """A codec of motion: latents say how a head moves, every texture comes of the portrait.
 
-Encoding reads the face mesh of each frame, corrects it by the pictures (:mod:`asymtalker.models.register`) and takes
-it to a linear basis (:mod:`asymtalker.models.motion`). Decoding moves the portrait's sheet by the change since the
-portrait (:mod:`asymtalker.models.sheet`) and paints the mouth's inside (:mod:`asymtalker.models.painter`). It is
-differentiable in the latents.
+Encoding reads the face mesh of each frame, corrects it by the pictures (:mod:`asymtalker.models.motion.register`) and
+takes it to a linear basis (:mod:`asymtalker.models.motion.basis`). Decoding moves the portrait's sheet by the change
+since the portrait (:mod:`asymtalker.models.motion.sheet`) and paints the mouth's inside
+(:mod:`asymtalker.models.motion.painter`). It is differentiable in the latents.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from asymtalker.codec import Codec, to_frames
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
-from asymtalker.models.motion import STACK, MotionBasis, Pose
-from asymtalker.models.painter import SIDE, Painter
-from asymtalker.models.portrait_sheet import build_sheet
-from asymtalker.models.register import Register
-from asymtalker.models.sheet import Motion, Sheet, render, render_mouth
+from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
+from asymtalker.models.motion.painter import SIDE, Painter
+from asymtalker.models.motion.portrait_sheet import build_sheet
+from asymtalker.models.motion.register import Register
+from asymtalker.models.motion.sheet import Motion, Sheet, render, render_mouth
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asymtalker.models.motion import Pose
+from asymtalker.models.motion.basis import Pose
 
 ITERATIONS = 6  # of the way back
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asymtalker.models.motion import MotionBasis
-from asymtalker.models.sheet import Sheet
+from asymtalker.models.motion.basis import MotionBasis
+from asymtalker.models.motion.sheet import Sheet
 
 STEPS = (3, 3)  # at a blurred picture, then at the sheet's own cells
 PICTURE_NOISE = 0.05  # of a cell's brightness in [-1, 1], with what neighbouring cells tell twice

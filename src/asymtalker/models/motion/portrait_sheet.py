@@ -1,4 +1,4 @@
-"""Lay a sheet on a portrait: from the points of its face mesh to the layers of :mod:`asymtalker.models.sheet`.
+"""Lay a sheet on a portrait: from the points of its face mesh to the layers of :mod:`asymtalker.models.motion.sheet`.
 
 Arrays of the mesh's vertices or of cells hold a depth and, behind it, the modes: ``1 + 3 K`` numbers, displacements in
 pixels along the frame's axes.
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from asymtalker.media.face_mesh import LEFT_IRIS, RIGHT_IRIS
-from asymtalker.models.motion import Pose
-from asymtalker.models.sheet import Layer, Opening, Sheet
+from asymtalker.models.motion.basis import Pose
+from asymtalker.models.motion.sheet import Layer, Opening, Sheet
 
 CELLS = 160  # of the grid, along a side, at most
 SMOOTH = 0.1  # head units over which depths are averaged
@@ -237,7 +237,7 @@ class _Line:
 
 
 def _covers(lines: list[_Line], places: np.ndarray, reach: float) -> Tensor:
-    """Who owns pixels: ``(3, H, W)``, see :class:`asymtalker.models.sheet.Opening`."""
+    """Who owns pixels: ``(3, H, W)``, see :class:`asymtalker.models.motion.sheet.Opening`."""
     (past, beside, _), (lower, _, _) = (line.past(places) for line in lines)
     above = np.where(np.hypot(np.maximum(past, 0), beside) > reach, 1, np.clip(0.5 - past, 0, 1))
     below = np.clip(0.5 + np.maximum(lower, past), 0, 1)
