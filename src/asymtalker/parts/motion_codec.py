@@ -25,7 +25,7 @@ from asymtalker.models.loading import load_part
 from asymtalker.models.motion.basis import fit_basis
 from asymtalker.models.motion.codec import MotionCodecModel, mouth_square, read_points
 from asymtalker.models.motion.painter import SIDE, reach
-from asymtalker.models.motion.sheet import sample
+from asymtalker.models.motion.sheet import Texture
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import on_its_device
 from asymtalker.training.run_folder import (
@@ -219,7 +219,9 @@ class Squares:
             change, pose = codec.change(portrait, torch.stack([motion[first], motion[first + 1]]))
             moved, inside = codec.move_mouth(portrait, change, pose)
             square = mouth_square(pose)
-            true = torch.cat([sample(to_pixels(frames[first + i][None])[:, :, 0], square[i : i + 1]) for i in (0, 1)])
+            true = torch.cat(
+                [Texture(to_pixels(frames[first + i][None])[:, :, 0]).at(square[i : i + 1]) for i in (0, 1)]
+            )
             rest, opened = (part.expand(2, -1, -1, -1) for part in portrait.mouth)
             values = {"moved": moved, "rest": rest, "true": true, "inside": inside, "opened": opened}
             for name, value in values.items():

@@ -24,7 +24,7 @@ from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
 from asymtalker.models.motion.register import Register
-from asymtalker.models.motion.sheet import Motion, Sheet, render, render_mouth
+from asymtalker.models.motion.sheet import Motion, Sheet, Texture, lay_texture, render, render_mouth
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
@@ -39,12 +39,14 @@ class Portrait:
     Attributes:
         picture: ``(1, 3, H, W)`` in [-1, 1].
         sheet: how it moves.
+        texture: what the sheet shows.
         motion: ``(components + 6,)`` of its own face, which motions are changes of.
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
     """
 
     picture: Tensor
     sheet: Sheet
+    texture: Texture
     motion: Tensor
     mouth: tuple[Tensor, Tensor]
 
@@ -102,8 +104,9 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
-        rest, inside = render_mouth(sheet, pixels, still, mouth_square(pose)[None])
-        return Portrait(pixels, sheet, motion, (rest, inside))
+        texture = lay_texture(sheet, picture)
+        rest, inside = render_mouth(sheet, texture, still, mouth_square(pose)[None])
+        return Portrait(pixels, sheet, texture, motion, (rest, inside))
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
@@ -116,7 +119,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
 
     def move_mouth(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor]:
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
-        return render_mouth(portrait.sheet, portrait.picture, motion, mouth_square(pose))
+        return render_mouth(portrait.sheet, portrait.texture, motion, mouth_square(pose))
 
     def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> Tensor:
         """What the painter adds to its square of a moved portrait: ``(B, 3, S, S)``."""
@@ -128,7 +131,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
         change, pose = self.change(portrait, motion)
         sheet, picture = portrait.sheet, portrait.picture
-        part = render(sheet, picture, change)
+        part = render(sheet, portrait.texture, change)
         with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):
             added = self.paint(portrait, change, pose).float()
         for index in range(len(part)):  # each square lies elsewhere

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from asymtalker.models.motion.basis import Pose
 
-ITERATIONS = 6  # of the way back
+ITERATIONS = 5  # of the way back
+SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=33, threshold=0)
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,37 @@ def sources(sheet: Sheet, layer: Layer, displacement: Tensor, target: Tensor) ->
     return source
 
 
-def sample(picture: Tensor, source: Tensor, mode: str = "bilinear") -> Tensor:
-    """A picture ``(1, C, H, W)`` at pixels ``source`` ``(B, 2, h, w)``: ``(B, C, h, w)``; its edge goes on."""
-    height, width = picture.shape[-2:]
-    where = (source * source.new_tensor([2 / width, 2 / height]).view(1, 2, 1, 1) - 1).permute(0, 2, 3, 1)
-    picture = picture.expand(len(source), -1, -1, -1)
-    return F.grid_sample(picture, where, mode=mode, padding_mode="border", align_corners=False)
+@dataclass(frozen=True)
+class Texture:
+    """A part of a picture, to be looked up at any place.
+
+    Attributes:
+        pixels: ``(1, C, h, w)``.
+        corner: x and y in the frame, in pixels, of its upper left corner.
+        zoom: its pixels in one of the frame.
+    """
+
+    pixels: Tensor
+    corner: tuple[int, int] = (0, 0)
+    zoom: int = 1
+
+    def at(self, source: Tensor) -> Tensor:
+        """Values ``(B, C, h, w)`` at places ``(B, 2, h, w)`` of the frame, in pixels; beyond its edge that goes on."""
+        height, width = self.pixels.shape[-2:]
+        scale = source.new_tensor([2 * self.zoom / width, 2 * self.zoom / height]).view(1, 2, 1, 1)
+        where = ((source - source.new_tensor(self.corner).view(1, 2, 1, 1)) * scale - 1).permute(0, 2, 3, 1)
+        pixels = self.pixels.expand(len(source), -1, -1, -1)
+        return F.grid_sample(pixels, where, padding_mode="border", align_corners=False)
+
+
+def lay_texture(sheet: Sheet, picture: np.ndarray) -> Texture:
+    """What a sheet shows of a picture ``(H, W, 3)`` uint8. Looking it up between its pixels blurs it; so it is held
+    twice as large, and sharpened by as much as is lost."""
+    height, width = sheet.rows * sheet.cell, sheet.columns * sheet.cell
+    part = Image.fromarray(picture[sheet.top : sheet.top + height, sheet.left : sheet.left + width])
+    larger = part.resize((part.width * 2, part.height * 2), Image.Resampling.LANCZOS).filter(SHARPENING)
+    pixels = torch.from_numpy(np.array(larger)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return Texture(pixels, (sheet.left, sheet.top), 2)
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,7 @@ class Motion:
 def blend(
     sheet: Sheet,
     opening: Opening,
-    picture: Tensor,
+    texture: Texture,
     above: tuple[Tensor, Tensor],
     motion: Motion,
     target: Tensor,
@@ -141,7 +168,7 @@ def blend(
     Args:
         sheet: the portrait's.
         opening: mouth or eye.
-        picture: the portrait ``(1, 3, H, W)``.
+        texture: the portrait's.
         above: pixels of the layer above ``(B, 3, h, w)`` and where they come from.
         motion: what moves the sheet.
         target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
@@ -154,28 +181,28 @@ def blend(
     below = _zoom(sources(sheet, opening.below, motion.of(opening.below), target), zoom)
     within = _zoom(sources(sheet, opening.inside, motion.of(opening.inside), target), zoom)
     column, row = opening.below.corner
-    corner = target.new_tensor([sheet.left + column * sheet.cell, sheet.top + row * sheet.cell]).view(1, 2, 1, 1)
-    upper, lower, opened = (opening.covers[None, i : i + 1] for i in range(3))
-    upper = sample(upper, origin - corner)
-    lower = torch.minimum(sample(lower, below - corner), 1 - upper)
-    inside = sample(picture, within)
+    corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
+    upper, lower, opened = (Texture(opening.covers[None, i : i + 1], corner) for i in range(3))
+    upper = upper.at(origin)
+    lower = torch.minimum(lower.at(below), 1 - upper)
+    inside = texture.at(within)
     if opening.fill is not None:
-        seen = sample(opened, within - corner)
+        seen = opened.at(within)
         inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
     share = 1 - upper - lower
-    return upper * pixels + lower * sample(picture, below) + share * inside, share
+    return upper * pixels + lower * texture.at(below) + share * inside, share
 
 
 def _zoom(field: Tensor, zoom: int) -> Tensor:
     return field if zoom == 1 else F.interpolate(field, scale_factor=zoom, mode="bilinear", align_corners=False)
 
 
-def render(sheet: Sheet, picture: Tensor, motion: Motion) -> Tensor:
+def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
     """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved."""
     cell = sheet.cell
     whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
     above = _zoom(sources(sheet, sheet.above, motion.of(sheet.above), whole), cell)
-    frame = sample(picture, above, "bicubic")
+    frame = texture.at(above)
     for opening in sheet.openings:
         _, height, width = opening.below.place.shape
         column, row = opening.below.corner
@@ -188,15 +215,15 @@ def render(sheet: Sheet, picture: Tensor, motion: Motion) -> Tensor:
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
         seen = frame[part].clone()  # gradients need it as it is now
-        frame[part] = blend(sheet, opening, picture, (seen, above[part]), motion, target, cell)[0]
+        frame[part] = blend(sheet, opening, texture, (seen, above[part]), motion, target, cell)[0]
     return frame
 
 
-def render_mouth(sheet: Sheet, picture: Tensor, motion: Motion, target: Tensor) -> tuple[Tensor, Tensor]:
+def render_mouth(sheet: Sheet, texture: Texture, motion: Motion, target: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share of its inside in each."""
     origin = sources(sheet, sheet.above, motion.of(sheet.above), target)
-    above = sample(picture, origin), origin
-    return blend(sheet, sheet.openings[0], picture, above, motion, target)
+    above = texture.at(origin), origin
+    return blend(sheet, sheet.openings[0], texture, above, motion, target)
 
 
 def _targets(sheet: Sheet, rows: slice, columns: slice, step: int) -> Tensor:
