@@ -116,13 +116,16 @@ class Texture:
     corner: tuple[int, int] = (0, 0)
     zoom: int = 1
 
-    def at(self, source: Tensor) -> Tensor:
-        """Values ``(B, C, h, w)`` at places ``(B, 2, h, w)`` of the frame, in pixels; beyond its edge that goes on."""
+    def at(self, source: Tensor, zoom: int = 1) -> Tensor:
+        """Values ``(B, C, h, w)`` at places ``(B, 2, h / zoom, w / zoom)`` of the frame, in pixels, and between them;
+        beyond its edge that goes on."""
         height, width = self.pixels.shape[-2:]
         scale = source.new_tensor([2 * self.zoom / width, 2 * self.zoom / height]).view(1, 2, 1, 1)
-        where = ((source - source.new_tensor(self.corner).view(1, 2, 1, 1)) * scale - 1).permute(0, 2, 3, 1)
+        where = (source - source.new_tensor(self.corner).view(1, 2, 1, 1)) * scale - 1
+        if zoom > 1:
+            where = F.interpolate(where, scale_factor=zoom, mode="bilinear", align_corners=False)
         pixels = self.pixels.expand(len(source), -1, -1, -1)
-        return F.grid_sample(pixels, where, padding_mode="border", align_corners=False)
+        return F.grid_sample(pixels, where.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
 
 
 def lay_texture(sheet: Sheet, picture: np.ndarray) -> Texture:
@@ -169,7 +172,7 @@ def blend(
         sheet: the portrait's.
         opening: mouth or eye.
         texture: the portrait's.
-        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from.
+        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h / zoom, w / zoom)``.
         motion: what moves the sheet.
         target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
         zoom: pixels between targets.
@@ -178,31 +181,27 @@ def blend(
         Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` of what is inside in each.
     """
     pixels, origin = above
-    below = _zoom(sources(sheet, opening.below, motion.of(opening.below), target), zoom)
-    within = _zoom(sources(sheet, opening.inside, motion.of(opening.inside), target), zoom)
+    below = sources(sheet, opening.below, motion.of(opening.below), target)
+    within = sources(sheet, opening.inside, motion.of(opening.inside), target)
     column, row = opening.below.corner
     corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
     upper, lower, opened = (Texture(opening.covers[None, i : i + 1], corner) for i in range(3))
-    upper = upper.at(origin)
-    lower = torch.minimum(lower.at(below), 1 - upper)
-    inside = texture.at(within)
+    upper = upper.at(origin, zoom)
+    lower = torch.minimum(lower.at(below, zoom), 1 - upper)
+    inside = texture.at(within, zoom)
     if opening.fill is not None:
-        seen = opened.at(within)
+        seen = opened.at(within, zoom)
         inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
     share = 1 - upper - lower
-    return upper * pixels + lower * texture.at(below) + share * inside, share
-
-
-def _zoom(field: Tensor, zoom: int) -> Tensor:
-    return field if zoom == 1 else F.interpolate(field, scale_factor=zoom, mode="bilinear", align_corners=False)
+    return upper * pixels + lower * texture.at(below, zoom) + share * inside, share
 
 
 def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
     """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved."""
     cell = sheet.cell
     whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
-    above = _zoom(sources(sheet, sheet.above, motion.of(sheet.above), whole), cell)
-    frame = texture.at(above)
+    above = sources(sheet, sheet.above, motion.of(sheet.above), whole)
+    frame = texture.at(above, cell)
     for opening in sheet.openings:
         _, height, width = opening.below.place.shape
         column, row = opening.below.corner
@@ -214,8 +213,8 @@ def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
             continue
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
-        seen = frame[part].clone()  # gradients need it as it is now
-        frame[part] = blend(sheet, opening, texture, (seen, above[part]), motion, target, cell)[0]
+        seen = frame[part].clone(), above[..., rows, columns]  # gradients need it as it is now
+        frame[part] = blend(sheet, opening, texture, seen, motion, target, cell)[0]
     return frame
 
 
