@@ -214,11 +214,14 @@ class AudioTrainConfig:
     model: SpeechEncoderConfig
     seconds: float
     """Length of the longest training utterances. In each step all are as long, or two thirds or a third of it, and
-    then so many more."""
+    then so many more. Half of them are of the sounds of the other half, a little later."""
     real_share: float = 0.5
     """Share of utterances that are recordings of real people, where a folder of them is given."""
     teacher_weight: float = 1.0
     """Weight of the squared error of Whisper's outputs for the undisturbed sound, in their spreads."""
+    agreement_weight: float = 1.0
+    """Weight of the difference between what is heard of a moment in pieces of sound that begin and end elsewhere, so
+    that little is lost where a sound still grows."""
     pico_share: float = 0.0
     """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``). None of its six
     voices is held out: the test accuracy is espeak-ng's alone."""

@@ -1,6 +1,7 @@
 """The bundled model's ear is Whisper's, whatever it is loaded from, and reads a waveform."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +9,17 @@ import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+import asymtalker
 from asymtalker.config import SpeechEncoderConfig
+from asymtalker.media.read import read_audio
 from asymtalker.models.audio import ArraySource, AudioFeatures, audio_encoder_like, load_audio_encoder
 from asymtalker.models.speech_encoder import SpeechEncoder, build_speech_encoder, whisper_weights
+from real_data import DATA
 
+BUNDLED = Path(asymtalker.__file__).parent / "assets" / "tiny" / "audio_encoder"
+VOICE = DATA / "speech" / "LJ001-0004.wav"
+MOST_APART = {8: 0.40, 4: 0.45}
+"""Root mean square of the difference, in spreads of the features, by frames that are heard ahead."""
 SIZE = SpeechEncoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
 SECONDS = 2
 
@@ -123,3 +131,19 @@ def test_sound_that_grows_is_heard_alike_but_for_its_end(encoder, toy_extractor)
     whole = AudioFeatures(encoder, toy_extractor, ArraySource(samples))
     assert torch.equal(cut.latest(110, 120, 8), whole.latest(110, 120, 8)), "nothing is heard beyond what is given"
     assert not torch.equal(cut.latest(110, 120, 16), whole.latest(110, 120, 16))
+
+
+@pytest.mark.skipif(not VOICE.exists(), reason=f"no {VOICE}")
+def test_the_bundled_ear_needs_to_hear_little_ahead(toy_extractor):
+    encoder = load_audio_encoder(BUNDLED).eval().requires_grad_(False)
+    if not isinstance(encoder, SpeechEncoder):
+        pytest.skip("a wav2vec2 is bundled")
+    samples = read_audio(VOICE)
+    features = AudioFeatures(encoder, toy_extractor, ArraySource(samples))
+    count = len(samples) // 640
+    whole = features.frames(0, count)[0]
+    for ahead, most in MOST_APART.items():
+        places = range(10, count - ahead, 16)
+        heard = torch.cat([features.latest(frame, frame + 1, ahead)[0] for frame in places])
+        apart = (heard - whole[list(places)]).square().sum(1).mean() / whole.var(0).sum()
+        assert apart.sqrt() < most

@@ -4,6 +4,7 @@ A drop-in for wav2vec2 (samples in, ``last_hidden_state`` out), which at this si
 """
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ class SpeechEncoder(ModelMixin, ConfigMixin):
 
     def spectrum(self, samples: Tensor) -> Tensor:
         """Logarithms of the powers in mel bands, ``(B, 80, 2N)`` float32, scaled as Whisper has them."""
-        with torch.autocast(samples.device.type, enabled=False):
+        with nullcontext() if samples.is_meta else torch.autocast(samples.device.type, enabled=False):
             samples = samples.float()
             window = torch.hann_window(WINDOW, device=samples.device)
             waves = torch.stft(samples, WINDOW, HOP, window=window, return_complex=True)[..., :-1]

@@ -64,11 +64,11 @@ class HearingNetwork(nn.Module):
             self.teacher.weight.data.copy_(torch.diag(torch.from_numpy(1 / spread)))
             self.teacher.bias.data.copy_(torch.from_numpy(-mean / spread))
 
-    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-odds ``(B, N, len(PHONEMES))`` and Whisper's outputs in spreads ``(B, N, D)``, as guessed from
-        waveforms ``(B, 320 N)``."""
+    def forward(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The encoder's outputs ``(B, N, A)`` for waveforms ``(B, 320 N)`` and, guessed from them, log-odds ``(B, N,
+        len(PHONEMES))`` and Whisper's outputs in spreads ``(B, N, D)``."""
         hidden = self.encoder(samples).last_hidden_state
-        return self.phonemes(hidden), self.teacher(hidden)
+        return hidden, self.phonemes(hidden), self.teacher(hidden)
 
 
 def feature_extractor() -> Wav2Vec2FeatureExtractor:
@@ -78,11 +78,13 @@ def feature_extractor() -> Wav2Vec2FeatureExtractor:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """``B`` pieces of sound and what is to be found in them; pieces without a teacher have NaN there."""
+    """``B`` pieces of sound and what is to be found in them. The second half of them are of the same sounds as the
+    first, ``shift`` outputs later."""
 
     samples: Tensor  # (B, seconds * 16000)
     labels: Tensor  # (B, seconds * 50), phoneme classes
-    targets: Tensor  # (B, seconds * 50, D)
+    targets: Tensor  # (B, seconds * 50, D), NaN where Whisper has not listened
+    shift: int
 
 
 class RealSpeech:
@@ -203,18 +205,22 @@ def save_head(model: HearingNetwork, folder: Path) -> None:
 
 
 def hearing_losses(model: HearingNetwork, batch: Batch, config: AudioTrainConfig) -> dict[str, Tensor]:
-    """Cross-entropy of phonemes, squared error of Whisper's outputs in spreads, and the share of right phonemes."""
+    """Cross-entropy of phonemes; squared error of Whisper's outputs in spreads; squared difference, in spreads too, of
+    what is heard at the same moment in two pieces, of which one begins and ends later; the share of right phonemes."""
     device = config.loop.device
     with autocast(config.loop):
-        logits, guessed = (output.float() for output in model(batch.samples.to(device)))
+        hidden, logits, guessed = (output.float() for output in model(batch.samples.to(device)))
+    sooner, later = hidden.chunk(2)
+    apart = F.mse_loss(sooner[:, batch.shift :], later[:, : -batch.shift]) / hidden.var((0, 1)).mean()
     labels, targets = batch.labels[:, : logits.shape[1]].to(device), batch.targets[:, : logits.shape[1]].to(device)
     known = ~targets.isnan().any(-1)
     phonemes = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     right = (logits.argmax(-1) == labels).float()
-    losses = {"loss": phonemes, "phonemes": phonemes, "accuracy": right.mean()}
+    loss = phonemes + config.agreement_weight * apart
+    losses = {"loss": loss, "phonemes": phonemes, "apart": apart, "accuracy": right.mean()}
     if known.any():
         teacher = F.mse_loss(guessed[known], (targets[known] - model.mean) / model.spread)
-        losses |= {"loss": phonemes + config.teacher_weight * teacher, "teacher": teacher}
+        losses |= {"loss": loss + config.teacher_weight * teacher, "teacher": teacher}
         losses["accuracy_real"] = right[known].mean()
     return losses
 
@@ -224,21 +230,23 @@ def speech_batch(config: AudioTrainConfig, index: int, split: Split, real: RealS
     seed = int(torch.randint(2**62, (), generator=numbered_generator(config.loop.seed, index, split)))
     rng = np.random.default_rng(seed)
     share = float(rng.choice(SHARES)) if split == "train" else 1.0
-    outputs, count = round(config.seconds * share * LABEL_RATE), round(config.loop.batch / share)
-    seconds = outputs / LABEL_RATE
+    outputs, count = round(config.seconds * share * LABEL_RATE), max(1, round(config.loop.batch / share / 2))
+    shift = int(rng.integers(1, outputs // 2 + 1))
+    seconds = (outputs + shift) / LABEL_RATE
     waves, labels, targets = [], [], []
-    for place in range(count):
-        if real and place < config.real_share * count:
+    for _ in range(count):
+        if real and rng.random() < config.real_share:
             samples, classes, heard = real.draw(rng, seconds, split)
         else:
             speech = speak(rng, seconds, split, config.pico_share)
-            samples, classes = speech.samples, output_phonemes(speech.phonemes, outputs)
-            heard = np.full((outputs, len(real.mean) if real else 1), np.nan, np.float32)
+            samples, classes = speech.samples, output_phonemes(speech.phonemes, outputs + shift)
+            heard = np.full((outputs + shift, len(real.mean) if real else 1), np.nan, np.float32)
         waves.append(augment(samples, rng, babble=waves[-1] if waves else None))
         labels.append(classes)
         targets.append(heard)
-    return Batch(
-        samples=torch.from_numpy(np.stack(waves)),
-        labels=torch.from_numpy(np.stack(labels)),
-        targets=torch.from_numpy(np.stack(targets)),
-    )
+
+    def pieces(values: list[np.ndarray], rate: int) -> Tensor:
+        whole = torch.from_numpy(np.stack(values))
+        return torch.cat([whole[:, : rate * outputs], whole[:, rate * shift :]])
+
+    return Batch(samples=pieces(waves, STEP), labels=pieces(labels, 1), targets=pieces(targets, 1), shift=shift)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
@@ -28,7 +29,8 @@ Network = dict[str, Any]
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> Network:
     """The networks' settings, without where they lay on this machine."""
-    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio_encoder.config}
+    audio = audio_encoder if isinstance(audio_encoder, ConfigMixin) else audio_encoder.config
+    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio}
     described = {part: json.loads(config.to_json_string()) for part, config in configs.items()}
     return {part: {name: of[name] for name in of if not name.startswith("_")} for part, of in described.items()}
 
