@@ -276,4 +276,4 @@ def test_the_committed_report_fills_a_table(tables, tmp_path):
     write(tmp_path, "short/report.json", made)
     text = tables.document(tmp_path, random_encoders=False)
     assert "Sampled in 1 steps, guidance 1.6: tre." in section(text, "Table 1")
-    assert "FD face 5,000 frames; Lip corr. 99 clips" in section(text, "Table 1")
+    assert "Samples a row: Lip corr. 99 clips" in section(text, "Table 1")

@@ -78,7 +78,7 @@ def truth_score(readings: np.ndarray, truth: Truth, delay: float = 0.0) -> Truth
     closed = closures(readings[:, READINGS.index(APERTURE)], truth.phonemes, delay)
     readings, values = readings[max(0, late) :], truth.values[max(0, -late) :]
     common = min(len(readings), len(values))
-    read = dict(zip(READINGS, _from_mean(readings[:common]).T, strict=True))
+    read: dict[str, np.ndarray] = dict(zip(READINGS, _from_mean(readings[:common]).T, strict=True))
     true = dict(zip(truth.names, _from_mean(values[:common]).T, strict=True))
     if missing := [name for name in (APERTURE, *ANGLES) if name not in true]:
         raise ValueError(f"{missing[0]} is not known")
