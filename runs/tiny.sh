@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bundled model, src/asymtalker/assets/tiny, and the readout that measures it, assets/readout, from nothing:
+# Makes the bundled model, src/asymtalker/assets/tiny, from nothing:
 # tiny.sh PORTRAITS SPEECH WHISPER [OUT]
 # PORTRAITS is a folder of portraits, or cc0 for the registered CC0 set; SPEECH what runs/speech.py made of recordings
 # of real people, WHISPER the folder of Whisper tiny.en that it used.
@@ -36,9 +36,3 @@ asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$
 asymtalker distill --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
     --out src/asymtalker/assets/tiny
-
-# What reads faces, to measure: many of them, for a moment each.
-corpus "$out/faces" 800 1 --seconds 1.6 --seed 21
-asymtalker train --part readout --corpus "$out/faces" --run "$out/readout"
-rm -rf src/asymtalker/assets/readout
-cp -r "$out/readout/readout" src/asymtalker/assets/readout

@@ -67,9 +67,8 @@ def drawn_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_videos(drawn_corpus, tmp_path_factory) -> Path:
-    """The same clips as files, framed as they are."""
+    """The same clips as files."""
     folder = tmp_path_factory.mktemp("videos")
-    (folder / "method.json").write_text('{"framed": true}')
     for seed in range(3):
         clip = open_clip(drawn_corpus, f"drawn{seed}")
         write_video(folder / f"drawn{seed}.mp4", clip.frames(), clip.audio())

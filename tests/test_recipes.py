@@ -85,10 +85,8 @@ def test_differences_of_configs_are_named():
 @pytest.mark.parametrize("part", stages.TRAINED)
 def test_train_takes_its_defaults_from_the_recipe(part, tmp_path):
     arguments = ["--part", part, "--recipe", "smoke", "--run", str(tmp_path), "--config.loop.steps", "7"]
-    if part in ("readout", "teacher"):
-        arguments += ["--corpus", str(tmp_path)]
     if part == "teacher":
-        arguments += ["--model", str(tmp_path)]
+        arguments += ["--corpus", str(tmp_path), "--model", str(tmp_path)]
     settings = cli.parse("train", stages.train_settings, arguments)
     expected = getattr(RECIPES["smoke"](), part)
     assert settings.config == dataclasses.replace(expected, loop=dataclasses.replace(expected.loop, steps=7))

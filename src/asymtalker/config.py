@@ -68,8 +68,6 @@ class EvaluateConfig:
     """Only the first clips of the reference, in order of name."""
     seconds: str = "5,10,30,60,120,300,600"
     """Moments at which the Fréchet distances are followed, separated by commas."""
-    readout: Path | None = None
-    """Folder of the network that reads faces, such as RUN/readout; the bundled one by default."""
     offline: bool = False
     """Take only the published networks that are there already and download none."""
     seed: int = 0
@@ -225,15 +223,6 @@ class AudioTrainConfig:
     pico_share: float = 0.0
     """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``). None of its six
     voices is held out: the test accuracy is espeak-ng's alone."""
-    loop: LoopConfig
-    optimizer: OptimizerConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadoutTrainConfig:
-    """Training of the network that reads lips, head pose and blendshapes from frames."""
-
-    width: int
     loop: LoopConfig
     optimizer: OptimizerConfig
 
@@ -413,7 +402,6 @@ class Recipe:
     """``None`` where a published codec is used."""
     audio: AudioTrainConfig | None
     """``None`` where a published wav2vec2 is used."""
-    readout: ReadoutTrainConfig
     teacher: TeacherConfig
     distill: DistillConfig
     sampler: SamplerConfig

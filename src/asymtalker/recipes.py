@@ -15,7 +15,6 @@ from asymtalker.config import (
     LoopConfig,
     MotionCodecTrainConfig,
     OptimizerConfig,
-    ReadoutTrainConfig,
     Recipe,
     SamplerConfig,
     SpeechEncoderConfig,
@@ -50,11 +49,6 @@ def tiny() -> Recipe:
             real_share=0.7,
             loop=LoopConfig(steps=550, batch=6, log_every=10, checkpoint_every=100),
             optimizer=OptimizerConfig(lr=4e-4, betas=(0.9, 0.98), warmup_steps=40, final_scale=0.03, ema_decay=0.99),
-        ),
-        readout=ReadoutTrainConfig(
-            width=24,
-            loop=LoopConfig(steps=4_500, batch=64, log_every=20),
-            optimizer=OptimizerConfig(lr=2e-3, final_scale=0.02, ema_decay=0.99),
         ),
         teacher=TeacherConfig(
             model=TransformerConfig(
@@ -122,7 +116,6 @@ def smoke() -> Recipe:
             seconds=2.0,
             loop=LoopConfig(steps=30, batch=4, checkpoint_every=10),
         ),
-        readout=replace(recipe.readout, loop=LoopConfig(steps=30, batch=16, checkpoint_every=10)),
         teacher=replace(
             recipe.teacher,
             model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4), prediction_type="clean"),
@@ -158,7 +151,6 @@ def _wan(model: TransformerConfig) -> Recipe:
     return Recipe(
         codec=None,
         audio=None,
-        readout=tiny().readout,
         teacher=TeacherConfig(
             model=model,
             chunk=chunk,

@@ -1,4 +1,4 @@
-"""Training of codec, audio encoder and face readout: they learn, resume exactly, and write what is loaded."""
+"""Training of codec and audio encoder: they learn, resume exactly, and write what is loaded."""
 
 import json
 from dataclasses import replace
@@ -11,14 +11,12 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.codec import WanCodec, to_pixels
-from asymtalker.config import AudioTrainConfig, CodecTrainConfig, ReadoutTrainConfig
+from asymtalker.config import AudioTrainConfig, CodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import load_audio_encoder
-from asymtalker.models.readout import FaceReadout, readings_of
 from asymtalker.parts.audio import RealSpeech, speech_batch, train_audio
 from asymtalker.parts.codec import photograph_in_motion, train_codec
-from asymtalker.parts.readout import train_readout
 from asymtalker.parts.recordings import Recording, read_index, write_index
 from asymtalker.synth.speech import split_of
 from toy import TOY_CODEC, TOY_OPTIMIZER, TOY_SPEECH, ToyFace, assert_same, saved_state, toy_loop
@@ -34,7 +32,6 @@ CODEC = CodecTrainConfig(
     optimizer=TOY_OPTIMIZER,
 )
 AUDIO = AudioTrainConfig(model=TOY_SPEECH, seconds=0.5, loop=toy_loop(), optimizer=TOY_OPTIMIZER)
-READOUT = ReadoutTrainConfig(width=8, loop=toy_loop(batch=8), optimizer=TOY_OPTIMIZER)
 
 
 @pytest.fixture
@@ -163,23 +160,6 @@ def test_audio_training_on_recordings_resumes_bit_for_bit_and_learns_what_whispe
     lines = [json.loads(line) for line in (tmp_path / "straight" / "stats.jsonl").read_text().splitlines()]
     heard = [line["teacher"] for line in lines if "teacher" in line]
     assert np.mean(heard[-10:]) < 0.9 * np.mean(heard[:10])
-
-
-def test_the_readout_learns_what_drawn_faces_do(tmp_path, toy_corpus):
-    loop = toy_loop(steps=150, batch=16, checkpoint_every=150, log_every=50)
-    train_readout(replace(READOUT, loop=loop, optimizer=replace(TOY_OPTIMIZER, lr=3e-3)), tmp_path / "run", toy_corpus)
-    readout = FaceReadout.from_pretrained(tmp_path / "run" / "readout")
-    clip = ToyFace(4).clip("test")
-    assert clip.ground_truth
-    names, truth = readings_of(clip.ground_truth)
-    assert tuple(readout.config.outputs) == names
-    with torch.no_grad():
-        read = readout(to_pixels(clip.frames)[0].transpose(0, 1)).numpy()
-    # drawn heads turn by moving sideways, which training makes less certain by framing them otherwise
-    for name, least in (("lip_aperture", 0.7), ("jawOpen", 0.7), ("yaw", 0.4)):
-        assert np.corrcoef(read[:, readout.column(name)], truth[:, names.index(name)])[0, 1] > least, name
-    # what never moved in training is read as its mean
-    assert np.allclose(read[:, readout.column("eyeBlinkLeft")], 0)
 
 
 def test_codec_training_goes_on_from_a_codec_of_its_size_alone(tmp_path, toy_corpus, toy_vae):

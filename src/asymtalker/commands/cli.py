@@ -57,7 +57,7 @@ VERBS = {
     ),
     "curate": Verb("make a corpus of real videos", "asymtalker.curate.run:Curate", "asymtalker.curate.run:curate"),
     "train": Verb(
-        "train the teacher, its codec or audio encoder, or the readout of faces",
+        "train the teacher, or its codec or audio encoder",
         "asymtalker.commands.stages:train_settings",
         "asymtalker.commands.stages:train",
     ),

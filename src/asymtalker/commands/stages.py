@@ -16,7 +16,6 @@ from asymtalker.config import (
     DistillConfig,
     LoopConfig,
     MotionCodecTrainConfig,
-    ReadoutTrainConfig,
     TeacherConfig,
 )
 from asymtalker.errors import UserError
@@ -71,24 +70,13 @@ class TrainAudio(_Run):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainReadout(_Run):
-    """Train the network that reads lips, head pose and blendshapes from frames; writes RUN/readout."""
-
-    config: ReadoutTrainConfig
-    part: Literal["readout"] = "readout"
-    """Which network to train."""
-    corpus: Path
-    """Corpus folder, synthetic."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainTeacher(_Run):
     """Train the teacher (eq. 5); writes RUN/transformer. With --dry-run, say what it would need and train nothing:
     see asymtalker train --dry-run --help."""
 
     config: TeacherConfig
     part: Literal["teacher"] = "teacher"
-    """Which network to train: codec, audio, readout or teacher."""
+    """Which network to train: codec, audio or teacher."""
     corpus: Path
     """Corpus folder."""
     model: Path
@@ -163,7 +151,6 @@ class Encode:
 TRAINED: dict[str, type] = {
     "codec": TrainCodec,
     "audio": TrainAudio,
-    "readout": TrainReadout,
     "teacher": TrainTeacher,
 }
 """What ``--part`` can be, and so the name of its settings in a recipe."""
@@ -293,7 +280,7 @@ def check_alone(part: str, loop: LoopConfig) -> None:
         raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
 
 
-def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
+def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainTeacher | PlanTeacher) -> None:
     """The ``train`` verb."""
     check_loop(settings.config.loop)
     if isinstance(settings, PlanTeacher):
@@ -315,10 +302,6 @@ def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainReadout | 
         from asymtalker.parts.audio import train_audio
 
         train_audio(settings.config, settings.run, settings.speech, settings.whisper)
-    elif isinstance(settings, TrainReadout):
-        from asymtalker.parts.readout import train_readout
-
-        train_readout(settings.config, settings.run, settings.corpus)
     else:
         from asymtalker.sizing.training import check_fits
         from asymtalker.train.teacher import train_teacher

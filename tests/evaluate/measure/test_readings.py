@@ -17,7 +17,8 @@ def test_a_drawn_face_is_read_in_blocks_as_at_once():
     for start in range(0, len(frames), 7):
         parts.add(frames[start : start + 7])
     readings = whole.finish()["readings"]
-    np.testing.assert_array_equal(readings, parts.finish()["readings"])
+    for name, values in parts.finish().items():
+        np.testing.assert_array_equal(values, whole.finish()[name], err_msg=name)
     assert readings.shape == (60, len(READINGS))
     assert readings.dtype == np.float32
     assert np.isfinite(readings).all()
@@ -39,6 +40,9 @@ def test_where_no_face_is_found_readings_go_on():
 
 
 def test_ground_truth_has_the_names_of_readings(drawn_corpus):
-    names, values = readings_of(open_clip(drawn_corpus, "drawn0").info["ground_truth"])
-    assert values.shape == (60, len(names))
-    assert set(names) < set(READINGS)
+    about = open_clip(drawn_corpus, "drawn0").info["ground_truth"]
+    truth = readings_of(about)
+    assert truth.values.shape == (60, len(truth.names))
+    assert set(truth.names) < set(READINGS)
+    assert truth.phonemes == []
+    assert readings_of(about | {"phonemes": [["p", 0, 0.08]]}).phonemes == [("p", 0.0, 0.08)]
