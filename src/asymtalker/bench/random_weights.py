@@ -6,6 +6,7 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from transformers import Wav2Vec2FeatureExtractor
@@ -102,7 +103,7 @@ def random_pipeline(
     chunk, sampler = recipe.teacher.chunk, recipe.sampler
     return AsymTalkerPipeline(
         transformer=transformer,
-        vae=parts.codec.vae,
+        vae=cast(AutoencoderKLWan, parts.codec.vae),
         audio_encoder=parts.audio_encoder,
         feature_extractor=parts.extractor,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
@@ -139,8 +139,8 @@ class ShardWriter:
                     if name.endswith(".json"):
                         file.seek(offset)
                         info = json.loads(file.read(size))
-                        known = {f.name: info[f.name] for f in fields(ManifestRow)}
-                        rows.append(ManifestRow(**known | {"shard": shard.name}))  # corpora can be put together
+                        row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)})
+                        rows.append(replace(row, shard=shard.name))  # corpora can be put together
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])

@@ -52,6 +52,9 @@ SHARES = (1 / 3, 2 / 3, 1.0)  # of the longest utterance, how long those of a st
 class HearingNetwork(nn.Module):
     """The encoder with two linear layers that are dropped after training."""
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, encoder: SpeechEncoder, mean: np.ndarray, spread: np.ndarray):
         super().__init__()
         self.encoder = encoder

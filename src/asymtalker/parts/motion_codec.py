@@ -198,7 +198,7 @@ class Squares:
         self.weights = torch.tensor(weights(clips))
         for clip in tracked([c for c in clips if not self._path(c.key).is_file()], "drawing mouths"):
             with atomic_path(self._path(clip.key)) as partial, partial.open("wb") as file:
-                np.savez(file, **self._draw(clip))
+                np.savez(file, allow_pickle=False, **self._draw(clip))
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"

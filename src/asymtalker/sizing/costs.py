@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import build_vae
-from asymtalker.config import Recipe
+from asymtalker.config import MotionCodecTrainConfig, Recipe
+from asymtalker.errors import UserError
 from asymtalker.models.audio import AudioEncoder
 from asymtalker.models.speech_encoder import build_speech_encoder
 
@@ -93,7 +94,13 @@ def on_meta(build: Callable[[], M]) -> M:
 
 
 def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
-    """The codec of a recipe; diffusers' defaults are the published one of Wan2.1: 16 channels, 8 times in space."""
+    """The codec of a recipe; diffusers' defaults are the published one of Wan2.1: 16 channels, 8 times in space.
+
+    Raises:
+        UserError: if it is a codec of motion.
+    """
+    if isinstance(recipe.codec, MotionCodecTrainConfig):
+        raise UserError("There is no plan for this recipe: it trains on latents of motion, which any machine can.")
     return build_vae(recipe.codec.model) if recipe.codec else AutoencoderKLWan()
 
 

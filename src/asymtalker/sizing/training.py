@@ -66,6 +66,10 @@ def frozen_like(frozen: Frozen) -> Frozen:
     return replace(frozen, codec=WanCodec(vae), audio_encoder=encoder, device=torch.device("meta"))
 
 
+def _vae(frozen: Frozen) -> AutoencoderKLWan:
+    return cast(AutoencoderKLWan, frozen.codec.vae)
+
+
 class Passes(NamedTuple):
     """A transformer, and what its passes cost for one micro-batch: operations, and most bytes of activations."""
 
@@ -133,14 +137,14 @@ def _coding(
     code: Callable[..., Tensor], frozen: Frozen, autocast: torch.dtype | None, batch: int, count: int, size: Size
 ) -> Cost:
     """What :func:`encode` or :func:`decode` costs without gradient."""
-    return measure(torch.no_grad()(partial(code, frozen.codec.vae, batch, count, size)), autocast)
+    return measure(torch.no_grad()(partial(code, _vae(frozen), batch, count, size)), autocast)
 
 
 @cache
 def _pixel_losses(frozen: Frozen, loop: LoopConfig, frames: int, cells: Size) -> Cost:
     """Decoding the window of the pixel losses with gradient, and the true latents without: the operations of a window
     behind its lead-in, as nearly all are, and the memory of the larger one at the very start of a video."""
-    vae, autocast = frozen.codec.vae, precision(loop)
+    vae, autocast = _vae(frozen), precision(loop)
     if loop.gradient_checkpointing:
         vae = copy.deepcopy(vae)
         recompute_decoder(vae, partial(recomputed, autocast))
@@ -274,7 +278,7 @@ def check_fits(config: TeacherConfig | DistillConfig, model: TransformerConfig, 
     Raises:
         UserError: what is needed, what the GPU with the least has free, and what would fit.
     """
-    if frozen.device.type == "cuda":
+    if frozen.device.type == "cuda" and isinstance(frozen.codec, WanCodec):  # one of motion fits anywhere
         plan = plan_training(config, model, frozen_like(frozen), size, world().size)
         available = min(from_all(available_bytes(frozen.device)))
         if plan.total() / (1 + SLACK) > available:  # what is only assumed refuses nobody

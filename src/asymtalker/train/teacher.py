@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from asymtalker import flow, timeline
@@ -113,7 +114,8 @@ def start_networks(
         optimizer = OptimizerState(transformer, build_optimizer(transformer, config.optimizer))
     if config.loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-        recompute_decoder(frozen.codec.vae)
+        if isinstance(frozen.codec.vae, AutoencoderKLWan):
+            recompute_decoder(frozen.codec.vae)
     return transformer, optimizer, ema
 
 

@@ -21,13 +21,22 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from asymtalker.config import AudioTrainConfig, CodecTrainConfig, DistillConfig, LoopConfig, TeacherConfig
+from asymtalker.config import (
+    AudioTrainConfig,
+    CodecTrainConfig,
+    DistillConfig,
+    LoopConfig,
+    MotionCodecTrainConfig,
+    TeacherConfig,
+)
 from asymtalker.errors import UserError
 from asymtalker.models.loading import choose_device
 from asymtalker.models.precision import choose_precision
 
 M = TypeVar("M", bound=nn.Module)
-TrainConfig = TypeVar("TrainConfig", AudioTrainConfig, CodecTrainConfig, DistillConfig, TeacherConfig)
+TrainConfig = TypeVar(
+    "TrainConfig", AudioTrainConfig, CodecTrainConfig, MotionCodecTrainConfig, DistillConfig, TeacherConfig
+)
 
 GOES_ON = "the same command starts it again, a training or encoding where it was"
 TIMEOUT, LONG_TIMEOUT = timedelta(hours=1), timedelta(days=7)  # torchrun notices a process that died at once

@@ -35,8 +35,8 @@ class Painter(nn.Module):
         self.middle = Block(c, c)
         self.up = nn.ModuleList([Block(c + b, b), Block(b + a, a)])
         self.out = nn.Conv2d(a, 4 * 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for weight in self.out.parameters():  # at first nothing is added
+            nn.init.zeros_(weight)
 
     def forward(self, moved: Tensor, inside: Tensor, portrait: Tensor, opened: Tensor) -> Tensor:
         """What to add ``(B, 3, S, S)`` to the moved portrait.
