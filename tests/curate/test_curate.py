@@ -55,11 +55,11 @@ def test_a_stopped_run_goes_on(videos, tmp_path, monkeypatch):
     monkeypatch.setattr("asymtalker.curate.run.SHARD_CLIPS", 1)
     config = Curate(input=videos, output=tmp_path / "corpus")
     curate(config)
-    (tmp_path / "corpus" / "shard-000001.tar").unlink()
-    kept = (tmp_path / "corpus" / "shard-000000.tar").stat().st_mtime_ns
+    (tmp_path / "corpus" / "shard-100001.tar").unlink()
+    kept = (tmp_path / "corpus" / "shard-100000.tar").stat().st_mtime_ns
     curate(config)
     assert len(read_manifest(tmp_path / "corpus")) == 3
-    assert (tmp_path / "corpus" / "shard-000000.tar").stat().st_mtime_ns == kept
+    assert (tmp_path / "corpus" / "shard-100000.tar").stat().st_mtime_ns == kept
 
 
 def test_a_folder_without_usable_videos_is_an_error(tmp_path):

@@ -23,6 +23,8 @@ from asymtalker.training.run_folder import tracked
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".mpg", ".avi")
 SHARD_CLIPS = 32
+FIRST_SHARD = 100_000
+"""So that real videos can be added to a synthetic corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Curate:
     input: Path
     """Folder of videos."""
     output: Path
-    """Folder of the corpus."""
+    """Folder of the corpus; one that holds a synthetic corpus gets the real clips added."""
     size: int = 256
     """Width and height in pixels at most; smaller faces are not enlarged."""
 
@@ -58,7 +60,7 @@ def curate(config: Curate) -> None:
     writer.clear()
     known = list(zip(videos, speakers, strict=True))
     shards = [known[start : start + SHARD_CLIPS] for start in range(0, len(known), SHARD_CLIPS)]
-    todo = [(index, shard) for index, shard in enumerate(shards) if not writer.has(index)]
+    todo = [(index, shard) for index, shard in enumerate(shards, FIRST_SHARD) if not writer.has(index)]
     for index, shard in tracked(todo, "curating videos"):
         writer.write(index, _clips(config, shard, held_out))
     if not writer.write_manifest():
