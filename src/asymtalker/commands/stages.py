@@ -204,7 +204,7 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> None:
+def check_lengths(config: CodecTrainConfig | MotionCodecTrainConfig | TeacherConfig | DistillConfig) -> None:
     """Check that a causal codec makes clips of the lengths in a config, that windows are made of whole patches, and
     that the audio of a chunk reaches no further than what is cached of it.
 
@@ -214,7 +214,7 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
     lengths: dict[str, int] = {}
     if isinstance(config, CodecTrainConfig):
         lengths["frames"] = config.frames
-    else:
+    elif not isinstance(config, MotionCodecTrainConfig):
         lengths["chunk.frames"] = config.chunk.frames
         lengths["chunk.continuity-frames"] = config.chunk.continuity_frames
         if config.chunk.continuity_frames >= config.chunk.frames:
