@@ -47,7 +47,7 @@ def tiny() -> Recipe:
             ),
             seconds=6.0,
             real_share=0.7,
-            loop=LoopConfig(steps=550, batch=6, log_every=10, checkpoint_every=100),
+            loop=LoopConfig(steps=1_200, batch=6, log_every=10, checkpoint_every=100),
             optimizer=OptimizerConfig(lr=4e-4, betas=(0.9, 0.98), warmup_steps=40, final_scale=0.03, ema_decay=0.99),
         ),
         teacher=TeacherConfig(
