@@ -66,7 +66,8 @@ class Measurer:
         if kept := read_arrays(path, key):
             notes = json.loads(str(kept.pop("notes")))
             return Measured(kept, notes)
-        portrait, sound = _or_why(lambda: self._reference.portrait(clip.name)), _or_why(lambda: real and real.sound())
+        portrait = _or_why(lambda: self._reference.portrait(clip.name))
+        sound = _or_why(lambda: real.sound() if real else None)
         made = measure_clip(clip, portrait, self._reference.size, self._networks, sound)
         write_arrays(path, key, made.arrays | {"notes": np.array(json.dumps(made.notes))})
         self.measured_minutes += float(made.arrays["frames"]) / FPS / 60
