@@ -19,6 +19,7 @@ from asymtalker.evaluate.measure.networks import LOADERS, Networks, load_network
 from asymtalker.evaluate.run import evaluate
 from asymtalker.media.video import read_video, write_video
 from drawn_face import background, drawn_clip
+from real_data import DATA
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,7 @@ def test_what_was_measured_is_kept_until_the_clip_changes(measure, drawn_videos,
     assert changed["methods"]["videos"]["clips"]["drawn2"] != again["methods"]["videos"]["clips"]["drawn2"]
 
 
+@pytest.mark.slow
 def test_distortions_move_their_metric(measure, drawn_videos, tmp_path):
     def blurred(frames, samples):
         spread = np.stack([np.roll(frames, (dy, dx), (1, 2)) for dy in range(-4, 5, 2) for dx in range(-4, 5, 2)])
@@ -151,6 +153,7 @@ def test_another_shape_than_the_references_is_said(measure, drawn_videos, tmp_pa
     assert any("of another shape than the reference (3)" in text for text in warnings)
 
 
+@pytest.mark.slow
 def test_clips_are_generated_timed_and_kept(measure, tiny_pipeline_folder, tmp_path, monkeypatch):
     index = tmp_path / "toy" / "model_index.json"
     shutil.copytree(tiny_pipeline_folder, tmp_path / "toy")
@@ -232,6 +235,34 @@ def test_a_folder_of_videos_is_a_reference_too(measure, drawn_videos, tmp_path):
     assert "synthetic corpus" in report["not_measured"]["lip_closures"]
 
 
+@pytest.mark.slow
+def test_lips_of_real_people_are_held_against_what_is_read_of_them(measure, tmp_path, monkeypatch):
+    speakers = sorted(DATA.glob("clips/*.mpg"))[1:3]
+    if not speakers:
+        pytest.skip(f"no clips in {DATA}")
+    monkeypatch.setattr(run, "load_networks", lambda *_: Networks(missing=dict.fromkeys(LOADERS, "not needed here")))
+    for path in speakers:
+        frames, samples = read_video(path)
+        videos = {
+            "real": frames,
+            "late": np.concatenate([np.repeat(frames[:1], 3, 0), frames[:-3]]),
+            "still": np.repeat(frames[:1], len(frames), 0),
+        }
+        for name, shown in videos.items():
+            write_video(tmp_path / name / f"{path.stem}.mp4", shown, samples)
+    methods = tuple(f"{name}={tmp_path / name}" for name in ("late", "still"))
+    report = measure(reference=tmp_path / "real", compare=methods, out=tmp_path / "lips")
+    assert value(report, "late", "lip_correlation") > 0.97
+    assert value(report, "late", "lip_lag") == 3
+    assert value(report, "late", "lip_amplitude") == pytest.approx(1, abs=0.1)
+    assert value(report, "late", "sharpness") == pytest.approx(1, abs=0.15)
+    assert value(report, "late", "head_motion_ratio") == pytest.approx(1, abs=0.1)
+    assert value(report, "still", "lip_correlation") < 0.6
+    assert value(report, "still", "lip_amplitude") < 0.1
+    assert value(report, "still", "blinks") == 0 < value(report, "reference", "blinks")
+    assert value(report, "still", "fd_face") > 5 * value(report, "late", "fd_face")
+
+
 def test_crops_and_rates_of_other_systems_are_taken_from_their_record(drawn_videos, tmp_path):
     frames, samples = read_video(drawn_videos / "drawn0.mp4")
     grid = np.concatenate([np.zeros_like(frames), frames], axis=2)
@@ -279,6 +310,7 @@ def test_sound_that_begins_late_stays_late(drawn_videos, tmp_path):
         assert np.abs(seen[first + 30].astype(int) - frames[30]).mean() < 3
 
 
+@pytest.mark.slow
 def test_other_networks_measure_anew_and_so_does_damage(measure, drawn_videos, tmp_path, monkeypatch):
     seen = []
     original = measurer.measure_clip
