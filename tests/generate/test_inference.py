@@ -336,7 +336,8 @@ def test_the_end_of_a_chunk_is_decoded_nearly_as_if_after_the_rest():
     codec = WanCodec(load_part(AutoencoderKLWan, checkpoint_folder(None) / "vae"))  # a random one hardly forgets
     latents = torch.randn(1, codec.channels, 11, 4, 4, generator=torch.Generator().manual_seed(0))
     span = Span(index=0, start=0, stop=41, continuity=0, new=range(41))
-    whole, tail = Chunk(span, latents, codec), Chunk(span, latents, codec, PreviewDecoder(codec.channels))
+    whole = Chunk(span, latents, codec, Identity())
+    tail = Chunk(span, latents, codec, Identity(), preview=PreviewDecoder(codec.channels))
     with torch.inference_mode():
         exact, near = whole.last_pixels(5), tail.last_pixels(5)
         assert torch.equal(exact, whole.pixels[:, :, -5:])
