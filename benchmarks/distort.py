@@ -6,7 +6,6 @@
 Writes a folder of videos per distortion, of the first CLIPS (20) held-out clips of a corpus.
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +15,6 @@ import numpy as np
 from rich.progress import track
 
 from asymtalker.evaluate.clips import CorpusClip, open_reference
-from asymtalker.evaluate.record import RECORD
-from asymtalker.media.atomic import write_atomic
 from asymtalker.media.video import VideoWriter
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -94,8 +91,6 @@ def main(corpus: Path, out: Path, count: int) -> None:
                     writer.write(frame[None])
                 writer.write_audio(sound)
             partial.replace(target)
-    for distort in DISTORTIONS:
-        write_atomic(out / distort.__name__ / RECORD, json.dumps({"framed": True}))
     names = [distort.__name__ for distort in DISTORTIONS]
     print("--compare", *(f"{name}={out / name}" for name in names))
 

@@ -19,7 +19,7 @@ from variants import STUDENT, long_name, other_systems
 
 CURVES = {
     "fid": "FID",
-    "fd_readout": "Fréchet distance, readout features",
+    "fd_face": "Fréchet distance, expressions",
     "identity": "ArcFace similarity",
     "face_distance": "Distance of dlib's embeddings",
 }

@@ -29,14 +29,14 @@ COLUMNS = {
     "sync_c": "Sync-C",
     "sync_d": "Sync-D",
     # those that need no download
-    "fd_readout": "FD readout",
+    "fd_face": "FD face",
     "lip_correlation": "Lip corr.",
     "face_distance": "Face dist.",
     "head_motion": "Head motion",
     "colour_drift": "Colour drift",
     "seam_motion": "Seams",
 }
-NOT_OF_REAL = ("fid", "fvd", "fd_readout", "seam_motion")
+NOT_OF_REAL = ("fid", "fvd", "fd_face", "seam_motion")
 ARROWS = {"low": "↓", "high": "↑", "near": "≈"}
 RANDOM = "Its image encoder has random weights: the row proves the path and says nothing of the strategy."
 INTRODUCTION = f"""# Tables and figures in the paper's form
@@ -45,11 +45,11 @@ Numbers of a small model on synthetic clips, not of the paper's model on its dat
 each other. In brackets the 95% interval over clips. ↓ less is better, ↑ more is better, ≈ should be as in real video;
 bold is the best row, and where intervals overlap another choice of clips may order rows differently.
 
-The first four columns are the paper's. FD readout is the Fréchet distance of features of the face readout, Lip corr.
-the correlation of the lip aperture with the truth, Face dist. the distance of dlib's embedding of the face from the
-portrait's (at {SAME_BY_DLIB} its makers see another person; it is not ArcFace's similarity, and no stand-in for it),
-Head motion in degrees, Colour drift in Delta E from the first second to the last, Seams the change where chunks meet
-over that elsewhere.
+The first four columns are the paper's. FD face is the Fréchet distance of expressions as the face mesh reads them, Lip
+corr. the correlation of the lip aperture with the truth, Face dist. the distance of dlib's embedding of the face from
+the portrait's (at {SAME_BY_DLIB} its makers see another person; it is not ArcFace's similarity, and no stand-in for
+it), Head motion in degrees, Colour drift in Delta E from the first second to the last, Seams the change where chunks
+meet over that elsewhere.
 """
 OFF = """The paper does not say what stands in for a module that is off. Here TRE off is the CLIP strategy, and AKD off
 is no distillation: the teacher itself is sampled.

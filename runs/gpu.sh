@@ -7,7 +7,7 @@
 # first, and what no time is left for is named at the end. Each leaves a JSON file in OUT (benchmarks/results) when it is
 # done, named by device and date (benchmarks/README.md says what its figures are); a log keeps what was said.
 #
-# The tree to copy to such a machine is 50 MB (git ls-files); of src/asymtalker/assets/{tiny,readout}, 46 MB of them,
+# The tree to copy to such a machine is 48 MB (git ls-files); of src/asymtalker/assets/tiny, 41 MB of them,
 # nothing is needed here. Nothing is installed but packages that its Python lacks, into a folder of their own:
 #   PYTHON   a Python with PyTorch for the GPU (.venv/bin/python, else python3)
 #   WHEELS   folder of wheels to take lacking packages from where no index can be reached
@@ -17,7 +17,7 @@
 #   DEVICE   "cuda"; "cpu" tries the script out:
 #            DEVICE=cpu RECIPE=smoke SIZES="64x64 64x96" SOUND=1 LIMIT=2400 runs/gpu.sh first /tmp/tried
 #            On two cores that twenty other processes used, first and second ended 5 s before their LIMIT of 900 and 780,
-#            with all compiled measurements stopped and named, the second in a tree without those 46 MB.
+#            with all compiled measurements stopped and named, the second in a tree without those 41 MB.
 #   GPUS     of "rest": processes to share the work on a CPU (1); of GPUs, all train, and as many generate as share out the
 #            heads and tokens of a recipe evenly
 set -uo pipefail

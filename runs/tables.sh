@@ -8,7 +8,6 @@
 # Settings, as environment variables; give a second run the same ones:
 #   RECIPE         tiny, or smoke to see the chain hold
 #   PARTS, CORPUS  codec and audio encoder, and clips to train on; by default those of runs/$RECIPE.sh
-#   READOUT        network that reads faces; by default the one of runs/$RECIPE.sh, and if it made none the bundled one
 #   CLIP_ENCODER   folder of a CLIP model (openai/clip-vit-large-patch14) for the rows that need it
 #   VTP_ENCODER    Open-MAGVIT2's imagenet_256_L.ckpt, or a folder of MagvitTokenizer, for the rows that need it
 #   TEACHER_FLAGS, STUDENT_FLAGS  of every asymtalker train and every asymtalker distill, split at spaces
@@ -25,7 +24,6 @@ others=("${@:3}")
 made=runs/out/$recipe
 parts=${PARTS:-$made/parts}
 corpus=${CORPUS:-$made/corpus}
-readout=${READOUT:-$made/readout/readout}
 # Whole frames in all rows, since CLIP and VTP can't be trained on windows; one of them has about as many cells as the
 # eight windows of the recipe's batch, and the steps are those of the three trainings of runs/tiny.sh together.
 teacher_flags=${TEACHER_FLAGS:---config.loop.batch 1 --config.loop.steps 4600}
@@ -46,7 +44,6 @@ if [ "$recipe" = smoke ]; then
     moments=${MOMENTS:-1,2,4,8}
     bench_seconds=${BENCH_SECONDS:-3}
 fi
-[ ! -e "$readout" ] || evaluate_flags+=" --readout $readout"
 
 there() {
     [ -e "$2" ] || {
@@ -125,7 +122,6 @@ there "run runs/benchmark.sh first, or give another folder" "$benchmark/short"
 there "run runs/benchmark.sh first, or give another folder" "$benchmark/long"
 there "run runs/$recipe.sh first, or give its folder as PARTS" "$parts/vae"
 there "run runs/$recipe.sh first, or give its folder as CORPUS" "$corpus"
-[ -z "${READOUT:-}" ] || there "READOUT is to be the folder of a readout" "$readout"
 [ -z "$clip_encoder" ] || there "CLIP_ENCODER is to be the folder of a CLIP model" "$clip_encoder"
 [ -z "$vtp_encoder" ] || there "VTP_ENCODER is to be an Open-MAGVIT2 tokenizer" "$vtp_encoder"
 for other in ${others[@]+"${others[@]}"}; do

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
-from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
+from asymtalker.codec import Codec, WanCodec, build_vae, latent_statistics, to_pixels
 from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import write_video
@@ -67,9 +67,8 @@ def drawn_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def drawn_videos(drawn_corpus, tmp_path_factory) -> Path:
-    """The same clips as files, framed as they are."""
+    """The same clips as files."""
     folder = tmp_path_factory.mktemp("videos")
-    (folder / "method.json").write_text('{"framed": true}')
     for seed in range(3):
         clip = open_clip(drawn_corpus, f"drawn{seed}")
         write_video(folder / f"drawn{seed}.mp4", clip.frames(), clip.audio())
@@ -90,7 +89,7 @@ def toy_vae():
 @pytest.fixture
 def toy_codec(toy_vae) -> Codec:
     """The toy codec in float32."""
-    return Codec(toy_vae)
+    return WanCodec(toy_vae)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from asymtalker.codec import Codec, latent_statistics, recompute_decoder, to_frames, to_pixels
+from asymtalker.codec import WanCodec, latent_statistics, recompute_decoder, to_frames, to_pixels
 from toy import ToyFace
 
 
@@ -57,7 +57,7 @@ def test_statistics_normalise_latents(toy_vae, pixels):
     flat = raw.transpose(0, 1).flatten(1)
     torch.testing.assert_close(torch.tensor(mean), flat.mean(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.tensor(std), flat.std(1, unbiased=False), rtol=1e-3, atol=1e-5)
-    normal = Codec(toy_vae).encode(to_pixels(ToyFace(0).clip("train", 9).frames)).transpose(0, 1).flatten(1)
+    normal = WanCodec(toy_vae).encode(to_pixels(ToyFace(0).clip("train", 9).frames)).transpose(0, 1).flatten(1)
     torch.testing.assert_close(normal.mean(1), torch.zeros(len(normal)), atol=1e-3, rtol=0)
     torch.testing.assert_close(normal.std(1, unbiased=False), torch.ones(len(normal)), atol=1e-2, rtol=0)
 
@@ -76,7 +76,7 @@ def test_a_decoder_that_computes_anew_gives_the_same_gradient_from_less(toy_vae,
             return value
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            decoded = Codec(vae).decode(torch.cat([latents[:, :, :1], window], dim=2))
+            decoded = WanCodec(vae).decode(torch.cat([latents[:, :, :1], window], dim=2))
         kept.append(sum(sizes))
         decoded.square().sum().backward()
         gradients.append(window.grad)

@@ -9,7 +9,7 @@ from torch import nn
 from torch._C import _ConvBackend, _select_conv_backend
 
 from asymtalker import convolution
-from asymtalker.codec import Codec, build_vae, recompute_decoder
+from asymtalker.codec import WanCodec, build_vae, recompute_decoder
 from asymtalker.config import CodecConfig
 from asymtalker.convolution import convolve_frames, is_narrow, quicken_convolutions
 from toy import TOY_CODEC
@@ -95,7 +95,7 @@ def test_a_narrow_codec_goes_by_2_d_convolutions_and_gives_the_same(config, coun
     torch.manual_seed(0)
     vae = build_vae(config).eval()
     stock = copy.deepcopy(vae)
-    codec = Codec(vae)
+    codec = WanCodec(vae)
     pixels = torch.rand(1, 3, 9, 16, 24) * 2 - 1
     latents = stock.encode(pixels).latent_dist.mode()
     counted.update({True: 0, False: 0})
@@ -108,7 +108,7 @@ def test_a_narrow_codec_goes_by_2_d_convolutions_and_gives_the_same(config, coun
 
 
 def test_wide_convolutions_stay_with_pytorch(counted):
-    codec = Codec(build_vae(wan(96)).eval())
+    codec = WanCodec(build_vae(wan(96)).eval())
     codec.encode(torch.rand(1, 3, 1, 80, 16))
     assert counted == {True: 2, False: 8}, "narrow: the first, of 3 channels, and the first of 96 at half the rows"
     counted.update({True: 0, False: 0})
@@ -121,7 +121,7 @@ def test_gradients_through_the_decoder_are_the_same(recomputed, counted):
     torch.manual_seed(0)
     stock = build_vae(wan(8)).requires_grad_(False)
     vae = copy.deepcopy(stock)
-    codec = Codec(vae)
+    codec = WanCodec(vae)
     if recomputed:
         recompute_decoder(vae)
     latents = torch.randn(1, 4, 3, 4, 6, requires_grad=True)

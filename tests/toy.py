@@ -1,6 +1,6 @@
 """The parts of the system at toy width: recipes, a drawn talking face, a transformer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from asymtalker import timeline
+from asymtalker.codec import Codec
 from asymtalker.config import (
     AudioEncoderConfig,
     ChunkConfig,
@@ -17,6 +18,7 @@ from asymtalker.config import (
     DistillConfig,
     LoopConfig,
     OptimizerConfig,
+    SpeechEncoderConfig,
     TeacherConfig,
     TransformerConfig,
 )
@@ -39,6 +41,7 @@ TOY_CODEC = CodecConfig(
 TOY_AUDIO = AudioEncoderConfig(
     conv_dim=(8, 8, 8, 8, 8, 8, 8), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
 )
+TOY_SPEECH = SpeechEncoderConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 TOY_TRANSFORMER = TransformerConfig(
     num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32, prediction_type="clean"
 )
@@ -176,7 +179,7 @@ def roll_out(config: DistillConfig, nets, frozen, source, extent, generator: tor
     return generate(config, nets, frozen, source, extent, batch, generator)
 
 
-class FoldingCodec:
+class FoldingCodec(Codec):
     """A codec without weights, of one pixel a cell: the channels of a latent frame are its four frames, the first
     latent frame holds its one frame four times.
 
@@ -197,7 +200,13 @@ class FoldingCodec:
         folded = torch.cat([first, pixels], dim=2).unflatten(2, (num_latents, -1))  # (B, 3, T, 4, H, W)
         return folded.movedim(3, 2).flatten(1, 2)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
+        """Each pixel is one."""
+        return size
+
+    def decode(
+        self, latents: torch.Tensor, portrait: torch.Tensor | None = None, identity: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """``(B, 12, T, H, W)`` to ``(B, 3, 1 + 4 (T - 1), H, W)``."""
         frames = latents.unflatten(1, (3, -1)).movedim(2, 3).flatten(2, 3)
         return self.kept * frames[:, :, timeline.TEMPORAL_COMPRESSION - 1 :]
@@ -236,7 +245,7 @@ class RecordingNetwork:
 
     def __init__(self, answer: Callable[[Pass], torch.Tensor], channels: int = TOY_CODEC.z_dim):
         self.answer, self.channels = answer, channels
-        self.config = SimpleNamespace(audio_context=2, prediction_type="clean")
+        self.config = SimpleNamespace(audio_context=2, prediction_type="clean", patch_size=(1, 1, 1))
         self.passes: list[Pass] = []
 
     def __call__(self, hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image=None):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asymtalker.codec import Codec, to_pixels
+from asymtalker.codec import WanCodec, to_pixels
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_identity
@@ -19,7 +19,7 @@ def whole_loop(checkpoint: Path) -> torch.Tensor:
     """Latents of three chunks, ``(3, C, T, h, w)``."""
     torch.set_num_threads(1)
     pipeline = AsymTalkerPipeline.from_pretrained(checkpoint).place(start("cpu"))
-    codec, chunk = Codec(pipeline.vae), pipeline.settings.chunk
+    codec, chunk = WanCodec(pipeline.vae), pipeline.settings.chunk
     rng = np.random.default_rng(0)
     sound = ArraySource(rng.normal(0, 0.1, 17 * 640).astype(np.float32))
     picture = to_pixels(rng.integers(0, 255, (1, 32, 32, 3)).astype(np.uint8))

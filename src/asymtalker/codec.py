@@ -1,6 +1,7 @@
 """Pixels and normalised latents: the only home of range, axis order, mean and standard deviation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
@@ -9,7 +10,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanResidualBlock
-from torch import Tensor
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from asymtalker import timeline
@@ -140,7 +142,70 @@ def latent_size(size: tuple[int, int], spatial: int, patch_size: Sequence[int]) 
     return size[0] // spatial, size[1] // spatial
 
 
-class Codec:
+class Codec(ABC):
+    """What stands between frames and latents: all that the method knows of it.
+
+    Attributes:
+        vae: its network, saved in the folder ``vae`` of a checkpoint.
+        channels: of a latent frame.
+        spatial: pixels on a side of a latent cell; 0 for a codec that has a single cell whatever the frame's size.
+        autocast: precision it runs in; ``None`` for the weights' own.
+        statistics: settings beside the weights that change what it gives.
+        memoryless: whether every latent frame decodes by itself, so that a long chunk need not be held at once.
+    """
+
+    vae: ModelMixin
+    channels: int
+    spatial: int
+    autocast: torch.dtype | None
+    statistics: tuple[object, ...] = ()
+    memoryless: bool = False
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The part of the network that latents depend on."""
+        return self.vae
+
+    @abstractmethod
+    def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of latent cells of a frame of ``size``, height and width in pixels.
+
+        Raises:
+            UserError: if tokens of ``patch_size`` (latent frames, rows, columns) do not divide the frame.
+        """
+
+    @abstractmethod
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels ``(B, 3, F, H, W)`` in [-1, 1] to normalised latents ``(B, C, 1 + (F-1)/4, h, w)``, float32.
+
+        Raises:
+            ValueError: if ``F`` is not ``1 + 4m``.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
+        """Normalised latents ``(B, C, T, h, w)`` to pixels ``(B, 3, 1 + 4 (T-1), H, W)`` in [-1, 1], float32.
+
+        Args:
+            latents: to decode.
+            portrait: the picture ``(B, 3, 1, H, W)`` whose face is seen, for a codec that does not hold it in latents.
+            identity: latents of that face (:class:`asymtalker.models.identity.Identity`), which ``latents`` are seen
+                against; by default what is read of ``portrait``.
+        """
+
+    def decode_frames(
+        self, latents: Tensor, start: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Frames ``[start, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``."""
+        yield self.decode(latents, portrait, identity)[:, :, start:stop]
+
+    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
+        """Latents of the last ``num_frames`` frames that ``latents`` decode to, encoded anew as a chunk begins
+        (section 3.2); ``frames`` gives those frames, decoded."""
+        return self.encode(frames())
+
+
+class WanCodec(Codec):
     """The frozen 3D causal VAE with normalised latents.
 
     Args:
@@ -153,7 +218,8 @@ class Codec:
         self.vae = vae
         quicken_convolutions(vae)
         self.autocast = autocast
-        self.channels: int = vae.config.z_dim
+        self.channels = vae.config.z_dim
+        self.statistics = (vae.config.latents_mean, vae.config.latents_std)
         self.spatial: int = vae.config.scale_factor_spatial
         self._statistics = torch.tensor([vae.config.latents_mean, vae.config.latents_std]).view(2, 1, -1, 1, 1, 1)
 
@@ -166,20 +232,20 @@ class Codec:
             self._statistics = self._statistics.to(device)
         return self._statistics
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels ``(B, 3, F, H, W)`` in [-1, 1] to normalised latents ``(B, C, 1 + (F-1)/4, H/s, W/s)``, float32.
+    def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
+        """See :meth:`Codec.cells`."""
+        return latent_size(size, self.spatial, patch_size)
 
-        Raises:
-            ValueError: if ``F`` is not ``1 + 4m``.
-        """
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See :meth:`Codec.encode`."""
         timeline.latents_of_frames(pixels.shape[2])
         with self._precision(pixels.device):
             latents = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().float()
         mean, std = self._mean_and_std(latents.device)
         return (latents - mean) / std
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Normalised latents ``(B, C, T, h, w)`` to pixels ``(B, 3, 1 + 4 (T-1), H, W)`` in [-1, 1], float32."""
+    def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
+        """See :meth:`Codec.decode`; the latents hold all there is."""
         mean, std = self._mean_and_std(latents.device)
         raw = latents * std + mean
         with self._precision(latents.device):

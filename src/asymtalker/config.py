@@ -37,8 +37,6 @@ class SynthConfig:
     """Gain of head motion within a clip; 0 keeps heads still."""
     portraits: Path | None = None
     """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
-    landmarks: Path | None = None
-    """478 face-mesh points of each portrait (``.npz``); found beside the portraits when not given."""
     pico_share: float = 0.0
     """Share of clips spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
     split: Literal["train", "test"] | None = None
@@ -70,8 +68,6 @@ class EvaluateConfig:
     """Only the first clips of the reference, in order of name."""
     seconds: str = "5,10,30,60,120,300,600"
     """Moments at which the Fréchet distances are followed, separated by commas."""
-    readout: Path | None = None
-    """Folder of the network that reads faces, such as RUN/readout; the bundled one by default."""
     offline: bool = False
     """Take only the published networks that are there already and download none."""
     seed: int = 0
@@ -161,6 +157,32 @@ class CodecTrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MotionCodecTrainConfig:
+    """Training of a motion codec: its basis in closed form, its painter by gradient."""
+
+    components: int
+    """Principal components of expression kept of a frame."""
+    channels: int
+    """Of a latent, which stands for four frames."""
+    widths: tuple[int, int, int]
+    """Channels of the painter at 48, 24 and 12 pixels."""
+    portraits: int = 1
+    """Frames of a clip that others are moved from."""
+    pairs: int = 10
+    """Pairs of frames, one after the other, that are moved."""
+    edge_weight: float = 1.0
+    """Weight of the L1 distance between spatial gradients."""
+    temporal_weight: float = 0.5
+    """Weight of the L1 distance between changes from frame to frame."""
+    critic_weight: float = 0.02
+    """Weight of the adversarial loss."""
+    critic_from: float = 0.5
+    """Share of the steps after which it begins; 1 for none."""
+    loop: LoopConfig
+    optimizer: OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class AudioEncoderConfig:
     """Size of ``Wav2Vec2Model`` (transformers argument names)."""
 
@@ -174,24 +196,33 @@ class AudioEncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioTrainConfig:
-    """Training of a small wav2vec2 on frame-wise phonemes of synthetic speech."""
+class SpeechEncoderConfig:
+    """Size of ``models/speech_encoder.py``; Whisper tiny's is 384, 4, 6, 1536."""
 
-    model: AudioEncoderConfig
-    seconds: float
-    """Length of a training utterance."""
-    pico_share: float = 0.0
-    """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``). None of its six
-    voices is held out: the test accuracy is espeak-ng's alone."""
-    loop: LoopConfig
-    optimizer: OptimizerConfig
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadoutTrainConfig:
-    """Training of the network that reads lips, head pose and blendshapes from frames."""
+class AudioTrainConfig:
+    """Training of the speech encoder on frame-wise phonemes and on what Whisper hears."""
 
-    width: int
+    model: SpeechEncoderConfig
+    seconds: float
+    """Length of the longest training utterances. In each step all are as long, or two thirds or a third of it, and
+    then so many more. Half of them are of the sounds of the other half, a little later."""
+    real_share: float = 0.5
+    """Share of utterances that are recordings of real people, where a folder of them is given."""
+    teacher_weight: float = 1.0
+    """Weight of the squared error of Whisper's outputs for the undisturbed sound, in their spreads."""
+    agreement_weight: float = 1.0
+    """Weight of the difference between what is heard of a moment in pieces of sound that begin and end elsewhere, so
+    that little is lost where a sound still grows."""
+    pico_share: float = 0.0
+    """Share of utterances spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``). None of its six
+    voices is held out: the test accuracy is espeak-ng's alone."""
     loop: LoopConfig
     optimizer: OptimizerConfig
 
@@ -218,7 +249,7 @@ class TransformerConfig:
     audio_context: int = 2
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
-    prediction_type: Literal["velocity", "clean"] = "velocity"
+    prediction_type: Literal["velocity", "clean", "change"] = "velocity"
     audio_modulation: bool = False
     """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
     refiner_layers: int = 0
@@ -367,11 +398,10 @@ class InferenceConfig:
 class Recipe:
     """Everything one model needs, from codec to student."""
 
-    codec: CodecTrainConfig | None
+    codec: CodecTrainConfig | MotionCodecTrainConfig | None
     """``None`` where a published codec is used."""
     audio: AudioTrainConfig | None
     """``None`` where a published wav2vec2 is used."""
-    readout: ReadoutTrainConfig
     teacher: TeacherConfig
     distill: DistillConfig
     sampler: SamplerConfig

@@ -88,10 +88,14 @@ def predict_velocity(
     noisy = with_head(noisy, conditions)
     generated = generated_mask(noisy, conditions)
     given = (1 - generated).expand(batch, MASK_CHANNELS, num_latents, height, width).to(noisy)
-    channels = [noisy, given]
+    sigmas = sigma[:, None] * generated.view(1, -1)  # (B, T)
+    seen = noisy
+    if transformer.config.prediction_type == "change":
+        assert conditions.identity.latents is not None, "a change is one of identity latents"
+        seen = noisy - (1 - flow.expand(sigmas, noisy)) * conditions.identity.latents
+    channels = [seen, given]
     if conditions.identity.latents is not None:
         channels.append(conditions.identity.latents)
-    sigmas = sigma[:, None] * generated.view(1, -1)  # (B, T)
     dtype, tokens = transformer.dtype, conditions.identity.tokens
     output = transformer(
         torch.cat(channels, dim=1).to(dtype),
@@ -164,25 +168,46 @@ class Chunk:
         span: where it stands in the video.
         latents: clean latents ``(B, C, T, h, w)``.
         codec: decodes them.
+        identity: the identity reference.
+        portrait: the picture ``(B, 3, 1, H, W)``, where the codec needs it.
         preview: decodes them for the video instead, coarsely.
     """
 
     span: Span
     latents: Tensor
     codec: Codec
+    identity: Identity
+    portrait: Tensor | None = None
     preview: PreviewDecoder | None = None
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.codec.decode(latents.detach(), self.portrait, self.identity.latents)
 
     @cached_property
     def pixels(self) -> Tensor:
         """Decoded frames ``(B, 3, F, H, W)`` in [-1, 1], decoded once, without gradient."""
-        with torch.no_grad():
-            return self.codec.decode(self.latents.detach())
+        return self._decode(self.latents)
 
     @property
     def new_pixels(self) -> Tensor:
         """The frames this chunk adds to the video, without the repeated head and the padded end."""
         pixels = self.pixels if self.preview is None else self.preview.decode(self.latents.detach())
         return pixels[:, :, self.span.new.start - self.span.start : self.span.new.stop - self.span.start]
+
+    def shown(self) -> Iterator[Tensor]:
+        """:attr:`new_pixels`, of a codec without memory a few at a time."""
+        if self.preview is not None or not self.codec.memoryless:
+            yield self.new_pixels
+            return
+        start, stop = self.span.new.start - self.span.start, self.span.new.stop - self.span.start
+        with torch.no_grad():
+            yield from self.codec.decode_frames(self.latents, start, stop, self.portrait, self.identity.latents)
+
+    def continuity(self, count: int) -> Tensor:
+        """The continuity reference of the next chunk: the last ``count`` frames, encoded anew."""
+        with torch.no_grad():
+            return self.codec.encode_again(self.latents.detach(), count, lambda: self.last_pixels(count))
 
     def last_pixels(self, count: int) -> Tensor:
         """The last ``count`` frames ``(B, 3, count, H, W)``, for the next chunk's continuity reference.
@@ -194,8 +219,7 @@ class Chunk:
         if self.preview is None:
             return self.pixels[:, :, -count:]
         tail = latents_of_frames(count) + TAIL_CONTEXT
-        with torch.no_grad():
-            return self.codec.decode(self.latents[:, :, -tail:].detach())[:, :, -count:]
+        return self._decode(self.latents[:, :, -tail:])[:, :, -count:]
 
 
 def still_working(device: torch.device) -> bool:
@@ -219,6 +243,7 @@ def rollout(
     ground_truth: Callable[[Span], Tensor] | None = None,
     exit_chunk: int | None = None,
     exit_step: int | None = None,
+    portrait: Tensor | None = None,
     preview: PreviewDecoder | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
@@ -241,6 +266,7 @@ def rollout(
         exit_chunk: index of the one chunk, if any, that is sampled only to ``exit_step`` and, where the caller has
             gradients enabled, with gradient. All others are sampled to the end and without.
         exit_step: see :func:`sample_chunk`.
+        portrait: the picture ``(B, 3, 1, H, W)`` whose face is seen, where the codec needs it to decode.
         preview: decoder of the frames to be shown, in place of the codec's.
 
     Yields:
@@ -253,7 +279,7 @@ def rollout(
         raise ValueError("continuity='ground_truth' needs the ground_truth frames")
     context = transformer.config.audio_context
     num_latents = latents_of_frames(chunk.frames)
-    shape = (batch, codec.channels, num_latents, size[0] // codec.spatial, size[1] // codec.spatial)
+    shape = (batch, codec.channels, num_latents, *codec.cells(size, transformer.config.patch_size))
 
     def features(of: Span) -> Tensor:
         return audio.frames(*of.heard(context))
@@ -267,15 +293,14 @@ def rollout(
             head = None
             if span.continuity:
                 if ground_truth is not None and continuity == "ground_truth":
-                    frames = ground_truth(span)
+                    with torch.no_grad():
+                        head = codec.encode(ground_truth(span))
                 else:
                     assert previous is not None, "generated continuity starts at the first chunk"
-                    frames = previous.last_pixels(span.continuity)
-                with torch.no_grad():
-                    head = codec.encode(frames)
+                    head = previous.continuity(span.continuity)
             conditions = Conditions(features(span) if ahead is None else ahead, identity, head)
             generator = flow.numbered_generator(seed, span.index, "chunk")
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
         ahead = features(following) if following is not None and still_working(latents.device) else None
-        previous = Chunk(span, latents, codec, preview)
+        previous = Chunk(span, latents, codec, identity, portrait, preview)
         yield previous

@@ -1,6 +1,5 @@
 """benchmarks/distort.py: each distortion does what it says, and no more."""
 
-import json
 import runpy
 from pathlib import Path
 
@@ -19,9 +18,7 @@ def distorted(drawn_corpus, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.
     """Frames and sound of the second of two clips, by distortion."""
     folder = tmp_path_factory.mktemp("distorted")
     runpy.run_path(str(SCRIPT))["main"](drawn_corpus, folder, 2)
-    made = sorted(folder.iterdir())
-    assert all(json.loads((method / "method.json").read_text()) == {"framed": True} for method in made)
-    return {method.name: read_video(method / "drawn1.mp4") for method in made}
+    return {method.name: read_video(method / "drawn1.mp4") for method in sorted(folder.iterdir())}
 
 
 def test_each_changes_its_own_thing_alone(distorted):

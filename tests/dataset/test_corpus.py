@@ -8,6 +8,7 @@ import pytest
 
 from asymtalker.dataset.corpus import NewClip, ShardWriter, open_clip, read_manifest, shard_name
 from asymtalker.errors import UserError
+from drawn_face import background, draw_face
 
 
 def make_clip(key: str, frames: int = 60, size: int = 64) -> NewClip:
@@ -55,6 +56,23 @@ def test_round_trip(corpus):
         assert clip.info["ground_truth"] == source.ground_truth
         assert json.loads(row.scores) == {"sync": 0.5}
         assert {name: clip.info[name] for name in vars(row)} == vars(row)
+
+
+def test_masks_that_are_left_out_are_the_face_meshs(tmp_path):
+    writer = ShardWriter(tmp_path)
+    face = draw_face(background(160, 160), (80, 80), 80)
+    frames = np.stack([face, face, background(160, 160), np.roll(face, 20, axis=1)])
+    writer.write(0, [replace(make_clip("00", frames=4), frames=frames, mask=None)])
+    writer.write_manifest()
+    clip = open_clip(tmp_path, "00")
+    masks = clip.mask()
+    assert masks.shape == (4, 160, 160)
+    assert masks[0, 80, 80] == 255
+    assert [0.1 < (mask > 127).mean() < 0.4 for mask in masks] == [True, True, False, True]
+    assert not masks[2].any()
+    columns = [np.nonzero(mask)[1].mean() for mask in (masks[0], masks[3])]
+    assert columns[1] - columns[0] == pytest.approx(20, abs=2)
+    np.testing.assert_array_equal(clip.mask(3, 4), masks[3:])
 
 
 def test_seeking_is_exact(corpus):

@@ -20,6 +20,7 @@ from asymtalker.evaluate.measure.networks import LOADERS, Networks, load_network
 from asymtalker.evaluate.run import evaluate
 from asymtalker.media.video import read_video, write_video
 from drawn_face import background, drawn_clip
+from real_data import DATA
 
 
 @pytest.fixture(autouse=True)
@@ -28,15 +29,13 @@ def _no_downloads(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def measure_anew(tmp_path, drawn_corpus, readout):
+def measure_anew(tmp_path, drawn_corpus):
     """Run the stage against the drawn corpus; gives ``report.json``."""
-    readout.save_pretrained(tmp_path / "readout")
 
     def run_stage(**settings) -> dict:
         defaults = {
             "out": tmp_path / "report",
             "reference": drawn_corpus,
-            "readout": tmp_path / "readout",
             "offline": True,
             "device": "cpu",
         }
@@ -67,7 +66,6 @@ def measure(measure_anew, features_of_reference, tmp_path):
 def distorted(drawn_videos, folder, change):
     """The drawn videos with ``change(frames, samples)`` applied."""
     folder.mkdir()
-    shutil.copy(drawn_videos / "method.json", folder)
     for path in sorted(drawn_videos.glob("*.mp4")):
         write_video(folder / path.name, *change(*read_video(path)))
     return folder
@@ -82,7 +80,7 @@ def test_real_against_real_is_no_distance_and_everything_else_is_listed(measure_
     method = drawn_videos.resolve().name
     assert list(report["methods"]) == ["reference", method]
     # the files went through one more compression than the corpus
-    assert value(report, method, "fd_readout") < 0.05
+    assert value(report, method, "fd_face") < 0.2  # what is drawn reads otherwise at once
     assert value(report, method, "head_motion") == pytest.approx(value(report, "reference", "head_motion"), rel=0.2)
     assert report["methods"][method]["failed"] == {}
     assert set(report["not_measured"]) >= {"fid", "fvd", "sync_c", "sync_d", "identity"}
@@ -113,6 +111,7 @@ def test_what_was_measured_is_kept_until_the_clip_changes(measure_anew, drawn_vi
     assert changed["methods"]["videos"]["clips"]["drawn2"] != again["methods"]["videos"]["clips"]["drawn2"]
 
 
+@pytest.mark.slow
 def test_distortions_move_their_metric(measure, drawn_videos, tmp_path):
     def blurred(frames, samples):
         spread = np.stack([np.roll(frames, (dy, dx), (1, 2)) for dy in range(-4, 5, 2) for dx in range(-4, 5, 2)])
@@ -131,11 +130,15 @@ def test_distortions_move_their_metric(measure, drawn_videos, tmp_path):
         for change in (blurred, tinted, still)
     }
     report = measure(compare=(f"real={drawn_videos}", *(f"{name}={folder}" for name, folder in folders.items())))
-    assert value(report, "blurred", "fd_readout") > 10 * value(report, "real", "fd_readout")
+    assert value(report, "blurred", "sharpness") < 0.5 * value(report, "real", "sharpness")
+    assert value(report, "still", "sharpness") == pytest.approx(value(report, "real", "sharpness"), rel=0.1)
+    assert value(report, "still", "fd_face") > 3 * value(report, "real", "fd_face")
     assert value(report, "tinted", "colour_drift") > 5 + value(report, "real", "colour_drift")
     assert abs(value(report, "blurred", "colour_drift") - value(report, "real", "colour_drift")) < 0.5
-    assert value(report, "still", "head_motion") == pytest.approx(0, abs=0.05)
-    assert value(report, "real", "head_motion") > 0.1
+    assert value(report, "still", "head_motion") == pytest.approx(0, abs=0.15)  # as far as compression moves points
+    assert value(report, "real", "head_motion") > 3 * value(report, "still", "head_motion")
+    assert value(report, "real", "head_motion_ratio") == pytest.approx(1, abs=0.2)
+    assert value(report, "still", "head_motion_ratio") < 0.3
 
 
 def test_one_bad_clip_never_ends_the_run(measure, drawn_videos, tmp_path):
@@ -168,6 +171,7 @@ def test_another_shape_than_the_references_is_said(measure, drawn_videos, tmp_pa
     assert any("of another shape than the reference (3)" in text for text in warnings)
 
 
+@pytest.mark.slow
 def test_clips_are_generated_timed_and_kept(measure, tiny_pipeline_folder, tmp_path, monkeypatch):
     index = tmp_path / "toy" / "model_index.json"
     shutil.copytree(tiny_pipeline_folder, tmp_path / "toy")
@@ -240,8 +244,41 @@ def test_folders_without_videos_and_damaged_records_are_one_sentence(drawn_video
 def test_a_folder_of_videos_is_a_reference_too(measure, drawn_videos, tmp_path):
     report = measure(reference=drawn_videos, generated=drawn_videos, out=tmp_path / "files")
     method = drawn_videos.resolve().name
-    assert value(report, method, "fd_readout") == pytest.approx(0, abs=1e-4)
-    assert "synthetic corpus" in report["not_measured"]["lip_correlation"]
+    assert value(report, method, "fd_face") == pytest.approx(0, abs=1e-4)
+    assert value(report, method, "lip_correlation") == pytest.approx(1)  # what is read of real clips is the truth
+    assert value(report, method, "lip_lag") == 0
+    assert value(report, method, "lip_amplitude") == pytest.approx(1)
+    assert value(report, method, "blendshape_error") == pytest.approx(0)
+    assert "lip_correlation" not in report["methods"]["reference"]["values"]
+    assert "synthetic corpus" in report["not_measured"]["lip_closures"]
+
+
+@pytest.mark.slow
+def test_lips_of_real_people_are_held_against_what_is_read_of_them(measure, tmp_path, monkeypatch):
+    speakers = sorted(DATA.glob("clips/*.mpg"))[1:3]
+    if not speakers:
+        pytest.skip(f"no clips in {DATA}")
+    monkeypatch.setattr(run, "load_networks", lambda *_: Networks(missing=dict.fromkeys(LOADERS, "not needed here")))
+    for path in speakers:
+        frames, samples = read_video(path)
+        videos = {
+            "real": frames,
+            "late": np.concatenate([np.repeat(frames[:1], 3, 0), frames[:-3]]),
+            "still": np.repeat(frames[:1], len(frames), 0),
+        }
+        for name, shown in videos.items():
+            write_video(tmp_path / name / f"{path.stem}.mp4", shown, samples)
+    methods = tuple(f"{name}={tmp_path / name}" for name in ("late", "still"))
+    report = measure(reference=tmp_path / "real", compare=methods, out=tmp_path / "lips")
+    assert value(report, "late", "lip_correlation") > 0.97
+    assert value(report, "late", "lip_lag") == 3
+    assert value(report, "late", "lip_amplitude") == pytest.approx(1, abs=0.1)
+    assert value(report, "late", "sharpness") == pytest.approx(1, abs=0.15)
+    assert value(report, "late", "head_motion_ratio") == pytest.approx(1, abs=0.1)
+    assert value(report, "still", "lip_correlation") < 0.6
+    assert value(report, "still", "lip_amplitude") < 0.1
+    assert value(report, "still", "blinks") == 0 < value(report, "reference", "blinks")
+    assert value(report, "still", "fd_face") > 5 * value(report, "late", "fd_face")
 
 
 def test_crops_and_rates_of_other_systems_are_taken_from_their_record(drawn_videos, tmp_path):
@@ -291,9 +328,8 @@ def test_sound_that_begins_late_stays_late(drawn_videos, tmp_path):
         assert np.abs(seen[first + 30].astype(int) - frames[30]).mean() < 3
 
 
-def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
-    measure_anew, drawn_videos, tmp_path, monkeypatch
-):
+@pytest.mark.slow
+def test_other_networks_measure_anew_and_so_does_damage(measure_anew, drawn_videos, tmp_path, monkeypatch):
     seen = []
     original = measurer.measure_clip
     monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
@@ -307,14 +343,6 @@ def test_other_networks_or_another_readout_measure_anew_and_so_does_damage(
     report = measure_anew(generated=drawn_videos)
     assert len(seen) == 13
     assert "face_distance" in report["not_measured"]  # and not a value of what is said to be missing
-    about = json.loads((tmp_path / "readout" / "config.json").read_text())
-    shutil.copytree(tmp_path / "readout", tmp_path / "other")
-    measure_anew(generated=drawn_videos, readout=tmp_path / "other")
-    assert len(seen) == 13  # the same network in another place
-    twice = about | {"spread": [2 * spread for spread in about["spread"]]}
-    (tmp_path / "other" / "config.json").write_text(json.dumps(twice))
-    measure_anew(generated=drawn_videos, readout=tmp_path / "other")
-    assert len(seen) == 19
 
 
 def test_damaged_shards_and_links_cost_their_clip_alone(measure, drawn_videos, drawn_corpus, tmp_path):
@@ -334,8 +362,10 @@ def test_damaged_shards_and_links_cost_their_clip_alone(measure, drawn_videos, d
     shard.write_bytes(data[:at] + b"JUNK" + data[at + 4 :])
     report = measure(reference=damaged, generated=videos)
     assert set(report["methods"]["videos"]["failed"]) == {"drawn0", "drawn2"}
-    assert set(report["methods"]["reference"]["failed"]) == {"drawn2", "drawn3"}
-    assert "the sound of drawn3 is damaged" in report["methods"]["reference"]["failed"]["drawn3"]
+    assert set(report["methods"]["reference"]["failed"]) == {"drawn2"}
+    (note,) = report["methods"]["reference"]["clips"]["drawn3"]["notes"]
+    assert note.startswith("not held against the real clip: ")
+    assert "the sound of drawn3 is damaged" in note
     assert report["methods"]["videos"]["values"]["lip_correlation"]["samples"] == 1
 
 
@@ -356,7 +386,7 @@ def test_what_its_maker_could_not_make_is_among_the_failed(measure, drawn_videos
     videos = tmp_path / "videos"
     shutil.copytree(drawn_videos, videos)
     (videos / "drawn1.mp4").unlink()
-    (videos / "method.json").write_text(json.dumps({"framed": True, "failed": {"drawn1": "no face in the portrait"}}))
+    (videos / "method.json").write_text(json.dumps({"failed": {"drawn1": "no face in the portrait"}}))
     report = measure(generated=videos)
     assert report["methods"]["videos"]["failed"] == {"drawn1": "no face in the portrait"}
     assert "no face in the portrait" in (tmp_path / "report" / "index.html").read_text()

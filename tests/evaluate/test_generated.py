@@ -183,14 +183,6 @@ def test_a_full_disk_is_no_fault_of_the_clip(generate, tmp_path, monkeypatch, re
     assert set(generate().clips) == {*KEYS}
 
 
-def test_what_is_made_is_framed_whatever_the_reference_is(generate, made, drawn_videos, tmp_path):
-    shutil.copytree(drawn_videos, tmp_path / "files", ignore=shutil.ignore_patterns("*.json"))
-    assert not open_method("files", tmp_path / "files").clips["drawn0"].framed
-    assert generate(tmp_path / "files").clips["drawn0"].framed
-    change_record(tmp_path / "videos", framed=False)  # as an earlier version wrote
-    assert generate(tmp_path / "files").clips["drawn0"].framed
-
-
 def test_what_a_killed_run_left_is_removed(generate, made, tmp_path):
     generate()
     folder = tmp_path / "videos"

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from asymtalker.codec import Codec, build_vae
+from asymtalker.codec import WanCodec, build_vae
 from asymtalker.commands.cli import main
 from asymtalker.config import CodecConfig, InferenceConfig
 from asymtalker.errors import UserError
@@ -135,7 +135,7 @@ def test_tiles_show_nearly_the_same_picture():
         patch_size=None,
     )
     vae = build_vae(config).eval().requires_grad_(False)
-    codec, latents = Codec(vae), torch.randn(1, 6, 1, 24, 40)
+    codec, latents = WanCodec(vae), torch.randn(1, 6, 1, 24, 40)
     with torch.inference_mode():
         pixels = codec.decode(latents)
         encoded = codec.encode(pixels)
@@ -178,7 +178,7 @@ def test_the_codec_is_whole_graphs_of_several_sizes(monkeypatch):
     """A few for each size, with the layout of a GPU; what there is of a size is used again."""
     vae = build_vae(TOY_CODEC).eval().requires_grad_(False)
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", RECOMPILE_LIMIT)
-    codec, inputs, graphs = Codec(vae), [], []
+    codec, inputs, graphs = WanCodec(vae), [], []
     for size in (2, 4):
         inputs.append((torch.randn(1, TOY_CODEC.z_dim, 5, 2, size), torch.randn(1, 3, 9, 16, 8 * size)))
     with torch.inference_mode():
@@ -199,7 +199,7 @@ def test_the_codec_is_whole_graphs_of_several_sizes(monkeypatch):
 def test_channels_last_changes_the_layout_alone():
     vae = build_vae(TOY_CODEC).eval().requires_grad_(False)
     before = {name: weight.clone() for name, weight in vae.state_dict().items()}
-    codec, latents = Codec(vae), torch.randn(1, TOY_CODEC.z_dim, 3, 2, 2)
+    codec, latents = WanCodec(vae), torch.randn(1, TOY_CODEC.z_dim, 3, 2, 2)
     with torch.inference_mode():
         expected = codec.decode(latents)
         channels_last(vae)
@@ -333,10 +333,11 @@ def test_preview_shows_its_own_frames_but_the_codec_makes_the_head(checkpoint, p
 
 
 def test_the_end_of_a_chunk_is_decoded_nearly_as_if_after_the_rest():
-    codec = Codec(load_part(AutoencoderKLWan, checkpoint_folder(None) / "vae"))  # a random one hardly forgets
+    codec = WanCodec(load_part(AutoencoderKLWan, checkpoint_folder(None) / "vae"))  # a random one hardly forgets
     latents = torch.randn(1, codec.channels, 11, 4, 4, generator=torch.Generator().manual_seed(0))
     span = Span(index=0, start=0, stop=41, continuity=0, new=range(41))
-    whole, tail = Chunk(span, latents, codec), Chunk(span, latents, codec, PreviewDecoder(codec.channels))
+    whole = Chunk(span, latents, codec, Identity())
+    tail = Chunk(span, latents, codec, Identity(), preview=PreviewDecoder(codec.channels))
     with torch.inference_mode():
         exact, near = whole.last_pixels(5), tail.last_pixels(5)
         assert torch.equal(exact, whole.pixels[:, :, -5:])

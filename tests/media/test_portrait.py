@@ -1,15 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS
 from asymtalker.media.portrait import (
     FaceBox,
     Placement,
+    check_face,
     choose_face,
     crop_frame,
     find_faces,
-    find_rotation,
+    find_upright,
     parse_size,
     paste_back,
     resize_for_video,
@@ -48,15 +52,92 @@ def test_faces_come_largest_first_and_the_choice_is_said():
             choose_face(faces, number, "x.png")
 
 
-def test_no_face_is_an_error_and_a_turned_one_is_noticed():
+def test_no_face_is_an_error():
     picture = background(300, 400)
-    assert find_faces(picture) == []
-    with pytest.raises(UserError, match=r"No face was found in empty\.png"):
+    assert find_upright(picture)[1:] == ([], 0)
+    with pytest.raises(UserError, match=r"No human face was found in empty\.png"):
         choose_face([], None, "empty.png")
-    assert find_rotation(picture) is None
-    upright = draw_face(picture, (200, 150), 120)
-    assert find_rotation(np.ascontiguousarray(np.rot90(upright))) == 90
-    assert find_rotation(np.ascontiguousarray(np.rot90(upright, 2))) == 180
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_turned_picture_is_turned_back(quarters):
+    upright = draw_face(background(300, 400), (200, 150), 120)
+    picture, (face,), turn = find_upright(np.ascontiguousarray(np.rot90(upright, quarters)))
+    assert turn == 90 * quarters
+    assert np.array_equal(picture, upright)
+    assert face == find_faces(upright)[0]
+
+
+def test_a_tilted_picture_stays_as_it_is():
+    upright = draw_face(background(400, 400), (200, 200), 120)
+    for angle in (-40, -20, 20, 40):
+        tilted = np.asarray(Image.fromarray(upright).rotate(angle, Image.Resampling.BICUBIC))
+        _, (face,), turn = find_upright(tilted)
+        assert turn == 0
+        assert face.width == pytest.approx(find_faces(upright)[0].width, rel=0.1)
+
+
+@pytest.mark.parametrize("width", [48, 64, 90])
+def test_small_faces_are_found_and_said_to_be_soft(width):
+    picture = draw_face(background(853, 1280), (900, 250), width)
+    (face,) = find_faces(picture)
+    assert face.width == pytest.approx(width, rel=0.15)
+    assert face.left + face.width / 2 == pytest.approx(900, abs=0.1 * width)
+    said: list[str] = []
+    check_face(face, picture.shape, "x.png", said.append)
+    assert [f"{round(face.width)} pixels wide" in sentence for sentence in said] == [True] * (face.width < 64)
+
+
+def test_a_face_of_few_pixels_is_refused():
+    face = find_faces(draw_face(background(300, 300), (150, 150), 60))[0]
+    with pytest.raises(UserError, match="20 pixels wide"):
+        check_face(replace(face, width=20), (300, 300), "x.png", print)
+
+
+def test_a_face_that_is_cut_off_is_said_or_refused():
+    upright = draw_face(background(400, 400), (200, 200), 160)
+    for left, refused in ((0, False), (145, False), (165, True)):
+        picture = upright[:, left:]
+        (face,) = find_faces(picture)
+        said: list[str] = []
+        if refused:
+            with pytest.raises(UserError, match="cut off"):
+                check_face(face, picture.shape, "x.png", said.append)
+        else:
+            check_face(face, picture.shape, "x.png", said.append)
+            assert ["cut off" in sentence for sentence in said] == [True] * (left > 0)
+
+
+def test_what_makes_a_portrait_worse_is_said():
+    face = find_faces(draw_face(background(400, 400), (200, 200), 160))[0]
+    assert face.mesh is not None
+
+    def said_of(points: np.ndarray) -> list[str]:
+        said: list[str] = []
+        check_face(replace(face, mesh=replace(face.mesh, points=points)), (400, 400), "x.png", said.append)
+        return said
+
+    assert said_of(face.mesh.points) == []
+    wide = face.mesh.points.copy()
+    wide[LOWER_LIP, 1] += 0.25 * (wide[LEFT_EYE_OUTER, 0] - wide[RIGHT_EYE_OUTER, 0])
+    assert ["mouth wide open" in sentence for sentence in said_of(wide)] == [True]
+    closed = face.mesh.points.copy()
+    for upper, lower in (*RIGHT_LIDS, *LEFT_LIDS):
+        closed[upper] = closed[lower]
+    assert ["eyes closed" in sentence for sentence in said_of(closed)] == [True]
+    middle = face.mesh.points.mean(0)
+    for yaw, refused in ((45, False), (70, True)):
+        turned = (face.mesh.points - middle) @ rotation_about_y(yaw) + middle
+        if refused:
+            with pytest.raises(UserError, match="degrees to the side"):
+                said_of(turned)
+        else:
+            assert any("degrees to the side" in sentence for sentence in said_of(turned))
+
+
+def rotation_about_y(degrees: float) -> np.ndarray:
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]])
 
 
 @pytest.mark.parametrize("size", [64, 128, 500])
@@ -171,6 +252,22 @@ def test_every_real_portrait_is_framed():
         mouth = corners.mean(axis=0)
         assert 0.38 < mouth[0] < 0.62, path
         assert 0.58 < mouth[1] < 0.76, path
+
+
+@pytest.mark.skipif(not (DATA / "inputs").is_dir(), reason="no odd inputs")
+@pytest.mark.parametrize(
+    ("name", "faces", "turn"),
+    [
+        ("turned180_sfhq_pt1_00002342.jpg", 1, 180),
+        ("upright_old_man.jpg", 1, 0),
+        ("face_not_found.jpg", 1, 0),
+        ("cat_chelsea.jpg", 0, 0),
+    ],
+)
+def test_odd_pictures(name, faces, turn):
+    _, found, turned = find_upright(read_picture(DATA / "inputs" / name))
+    assert len(found) == faces
+    assert turned == turn
 
 
 def test_rows_that_are_padded_change_nothing():

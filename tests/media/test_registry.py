@@ -7,7 +7,6 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from asymtalker.errors import UserError
@@ -150,10 +149,10 @@ def test_two_processes_do_not_write_into_each_other(serve, register):
 def test_portraits_are_a_folder_or_the_registered_set(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "fetch", lambda name: tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    assert registry.named_portraits(Path("mine")) == (Path("mine"), None)
-    assert registry.named_portraits(Path("cc0")) == (tmp_path / "cc0_portraits", registry.CC0_LANDMARKS)
+    assert registry.named_portraits(Path("mine")) == Path("mine")
+    assert registry.named_portraits(Path("cc0")) == tmp_path / "cc0_portraits"
     (tmp_path / "cc0").mkdir()
-    assert registry.named_portraits(Path("cc0")) == (Path("cc0"), None)
+    assert registry.named_portraits(Path("cc0")) == Path("cc0")
 
 
 def test_no_network_is_one_sentence(serve, register):
@@ -199,17 +198,6 @@ def test_entries_are_pinned(name):
     assert all(mirror.startswith("https://") and not mirror.endswith("/") for mirror in entry.mirrors)
     assert entry.licence
     assert entry.origin
-
-
-def test_every_cc0_portrait_has_its_points_inside_the_picture():
-    with np.load(registry.CC0_LANDMARKS, allow_pickle=False) as table:
-        names, size, points = table["names"], table["size"], table["points"].astype(np.float64)
-    files = registry.REGISTRY["cc0_portraits"].files()
-    assert len(files) == 176
-    assert sorted(names) == sorted(file.path for file in files)
-    assert points.shape == (176, 478, 3)
-    assert (points[..., :2] >= 0).all()
-    assert (points[..., :2] <= size[:, None]).all()
 
 
 @pytest.mark.network

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from asymtalker.codec import Codec, build_vae
+from asymtalker.codec import WanCodec, build_vae
 from asymtalker.config import CodecConfig
 from asymtalker.errors import UserError
 from asymtalker.models import identity
@@ -29,7 +29,7 @@ def codec():
         is_residual=False,
         patch_size=2,
     )
-    return Codec(build_vae(config).eval())
+    return WanCodec(build_vae(config).eval())
 
 
 def clip_encoder() -> CLIPVisionModel:

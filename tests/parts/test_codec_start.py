@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from asymtalker.codec import Codec, build_vae, latent_statistics, to_pixels
+from asymtalker.codec import WanCodec, build_vae, latent_statistics, to_pixels
 from asymtalker.config import CodecConfig, CodecTrainConfig
 from asymtalker.parts.codec import channel_visibility, equal_visibility, train_codec
 from asymtalker.parts.codec_start import start_codec
@@ -29,7 +29,7 @@ def started(config: CodecConfig) -> AutoencoderKLWan:
 
 
 def error(vae: AutoencoderKLWan, pixels: torch.Tensor) -> float:
-    frozen = Codec(vae)
+    frozen = WanCodec(vae)
     return float((frozen.decode(frozen.encode(pixels)) - pixels).square().mean())
 
 
@@ -44,7 +44,7 @@ def test_the_start_alone_shows_faces_it_has_not_seen(config):
 
 
 def test_latents_have_about_unit_variance():
-    latents = Codec(started(PLAIN)).encode(faces(range(8)))
+    latents = WanCodec(started(PLAIN)).encode(faces(range(8)))
     assert 0.7 < latents.std() < 1.3
     assert latents.mean().abs() < 0.2
 
@@ -55,7 +55,7 @@ def test_scaled_latents_are_seen_equally_well_in_every_channel():
     visible = channel_visibility(vae, pixels, std)
     assert max(visible) > 1.5 * min(visible), "the toy codec should have channels to tell apart"
     vae.register_to_config(latents_std=equal_visibility(std, visible))
-    codec = Codec(vae)
+    codec = WanCodec(vae)
     latents = codec.encode(pixels)
     assert float(latents.var((0, 2, 3, 4)).mean()) == pytest.approx(1.0, rel=0.2)
     decoded, changes = codec.decode(latents), []

@@ -1,5 +1,6 @@
-"""Training of codec, audio encoder and face readout: they learn, resume exactly, and write what is loaded."""
+"""Training of codec and audio encoder: they learn, resume exactly, and write what is loaded."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,17 +8,18 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
-from asymtalker.codec import Codec, to_pixels
-from asymtalker.config import AudioTrainConfig, CodecTrainConfig, ReadoutTrainConfig
+from asymtalker.codec import WanCodec, to_pixels
+from asymtalker.config import AudioTrainConfig, CodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
-from asymtalker.models.readout import FaceReadout, readings_of
-from asymtalker.parts.audio import speech_batch, train_audio
+from asymtalker.models.audio import load_audio_encoder
+from asymtalker.parts.audio import RealSpeech, speech_batch, train_audio
 from asymtalker.parts.codec import photograph_in_motion, train_codec
-from asymtalker.parts.readout import train_readout
-from toy import TOY_AUDIO, TOY_CODEC, TOY_OPTIMIZER, ToyFace, assert_same, saved_state, toy_loop
+from asymtalker.parts.recordings import Recording, read_index, write_index
+from asymtalker.synth.speech import split_of
+from toy import TOY_CODEC, TOY_OPTIMIZER, TOY_SPEECH, ToyFace, assert_same, saved_state, toy_loop
 
 CODEC = CodecTrainConfig(
     model=TOY_CODEC,
@@ -29,8 +31,7 @@ CODEC = CodecTrainConfig(
     loop=toy_loop(),
     optimizer=TOY_OPTIMIZER,
 )
-AUDIO = AudioTrainConfig(model=TOY_AUDIO, seconds=0.5, loop=toy_loop(), optimizer=TOY_OPTIMIZER)
-READOUT = ReadoutTrainConfig(width=8, loop=toy_loop(batch=8), optimizer=TOY_OPTIMIZER)
+AUDIO = AudioTrainConfig(model=TOY_SPEECH, seconds=0.5, loop=toy_loop(), optimizer=TOY_OPTIMIZER)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_codec_training_resumes_bit_for_bit_and_writes_a_normalising_codec(tmp_p
     train_codec(half, tmp_path / "resumed", toy_corpus, portraits)
     train_codec(CODEC, tmp_path / "resumed", toy_corpus, portraits)
     assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
-    codec = Codec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
+    codec = WanCodec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
     clips = torch.cat([to_pixels(ToyFace(seed).clip("train", 5).frames) for seed in range(4)])
     latents = codec.encode(clips)
     assert latents.mean().abs() < 1
@@ -85,36 +86,80 @@ def test_audio_training_resumes_bit_for_bit_and_writes_what_transformers_loads(t
     train_audio(replace(AUDIO, loop=toy_loop(steps=3)), tmp_path / "resumed")
     train_audio(AUDIO, tmp_path / "resumed")
     assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
-    encoder = Wav2Vec2Model.from_pretrained(tmp_path / "straight" / "audio_encoder")
+    encoder = load_audio_encoder(tmp_path / "straight" / "audio_encoder")
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path / "straight" / "feature_extractor")
     samples = extractor(np.zeros(16_000, np.float32), sampling_rate=16_000, return_tensors="pt").input_values
-    assert encoder(samples).last_hidden_state.shape == (1, 49, TOY_AUDIO.hidden_size)
+    assert encoder(samples).last_hidden_state.shape == (1, 50, TOY_SPEECH.hidden_size)
 
 
 def test_speech_of_a_step_is_always_the_same_and_of_its_split():
-    samples, labels = speech_batch(AUDIO, 5, "train")
-    again, _ = speech_batch(AUDIO, 5, "train")
-    assert torch.equal(samples, again)
-    assert samples.shape == (2, 8_000)
-    assert labels.shape == (2, 25)
-    assert not torch.equal(samples, speech_batch(AUDIO, 5, "test")[0])
+    batch, again = speech_batch(AUDIO, 5, "train"), speech_batch(AUDIO, 5, "train")
+    assert torch.equal(batch.samples, again.samples)
+    held_out = speech_batch(AUDIO, 5, "test")
+    assert held_out.samples.shape == (2, 8_000)
+    assert held_out.labels.shape == (2, 25)
+    assert held_out.targets.isnan().all(), "Whisper has not heard synthetic voices"
+    shapes = {speech_batch(AUDIO, index, "train").samples.shape for index in range(12)}
+    assert shapes == {(2, 8_000), (4, 5_440), (6, 2_560)}, "lengths differ, seconds of a step hardly"
+    whole = held_out.samples.view(2, 25, 320)
+    torch.testing.assert_close(whole[0, held_out.shift :], whole[1, : -held_out.shift])
 
 
-def test_the_readout_learns_what_drawn_faces_do(tmp_path, toy_corpus):
-    loop = toy_loop(steps=150, batch=16, checkpoint_every=150, log_every=50)
-    train_readout(replace(READOUT, loop=loop, optimizer=replace(TOY_OPTIMIZER, lr=3e-3)), tmp_path / "run", toy_corpus)
-    readout = FaceReadout.from_pretrained(tmp_path / "run" / "readout")
-    clip = ToyFace(4).clip("test")
-    assert clip.ground_truth
-    names, truth = readings_of(clip.ground_truth)
-    assert tuple(readout.config.outputs) == names
-    with torch.no_grad():
-        read = readout(to_pixels(clip.frames)[0].transpose(0, 1)).numpy()
-    # drawn heads turn by moving sideways, which training makes less certain by framing them otherwise
-    for name, least in (("lip_aperture", 0.7), ("jawOpen", 0.7), ("yaw", 0.4)):
-        assert np.corrcoef(read[:, readout.column(name)], truth[:, names.index(name)])[0, 1] > least, name
-    # what never moved in training is read as its mean
-    assert np.allclose(read[:, readout.column("eyeBlinkLeft")], 0)
+@pytest.fixture
+def recordings(tmp_path):
+    """Six speakers who say a vowel where Whisper hears how loud it is."""
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    speakers = ("libri-1", "libri-2", "libri-3", "grid-s1", "grid-s4", "grid-s31")
+    for seed, speaker in enumerate(speakers):
+        loud = np.repeat(np.random.default_rng(seed).integers(0, 2, 25), 1_600).astype(np.float32)
+        vowel = 0.5 * np.sin(np.arange(len(loud)) / 7).astype(np.float32) * loud
+        targets = np.repeat(loud[::320, None], 4, axis=1) + np.arange(4)
+        phonemes = [("ɑ" if loud[1_600 * k] else "sil", k / 10, (k + 1) / 10) for k in range(25)]
+        Recording(samples=vowel, phonemes=phonemes, targets=targets).save(folder / f"{speaker}-0.npz", speaker)
+    write_index(folder)
+    return folder
+
+
+def test_recordings_are_kept_and_split_by_speaker(recordings):
+    rows = {row["speaker"]: row["split"] for row in read_index(recordings)}
+    assert rows["grid-s1"] == "train"
+    assert rows["grid-s31"] == "test"
+    assert rows["libri-1"] == split_of("libri-1")
+    name = "grid-s1-0.npz"
+    kept = Recording.load(recordings / name)
+    kept.save(recordings / "again.npz", "grid-s1")
+    again = Recording.load(recordings / "again.npz")
+    assert again.phonemes == kept.phonemes
+    assert np.array_equal(again.samples, kept.samples)
+    with pytest.raises(UserError, match=r"runs/speech\.py"):
+        read_index(recordings.parent)
+
+
+def test_what_is_drawn_of_a_recording_belongs_together(recordings):
+    """Whatever piece is taken, however fast it is spoken, sound, phonemes and Whisper's outputs are of one moment."""
+    real = RealSpeech(recordings)
+    for seed in range(12):
+        samples, labels, targets = real.draw(np.random.default_rng(seed), 1.0, "train")
+        assert (len(samples), len(labels), len(targets)) == (16_000, 50, 50)
+        level = np.abs(samples.reshape(50, 320)).mean(1) > 0.05
+        edges = np.flatnonzero(np.diff(level.astype(int)))
+        inside = np.array([k for k in range(50) if not len(edges) or np.abs(edges - k).min() > 2])
+        assert np.array_equal(labels[inside] > 0, level[inside])
+        known = inside[~np.isnan(targets[inside, 0])]
+        assert np.array_equal(targets[known, 0] > 0.5, level[known])
+
+
+def test_audio_training_on_recordings_resumes_bit_for_bit_and_learns_what_whisper_hears(tmp_path, recordings):
+    faster = replace(TOY_OPTIMIZER, lr=1e-2)
+    config = replace(AUDIO, real_share=1.0, loop=toy_loop(steps=40, checkpoint_every=20), optimizer=faster)
+    train_audio(config, tmp_path / "straight", recordings)
+    train_audio(replace(config, loop=toy_loop(steps=20, checkpoint_every=20)), tmp_path / "resumed", recordings)
+    train_audio(config, tmp_path / "resumed", recordings)
+    assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
+    lines = [json.loads(line) for line in (tmp_path / "straight" / "stats.jsonl").read_text().splitlines()]
+    heard = [line["teacher"] for line in lines if "teacher" in line]
+    assert np.mean(heard[-10:]) < 0.9 * np.mean(heard[:10])
 
 
 def test_codec_training_goes_on_from_a_codec_of_its_size_alone(tmp_path, toy_corpus, toy_vae):

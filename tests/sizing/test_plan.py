@@ -2,7 +2,7 @@ import pytest
 
 from asymtalker.commands.cli import main
 from asymtalker.commands.stages import PlanDistill, PlanTeacher, TrainTeacher, distill_settings, train_settings
-from asymtalker.config import CodecTrainConfig
+from asymtalker.config import MotionCodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.sizing.fit import GB, SLACK, what_fits
 from asymtalker.sizing.plan import GPUS, Plan, describe_shortage, gpu_named, savings
@@ -111,7 +111,7 @@ def test_dry_run_chooses_the_settings_that_need_no_folders():
     with pytest.raises(UserError, match="nothing to plan for --part codec"):
         train_settings(["--part", "codec", "--dry-run"])
     settings, config = train_settings(["--part", "codec"])
-    assert isinstance(config, CodecTrainConfig)
+    assert isinstance(config, MotionCodecTrainConfig)
     assert settings is not PlanTeacher
 
 

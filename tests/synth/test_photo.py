@@ -1,12 +1,17 @@
 """Photo heads: a synthetic portrait made of the mean face mesh, and real portraits where they are at hand."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import find_face
 from asymtalker.synth import facemesh
-from asymtalker.synth.photo import fit_photo, read_landmarks
+from asymtalker.synth.photo import fit_photo
+from asymtalker.synth.portraits import find_portraits
 from asymtalker.synth.pose import Pose
 from asymtalker.synth.render import Renderer
 from face_weights import weights
@@ -95,21 +100,15 @@ def test_wrong_landmarks_are_refused():
         fit_photo(np.zeros((64, 64, 3), np.uint8), np.zeros((468, 3)), "short")
 
 
-def test_wrong_landmark_file_is_refused(tmp_path):
-    path = tmp_path / "landmarks.npz"
-    np.savez(path, names=np.array(["a"]))
-    with pytest.raises(UserError, match="landmark file"):
-        read_landmarks(path)
-
-
-@pytest.mark.skipif(not (DATA / "landmarks478.npz").exists(), reason="the portraits are not here")
+@pytest.mark.skipif(not (DATA / "portraits").is_dir(), reason="the portraits are not here")
 def test_portraits_at_rest_and_speaking(renderer):
-    landmarks = read_landmarks(DATA / "landmarks478.npz")
     for name in ("portraits/sfhq_pt1_00001777.jpg", "portraits/sfhq_pt2_00000446.jpg"):
         read = cv2.imread(str(DATA / name))
         assert read is not None
         picture = np.ascontiguousarray(read[..., ::-1])
-        head = fit_photo(picture, landmarks[name], name)
+        face = find_face(picture)
+        assert face
+        head = fit_photo(picture, face.points, name)
         renderer.load(head)
         rest = renderer.frame(weights(), Pose())
         difference = np.abs(rest.picture.astype(int) - crop_of(head)).mean(2)
@@ -117,3 +116,15 @@ def test_portraits_at_rest_and_speaking(renderer):
         assert above_mouth.mean() < 3.0
         assert rest.lip_aperture < 0.01
         assert renderer.frame(weights(jawOpen=0.5), Pose()).lip_aperture > 0.1
+
+
+@pytest.mark.skipif(not (DATA / "portraits").is_dir(), reason="the portraits are not here")
+def test_any_folder_of_pictures_serves(tmp_path):
+    for path in sorted((DATA / "portraits").glob("*.jpg"))[:2]:
+        shutil.copy(path, tmp_path)
+    found = find_portraits(tmp_path)
+    assert len(found) == 2
+    for portrait in found:
+        width, height = Image.open(portrait.path).size
+        assert (portrait.landmarks[:, :2] > 0).all()
+        assert (portrait.landmarks[:, :2] < (width, height)).all()

@@ -17,6 +17,7 @@ from asymtalker.config import SynthConfig
 from asymtalker.dataset.corpus import open_clip, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.media import registry
+from asymtalker.media.face_mesh import Face
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate
 from asymtalker.synth.portraits import Portrait, find_portraits, photo_identity
@@ -258,23 +259,43 @@ def test_bad_settings_are_named(tmp_path, change):
 
 
 @pytest.fixture
-def portraits(tmp_path):
+def portraits(tmp_path, monkeypatch):
+    """Pictures, of which the mesh finds a face in all but one."""
     folder = tmp_path / "faces" / "set"
     (folder / "sub").mkdir(parents=True)
-    names = ["sub/a.jpg", "b.png", "dark.jpg", "test.jpg", "unknown.jpg"]
+    names = ["sub/a.jpg", "b.png", "dark.jpg", "test.jpg", "faceless.jpg"]
     for shade, name in zip((200, 120, 0, 80, 90), names, strict=True):
         Image.new("RGB", (40, 30), (shade, shade, shade)).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "index.tsv").write_text("file\tsame_as_test_portrait\nb.png\t\ntest.jpg\tother.jpg\n")
-    known = [f"set/{name}" for name in names[:4]]
-    np.savez(tmp_path / "faces" / "landmarks478.npz", names=known, points=np.ones((4, 478, 3), np.float32))
+    face = Face(np.ones((478, 3), np.float32), 1.0, np.zeros(52, np.float32))
+    monkeypatch.setattr(
+        "asymtalker.synth.portraits.find_face", lambda picture: None if abs(int(picture[0, 0, 0]) - 90) < 3 else face
+    )
     return folder
 
 
-def test_portraits_are_those_with_points_that_are_not_test_portraits(portraits, capsys):
+def test_portraits_are_those_with_a_face_that_are_not_test_portraits(portraits, capsys):
     assert [portrait.name for portrait in find_portraits(portraits)] == ["b.png", "dark.jpg", "sub/a.jpg"]
     said = capsys.readouterr().err
-    assert "1 of 5 pictures" in said
+    assert "reading the faces of 5 pictures" in said
+    assert "2 of 6 pictures" in said
     assert "test portraits" in said
+
+
+def test_faces_are_read_once(portraits, tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "out" / "portraits.npz"
+    first = find_portraits(portraits, kept, workers=2)
+    shutil.copy(portraits / "b.png", portraits / "copy.png")
+    monkeypatch.setattr("asymtalker.synth.portraits.find_face", lambda picture: pytest.fail("read again"))
+    again = find_portraits(portraits, kept)
+    assert [portrait.name for portrait in again] == ["b.png", "copy.png", "dark.jpg", "sub/a.jpg"]
+    assert np.array_equal(first[0].landmarks, again[0].landmarks)
+    assert capsys.readouterr().err.count("reading the faces") == 1
+    kept.write_bytes(b"damaged")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="shows a face"):
+        find_portraits(portraits, kept)
 
 
 def test_photo_heads_come_from_the_portraits(portraits, tmp_path):
@@ -328,11 +349,10 @@ def test_a_stopped_run_says_how_to_go_on_and_leaves_nothing_half(tmp_path, capsy
 def test_unusable_portraits_are_refused(portraits, tmp_path):
     with pytest.raises(UserError, match="no folder of portraits"):
         find_portraits(tmp_path / "nowhere")
-    (portraits.parent / "landmarks478.npz").rename(tmp_path / "points.npz")
-    with pytest.raises(UserError, match=r"no .*landmarks478\.npz"):
-        find_portraits(portraits)
-    with pytest.raises(UserError, match="none of the 5 pictures"):
-        find_portraits(portraits, tmp_path / "points.npz")
+    (tmp_path / "empty").mkdir()
+    shutil.copy(portraits / "faceless.jpg", tmp_path / "empty")
+    with pytest.raises(UserError, match="none of the 1 pictures"):
+        find_portraits(tmp_path / "empty")
 
 
 def test_the_registered_portraits_serve_by_name(tmp_path, monkeypatch):
@@ -344,6 +364,8 @@ def test_the_registered_portraits_serve_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("ASYMTALKER_CACHE", str(tmp_path / "cache"))
     entry = replace(registry.REGISTRY["cc0_portraits"], listed=table)
     monkeypatch.setitem(registry.REGISTRY, "cc0_portraits", entry)
+    face = Face(np.ones((478, 3), np.float32), 1.0, np.zeros(52, np.float32))
+    monkeypatch.setattr("asymtalker.synth.portraits.find_face", lambda picture: face)
     rows = synthesize_corpus(
         settings(tmp_path / "out", clips=1, portraits=Path("cc0"), photo_fraction=1.0, seconds=0.2), DrawnStudio
     )

@@ -21,12 +21,13 @@ from PIL import Image, ImageOps
 from asymtalker import rollout
 from asymtalker.bench.machine import describe_machine, peak_memory, peak_of_loading, synchronize
 from asymtalker.bench.random_weights import random_network, random_pipeline
-from asymtalker.codec import Codec, to_frames
+from asymtalker.codec import to_frames
 from asymtalker.config import InferenceConfig
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import check_inference, fit
 from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
+from asymtalker.models.codecs import codec_of
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
@@ -117,11 +118,11 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
 
     cold = run((source.read(0, min(two_chunks, source.num_samples)), SAMPLE_RATE))
     runs = [run(job["audio"]) for _ in range(job["runs"])]
-    timer = PartTimer(device)
+    timer, codec = PartTimer(device), type(codec_of(pipeline.vae))
     timer.watch(pipeline.audio_encoder, "forward", lambda _: "audio")
     timer.watch(rollout, "predict_velocity", lambda _: "transformer")
-    timer.watch(Codec, "decode", lambda _: "decode")
-    timer.watch(Codec, "encode", lambda call: "re_encode" if call else "identity")
+    timer.watch(codec, "decode", lambda _: "decode")
+    timer.watch(codec, "encode", lambda call: "re_encode" if call else "identity")
     timer.watch(PreviewDecoder, "decode", lambda _: "preview")
     for method in ("write", "write_audio", "close"):
         timer.watch(VideoWriter, method, lambda _: "file")

@@ -6,11 +6,12 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from asymtalker.codec import Codec, latent_size
+from asymtalker.codec import WanCodec, latent_size
 from asymtalker.config import Recipe
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
@@ -77,8 +78,9 @@ def random_parts(recipe: Recipe, device: torch.device, dtype: torch.dtype, seed:
     vae = random_network(lambda: recipe_codec(recipe), device, dtype, seed)
     cast(nn.Module, vae.decoder.conv_out).get_parameter("weight").mul_(CONTRAST)
     encoder = random_network(lambda: recipe_audio_encoder(recipe), device, dtype, seed + 1)
-    extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE)
-    return Frozen(Codec(vae), encoder, extractor, strategy, None, None, device)
+    normalises = isinstance(encoder, Wav2Vec2Model)  # the bundled model's own hears how loud a sound is
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE, do_normalize=normalises)
+    return Frozen(WanCodec(vae), encoder, extractor, strategy, None, None, device)
 
 
 def random_pipeline(
@@ -102,7 +104,7 @@ def random_pipeline(
     chunk, sampler = recipe.teacher.chunk, recipe.sampler
     return AsymTalkerPipeline(
         transformer=transformer,
-        vae=parts.codec.vae,
+        vae=cast(AutoencoderKLWan, parts.codec.vae),
         audio_encoder=parts.audio_encoder,
         feature_extractor=parts.extractor,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=sampler.shift),

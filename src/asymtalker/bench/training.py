@@ -8,17 +8,19 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from asymtalker import timeline
 from asymtalker.bench.machine import describe_machine, peak_memory, synchronize
 from asymtalker.bench.random_weights import random_network, random_parts
-from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.codec import latent_size, recompute_decoder
 from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.chunks import AUDIO_MARGIN
 from asymtalker.distill.loop import Extent, Networks, critic_update_loss, generate, student_losses
 from asymtalker.errors import join_or
+from asymtalker.models.codecs import codec_of
 from asymtalker.models.identity import Identity
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -128,7 +130,7 @@ def _measure_train(job: dict[str, Any], recipe: Recipe, config: TeacherConfig) -
     transformer = _network(config.model, frozen, loop)
     ema = _average(transformer, config.model, frozen, loop, config.optimizer.ema_decay)
     if loop.gradient_checkpointing:
-        recompute_decoder(frozen.codec.vae)
+        recompute_decoder(cast(AutoencoderKLWan, frozen.codec.vae))
     optimizer = build_optimizer(transformer, config.optimizer)
     source = RandomChunks(frozen, config.chunk, loop.batch, tuple(job["size"]))
     batch = source.batch(loop.seed)
@@ -278,7 +280,7 @@ def _frozen(job: dict[str, Any], loop: LoopConfig, recipe: Recipe) -> Frozen:
     """The frozen networks as training holds them."""
     frozen = random_parts(recipe, torch.device(loop.device), torch.float32)
     latent_size(tuple(job["size"]), frozen.codec.spatial, recipe.teacher.model.patch_size)
-    return replace(frozen, codec=Codec(frozen.codec.vae, precision(loop)), autocast=precision(loop))
+    return replace(frozen, codec=codec_of(frozen.codec.vae, precision(loop)), autocast=precision(loop))
 
 
 def _network(

@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.checkpoints.settings import Assemble
-from asymtalker.codec import latent_size
 from asymtalker.config import ChunkConfig, Recipe, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import check_writable, save_atomic
 from asymtalker.media.portrait import parse_size
+from asymtalker.models.audio import AudioEncoder, load_audio_encoder
+from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -43,8 +44,8 @@ def assemble_checkpoint(settings: Assemble, recipe: Recipe) -> None:
     if steps < 1:
         raise UserError(f"--steps must be at least 1, not {steps}.")
     transformer = _load(AsymTalkerTransformer3DModel, settings.transformer, dtype)
-    vae = _load(AutoencoderKLWan, settings.vae, dtype)
-    audio_encoder = _load(Wav2Vec2Model, settings.audio / "audio_encoder", dtype)
+    vae = _nameless(load_codec_network(settings.vae, dtype))
+    audio_encoder = _nameless(load_audio_encoder(settings.audio / "audio_encoder", dtype))
     _check_fit(transformer, vae, audio_encoder, size)
     pipeline = AsymTalkerPipeline(
         transformer=transformer,
@@ -85,27 +86,30 @@ def _trained_for(transformer: Path, recipe: Recipe) -> tuple[ChunkConfig, Sample
 
 def _check_fit(
     transformer: AsymTalkerTransformer3DModel,
-    vae: AutoencoderKLWan,
-    audio_encoder: Wav2Vec2Model,
+    vae: ModelMixin,
+    audio_encoder: AudioEncoder,
     size: tuple[int, int],
 ) -> None:
     """Refuse parts that were not trained with each other, as far as their sizes tell."""
-    config = transformer.config
-    if config.latent_channels != vae.config.z_dim:
+    config, codec = transformer.config, codec_of(vae)
+    if config.latent_channels != codec.channels:
         raise UserError(
             f"The transformer was trained on {config.latent_channels} latent channels, but the codec of --vae has"
-            f" {vae.config.z_dim}."
+            f" {codec.channels}."
         )
     if config.audio_dim != audio_encoder.config.hidden_size:
         raise UserError(
             f"The transformer was trained on {config.audio_dim} audio features, but the encoder of --audio gives"
             f" {audio_encoder.config.hidden_size}."
         )
-    latent_size(size, vae.config.scale_factor_spatial, config.patch_size)
+    codec.cells(size, config.patch_size)
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
-    part = load_part(kind, folder, dtype)
-    if issubclass(kind, ConfigMixin):
+    return _nameless(load_part(kind, folder, dtype))
+
+
+def _nameless(part: Any) -> Any:
+    if isinstance(part, ConfigMixin):
         part.register_to_config(_name_or_path="")  # where it lay on this machine is nobody's business
     return part

@@ -55,8 +55,9 @@ VERBS = {
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
     ),
+    "curate": Verb("make a corpus of real videos", "asymtalker.curate.run:Curate", "asymtalker.curate.run:curate"),
     "train": Verb(
-        "train the teacher, its codec or audio encoder, or the readout of faces",
+        "train the teacher, or its codec or audio encoder",
         "asymtalker.commands.stages:train_settings",
         "asymtalker.commands.stages:train",
     ),

@@ -15,7 +15,7 @@ from asymtalker.config import (
     CodecTrainConfig,
     DistillConfig,
     LoopConfig,
-    ReadoutTrainConfig,
+    MotionCodecTrainConfig,
     TeacherConfig,
 )
 from asymtalker.errors import UserError
@@ -45,23 +45,28 @@ class TrainCodec(_Run):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainMotionCodec(_Run):
+    """Train a codec of motion on clips of talking heads of any kind together; writes RUN/vae."""
+
+    config: MotionCodecTrainConfig
+    part: Literal["codec"] = "codec"
+    """Which network to train."""
+    corpus: Path
+    """Corpus folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainAudio(_Run):
-    """Train a small wav2vec2 on synthetic speech; writes RUN/audio_encoder and RUN/feature_extractor."""
+    """Train the speech encoder on synthetic voices and recordings; writes RUN/audio_encoder and
+    RUN/feature_extractor."""
 
     config: AudioTrainConfig
     part: Literal["audio"] = "audio"
     """Which network to train."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainReadout(_Run):
-    """Train the network that reads lips, head pose and blendshapes from frames; writes RUN/readout."""
-
-    config: ReadoutTrainConfig
-    part: Literal["readout"] = "readout"
-    """Which network to train."""
-    corpus: Path
-    """Corpus folder, synthetic."""
+    speech: Path | None = None
+    """Folder of recordings of real people, as runs/speech.py makes it."""
+    whisper: Path | None = None
+    """Folder of a Whisper model in CTranslate2's form, of the recipe's size, to begin with its encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,7 @@ class TrainTeacher(_Run):
 
     config: TeacherConfig
     part: Literal["teacher"] = "teacher"
-    """Which network to train: codec, audio, readout or teacher."""
+    """Which network to train: codec, audio or teacher."""
     corpus: Path
     """Corpus folder."""
     model: Path
@@ -146,7 +151,6 @@ class Encode:
 TRAINED: dict[str, type] = {
     "codec": TrainCodec,
     "audio": TrainAudio,
-    "readout": TrainReadout,
     "teacher": TrainTeacher,
 }
 """What ``--part`` can be, and so the name of its settings in a recipe."""
@@ -164,6 +168,8 @@ def train_settings(arguments: Sequence[str]) -> tuple[type, Any]:
     if config is None:
         raise UserError(f"This recipe takes a published {part}; there is nothing to train.")
     _check_planned(arguments)
+    if isinstance(config, MotionCodecTrainConfig):
+        return TrainMotionCodec, config
     return PlanTeacher if dry else TRAINED[part], config
 
 
@@ -198,7 +204,7 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> None:
+def check_lengths(config: CodecTrainConfig | MotionCodecTrainConfig | TeacherConfig | DistillConfig) -> None:
     """Check that a causal codec makes clips of the lengths in a config, that windows are made of whole patches, and
     that the audio of a chunk reaches no further than what is cached of it.
 
@@ -208,7 +214,7 @@ def check_lengths(config: CodecTrainConfig | TeacherConfig | DistillConfig) -> N
     lengths: dict[str, int] = {}
     if isinstance(config, CodecTrainConfig):
         lengths["frames"] = config.frames
-    else:
+    elif not isinstance(config, MotionCodecTrainConfig):
         lengths["chunk.frames"] = config.chunk.frames
         lengths["chunk.continuity-frames"] = config.chunk.continuity_frames
         if config.chunk.continuity_frames >= config.chunk.frames:
@@ -274,7 +280,7 @@ def check_alone(part: str, loop: LoopConfig) -> None:
         raise UserError(f"The {part} is trained by one process in whole batches: leave out {', '.join(found)}.")
 
 
-def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | PlanTeacher) -> None:
+def train(settings: TrainCodec | TrainMotionCodec | TrainAudio | TrainTeacher | PlanTeacher) -> None:
     """The ``train`` verb."""
     check_loop(settings.config.loop)
     if isinstance(settings, PlanTeacher):
@@ -286,16 +292,16 @@ def train(settings: TrainCodec | TrainAudio | TrainReadout | TrainTeacher | Plan
         from asymtalker.parts.codec import train_codec
 
         check_lengths(settings.config)
-        portraits = settings.portraits and named_portraits(settings.portraits)[0]
+        portraits = settings.portraits and named_portraits(settings.portraits)
         train_codec(settings.config, settings.run, settings.corpus, portraits)
+    elif isinstance(settings, TrainMotionCodec):
+        from asymtalker.parts.motion_codec import train_motion_codec
+
+        train_motion_codec(settings.config, settings.run, settings.corpus)
     elif isinstance(settings, TrainAudio):
         from asymtalker.parts.audio import train_audio
 
-        train_audio(settings.config, settings.run)
-    elif isinstance(settings, TrainReadout):
-        from asymtalker.parts.readout import train_readout
-
-        train_readout(settings.config, settings.run, settings.corpus)
+        train_audio(settings.config, settings.run, settings.speech, settings.whisper)
     else:
         from asymtalker.sizing.training import check_fits
         from asymtalker.train.teacher import train_teacher

@@ -15,7 +15,7 @@ from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig, LoopConfig
 from asymtalker.dataset.buckets import Size, by_bucket
 from asymtalker.dataset.cache import Cache, encode_corpus
-from asymtalker.dataset.chunks import AUDIO_MARGIN, Choice, Chooser, draw_index, usable_clips
+from asymtalker.dataset.chunks import AUDIO_MARGIN, Choice, Chooser, draw_clip, draw_index, usable_clips
 from asymtalker.dataset.corpus import Clip, ManifestRow
 from asymtalker.dataset.encode import Encoder
 from asymtalker.dataset.mouth import latent_coverage
@@ -183,13 +183,13 @@ class ChunkSource:
         """
         clips, choices = self.clips, list[Choice]()
         while len(choices) < size:
-            clip = clips[draw_index(len(clips), generator)]
-            bucket = self._encoder.bucket(clip)
+            clip = draw_clip(clips, generator)
+            bucket = self._encoder.bucket(clip) if self.spatial else self.sizes[0]
             choices.append(self._of_size[bucket].choose(clip, generator, own_reference))
             clips = self._of_size[bucket].clips
         references = [self.encoded.reference(choice.portrait, choice.reference) for choice in choices]
         latent_identity = references[0].ndim == 4
-        cells = bucket[0] // self.spatial, bucket[1] // self.spatial
+        cells = (bucket[0] // self.spatial, bucket[1] // self.spatial) if self.spatial else (1, 1)
         shape, windows = cells, ((0, 0),) * size
         if crop and latent_identity:
             shape = crop, crop
@@ -272,7 +272,7 @@ def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -
     Raises:
         UserError: naming what does not.
     """
-    for size in source.sizes:
+    for size in source.sizes if source.spatial else ():
         cells = tuple(side // source.spatial for side in size)
         shown = " x ".join(map(str, cells))
         if crop > min(cells):

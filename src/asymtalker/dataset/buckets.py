@@ -55,6 +55,8 @@ def by_bucket(clips: Sequence[Clip], buckets: Sequence[Size], spatial: int) -> d
     Raises:
         UserError: if there are several sizes and no buckets, or a side is no multiple of the codec's factor.
     """
+    if not spatial:  # clips of all sizes go together
+        return {(clips[0].row.height, clips[0].row.width): list(clips)}
     for size in buckets:
         if min(size) < 1 or any(side % spatial for side in size):
             raise UserError(

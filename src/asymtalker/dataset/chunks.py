@@ -5,6 +5,7 @@ makes of them can be kept (:mod:`asymtalker.dataset.cache`).
 """
 
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,9 +32,11 @@ def usable_clips(folder: Path, min_frames: int, split: str) -> list[Clip]:
 
 
 def chunk_starts(num_frames: int, chunk_frames: int) -> list[int]:
-    """First frames of the encoded chunks of a clip: every ``START_STRIDE`` frames, and the last possible one."""
+    """First frames of the encoded chunks of a clip: every ``START_STRIDE`` frames, and the last possible one where
+    that shows a few frames more."""
     last = num_frames - chunk_frames
-    return sorted({*range(0, last + 1, START_STRIDE), last}) if last >= 0 else []
+    starts = list(range(0, last + 1, START_STRIDE))
+    return starts + [last] * (last - max(starts, default=last) >= START_STRIDE // 8)
 
 
 def reference_frames(key: str, num_frames: int, chunk_frames: int) -> list[int]:
@@ -94,6 +97,16 @@ class Chooser:
         seen = range(0) if others else range(starts[index], starts[index] + self.chunk_frames)
         elsewhere = [i for i, frame in enumerate(frames) if frame not in seen] or list(range(len(frames)))
         return Choice(clip, index, starts[index], portrait, elsewhere[draw_index(len(elsewhere), generator)])
+
+
+def draw_clip(clips: Sequence[Clip], generator: torch.Generator) -> Clip:
+    """A random clip. Of people of whom there are many clips each is drawn less often: a person counts as the root of
+    their number, or one speaker of whom there are hundreds would be all that is learned."""
+    people = Counter(clip.row.identity_id for clip in clips)
+    if len(set(people.values())) == 1:
+        return clips[draw_index(len(clips), generator)]
+    weights = torch.tensor([people[clip.row.identity_id] for clip in clips]).float().rsqrt()
+    return clips[int(torch.multinomial(weights, 1, generator=generator))]
 
 
 def draw_index(length: int, generator: torch.Generator) -> int:

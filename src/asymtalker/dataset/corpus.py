@@ -1,6 +1,7 @@
 """The corpus contract of ``docs/architecture.md``: WebDataset shards and a manifest, written whole, read at random.
 
-A shard is an uncompressed tar; per clip it holds ``<key>.mp4``, ``<key>.mask.mp4``, ``<key>.wav`` and ``<key>.json``.
+A shard is an uncompressed tar; per clip it holds ``<key>.mp4``, ``<key>.wav``, ``<key>.json`` and, but where the face
+mesh is to say where the face is, ``<key>.mask.mp4``.
 The manifest is derived from the JSON members alone, so it can always be made again from the shards.
 """
 
@@ -13,7 +14,7 @@ import tarfile
 import tempfile
 import wave
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
@@ -26,6 +27,8 @@ from av.video.stream import VideoStream
 
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import atomic_path, clear_unfinished
+from asymtalker.media.face_mesh import find_face
+from asymtalker.media.face_readings import face_mask
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 MANIFEST = "manifest.parquet"
@@ -72,8 +75,8 @@ class NewClip:
     kind: str
     frames: Iterable[np.ndarray]
     """F pictures ``(H, W, 3)`` uint8 RGB, 25 FPS, such as an array of them; H and W even."""
-    mask: Iterable[np.ndarray]
-    """Their F masks ``(H, W)`` uint8, face = 255."""
+    mask: Iterable[np.ndarray] | None
+    """Their F masks ``(H, W)`` uint8, face = 255; ``None`` leaves them to the face mesh, when they are read."""
     audio: np.ndarray
     """``(N,)`` float32 at 16 kHz, F frames long: ``640 (F - 1) < N <= 640 F``."""
     ground_truth: dict[str, Any] | Callable[[], dict[str, Any]] | None = None
@@ -136,7 +139,8 @@ class ShardWriter:
                     if name.endswith(".json"):
                         file.seek(offset)
                         info = json.loads(file.read(size))
-                        rows.append(ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)}))
+                        row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)})
+                        rows.append(replace(row, shard=shard.name))  # corpora can be put together
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
@@ -178,7 +182,8 @@ def _add_clip(tar: tarfile.TarFile, clip: NewClip, shard: Path) -> None:
         truth = clip.ground_truth() if callable(clip.ground_truth) else clip.ground_truth
         info = asdict(row) | ({"ground_truth": truth} if truth is not None else {})
         text = json.dumps(info, ensure_ascii=False).encode()
-        members = {"mp4": video, "mask.mp4": mask, "wav": io.BytesIO(encode_wav(clip.audio)), "json": io.BytesIO(text)}
+        masks = {} if clip.mask is None else {"mask.mp4": mask}
+        members = {"mp4": video, **masks, "wav": io.BytesIO(encode_wav(clip.audio)), "json": io.BytesIO(text)}
         for suffix, file in members.items():
             member = tarfile.TarInfo(f"{clip.key}.{suffix}")
             file.seek(0, os.SEEK_END)
@@ -190,13 +195,16 @@ def _add_clip(tar: tarfile.TarFile, clip: NewClip, shard: Path) -> None:
 def _encode_pictures(clip: NewClip, video: IO[bytes], mask: IO[bytes]) -> tuple[int, int, int]:
     """Write both videos, frame by frame; returns the number of frames, their height and their width."""
     count, height, width = 0, 0, 0
-    with video_writer(video) as write, video_writer(mask, crf=18) as write_mask:
-        for picture, face in zip_longest(clip.frames, clip.mask):
-            if picture is None or face is None or face.shape != picture.shape[:2]:
+    with contextlib.ExitStack() as stack:
+        write = stack.enter_context(video_writer(video))
+        write_mask = None if clip.mask is None else stack.enter_context(video_writer(mask, crf=18))
+        for picture, face in zip_longest(clip.frames, () if clip.mask is None else clip.mask):
+            if picture is None or (write_mask and (face is None or face.shape != picture.shape[:2])):
                 raise ValueError(f"frame {count} and its mask do not belong together")
             write(picture)
-            write_mask(face)
-            count, (height, width) = count + 1, face.shape
+            if write_mask:
+                write_mask(face)
+            count, (height, width) = count + 1, picture.shape[:2]
     return count, height, width
 
 
@@ -377,7 +385,10 @@ class Clip:
         return decode_video(self._video("mp4"), *self._range(start, stop))
 
     def mask(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Face masks ``(n, H, W)`` uint8, face = 255, of frames ``[start, stop)``."""
+        """Face masks ``(n, H, W)`` uint8, face = 255, of frames ``[start, stop)``: those of the shard, else of the
+        face mesh, 0 where that finds no face."""
+        if f"{self.row.key}.mask.mp4" not in _members(self.shard):
+            return np.stack([_mesh_mask(frame) for frame in self.frames(start, stop)])
         return decode_video(self._video("mask.mp4"), *self._range(start, stop), grey=True)
 
     def audio(self) -> np.ndarray:
@@ -394,6 +405,12 @@ class Clip:
             return json.loads(self._read("json"))
         except ValueError as error:
             raise UserError(f"{self.shard}: the JSON of {self.row.key} is damaged; write the shard again") from error
+
+
+def _mesh_mask(frame: np.ndarray) -> np.ndarray:
+    """The face mask ``(H, W)`` uint8 of a frame, read alone, so that it is the same in any range of frames."""
+    face = find_face(frame)
+    return face_mask(face.points, *frame.shape[:2]) if face else np.zeros(frame.shape[:2], np.uint8)
 
 
 def read_clips(folder: Path) -> list[Clip]:

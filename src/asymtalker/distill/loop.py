@@ -236,7 +236,7 @@ def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
         raise UserError("--config.chunks must be at least 1.")
     if not 0 <= config.first_share <= 1:
         raise UserError(f"--config.first-share is a share from 0 to 1, not {config.first_share}.")
-    if teacher.prediction_type == "clean" and config.min_sigma < MIN_SIGMA:
+    if teacher.prediction_type != "velocity" and config.min_sigma < MIN_SIGMA:
         raise UserError(
             f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
         )
@@ -329,7 +329,7 @@ def critic_update_loss(
     with frozen.network():
         velocity = predict_velocity(nets.critic, noisy, sigma, generated.student)
     target = flow.velocity(latents, noise)
-    weight = clean_prediction_weight(sigma) if nets.critic.config.prediction_type == "clean" else None
+    weight = clean_prediction_weight(sigma) if nets.critic.config.prediction_type != "velocity" else None
     return flow_matching_loss(velocity[:, :, generated.head :], target[:, :, generated.head :], weight)
 
 

@@ -30,11 +30,6 @@ class Clip(Protocol):
     def name(self) -> str: ...
 
     @property
-    def framed(self) -> bool:
-        """Whether the picture is the square around a face that generation makes, or else any picture with a face."""
-        ...
-
-    @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         ...
@@ -62,12 +57,10 @@ class FileClip:
 
     Attributes:
         path: the file.
-        framed: see :class:`Clip`.
         crop: left, top, width and height in pixels of what counts of the picture; ``None`` for all of it.
     """
 
     path: Path
-    framed: bool = False
     crop: tuple[int, int, int, int] | None = None
 
     @property
@@ -97,7 +90,7 @@ class FileClip:
         return np.concatenate([silence, read_audio(self.path)])
 
     def stamp(self) -> list[Any]:
-        return [*_state(self.path), self.framed, self.crop]
+        return [*_state(self.path), self.crop]
 
     def notes(self) -> list[str]:
         rate = self._info.fps
@@ -111,7 +104,6 @@ class CorpusClip:
 
     folder: Path
     row: corpus.ManifestRow
-    framed: bool = True
 
     @cached_property
     def clip(self) -> corpus.Clip:
@@ -224,7 +216,7 @@ def open_reference(path: Path) -> Reference:
         clips: dict[str, Clip] = {row.key: CorpusClip(path, row) for row in held_out(path)}
         return Reference(clips, {}, _usual_size(clips))
     folder = path / "videos" if (path / "videos").is_dir() else path
-    clips = _videos(folder, framed=read_record(folder).get("framed", False))
+    clips = _videos(folder)
     if (path / PAIRS).is_file():
         portraits = {pair.name: pair.image for pair in read_pairs(path / PAIRS)}
     else:
@@ -247,11 +239,11 @@ def open_method(name: str, path: Path, names: Collection[str] | None = None) -> 
     place, pieces = about.get("crop"), about.get("chunk")
     crop = place and tuple(place[key] for key in ("left", "top", "width", "height"))
     chunk = pieces and tuple(pieces[key] * FPS / about.get("fps", FPS) for key in ("first", "step"))
-    clips = _videos(path, about.get("framed", False), crop)
+    clips = _videos(path, crop)
     return Method(name, {key: clip for key, clip in clips.items() if names is None or key in names}, chunk, about)
 
 
-def _videos(folder: Path, framed: bool, crop: Any = None) -> dict[str, Clip]:
+def _videos(folder: Path, crop: Any = None) -> dict[str, Clip]:
     if not folder.is_dir():
         there = f"{folder} is a file" if folder.exists() else f"There is no folder {folder}"
         raise UserError(f"{there}: give a folder of videos.")
@@ -262,7 +254,7 @@ def _videos(folder: Path, framed: bool, crop: Any = None) -> dict[str, Clip]:
         raise UserError(f"{folder} has no videos ({', '.join(VIDEO_SUFFIXES)}): give a folder of videos.")
     if double := [name for name, count in Counter(file.stem for file in files).items() if count > 1]:
         raise UserError(f"{folder} has two videos called {double[0]}: keep one.")
-    return {file.stem: FileClip(file, framed, crop) for file in files}
+    return {file.stem: FileClip(file, crop) for file in files}
 
 
 def _usual_size(clips: dict[str, Clip]) -> tuple[int, int]:

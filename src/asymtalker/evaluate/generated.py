@@ -53,7 +53,6 @@ def generate_videos(
         "inputs": {},
         "failed": {},
     }
-    record["framed"] = True  # what is written is the square around the face, whatever the real clips are
     clear_unfinished(folder)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:

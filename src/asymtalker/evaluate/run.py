@@ -1,7 +1,7 @@
 """The ``evaluate`` stage: measure videos against real ones, clip by clip, and write the report.
 
-What was measured of a clip is kept in ``OUT/features`` and not measured again unless the clip, the networks or the
-readout are others; what was generated is kept in ``OUT/videos``. So the same command goes on after a stop.
+What was measured of a clip is kept in ``OUT/features`` and not measured again unless the clip or the networks are
+others; what was generated is kept in ``OUT/videos``. So the same command goes on after a stop.
 """
 
 import math
@@ -10,12 +10,10 @@ import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 import asymtalker
@@ -28,12 +26,12 @@ from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.measurer import Measurer
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.networks import Networks, describe, load_networks
+from asymtalker.evaluate.measure.readings import READINGS, Truth, readings_of
 from asymtalker.evaluate.measure.summary import (
     SHORTFALL,
     Caveat,
     ReferenceStatistics,
     Summary,
-    Truth,
     Value,
     not_measured,
     summarize,
@@ -41,8 +39,7 @@ from asymtalker.evaluate.measure.summary import (
 from asymtalker.evaluate.report.report import write_report
 from asymtalker.generate.pipeline import load_pipeline
 from asymtalker.media.atomic import check_writable
-from asymtalker.models.loading import choose_device, load_part
-from asymtalker.models.readout import FaceReadout, readings_of
+from asymtalker.models.loading import choose_device
 from asymtalker.timeline import FPS
 
 SHAPE_TOLERANCE = 0.02
@@ -59,7 +56,6 @@ def evaluate(settings: EvaluateConfig) -> None:
     check_writable(settings.out / "index.html")
     reference = _first_clips(open_reference(source), settings.clips)
     device = choose_device(settings.device)
-    readout = load_part(FaceReadout, settings.readout or bundled_readout(), torch.float32).eval().to(device)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     names = reference.clips if settings.clips else None
     methods = [open_method(name, folder, names) for name, folder in named.items()]
@@ -75,29 +71,17 @@ def evaluate(settings: EvaluateConfig) -> None:
     for name, reason in (networks.missing or {}).items():
         console.print(f"{name} is not at hand, what needs it is not measured ({reason})", markup=False)
     sets = [Method(REFERENCE, reference.clips), *methods]
-    measurer = Measurer(settings.out / "features", reference, networks, readout, console)
+    measurer = Measurer(settings.out / "features", reference, networks, console)
     start = time.perf_counter()
     measured = {method.name: measurer.measure(method) for method in sets}
     cost = {"measured_seconds": time.perf_counter() - start, "video_minutes": measurer.measured_minutes}
     statistics = measurer.reference_statistics(measured[REFERENCE])
-    report = _report(settings, sets, measured, measurer.failed, statistics, reference, readout, networks, timestamps)
+    report = _report(settings, sets, measured, measurer.failed, statistics, reference, networks, timestamps)
     report |= {"machine": describe_machine(device), "cost": cost}
     write_report(report, {method.name: method.clips for method in sets}, settings.out)
     print(settings.out / "index.html")
     if nothing := [method.name for method in sets if not measured[method.name]]:
         raise UserError(f"No clip of {', '.join(nothing)} could be measured: the report says why.")
-
-
-def bundled_readout() -> Path:
-    """The folder of the readout that is shipped.
-
-    Raises:
-        UserError: if this installation has none.
-    """
-    folder = Path(str(resources.files("asymtalker"))) / "assets" / "readout"
-    if not folder.is_dir():
-        raise UserError("This installation has no bundled readout: give one with --readout.")
-    return folder
 
 
 def _timestamps(text: str) -> list[float]:
@@ -153,18 +137,20 @@ def _report(
     failed: Mapping[str, Mapping[str, str]],
     statistics: ReferenceStatistics,
     reference: Reference,
-    readout: FaceReadout,
     networks: Networks,
     timestamps: list[float],
 ) -> dict[str, Any]:
     real = measured[REFERENCE]
-    truths = _truths(reference.clips)
-    outputs = tuple(readout.config.outputs)
+    known = _truths(reference.clips)
+    read = {name: Truth(READINGS, clip.arrays["readings"]) for name, clip in real.items() if "readings" in clip.arrays}
     summaries: dict[str, Summary] = {}
-    for method in sets:
-        against = None if method.name == REFERENCE else statistics
-        summary = summarize(measured[method.name], against, truths, outputs, timestamps, method.chunk)
+    for method in sets:  # the reference first
+        itself = method.name == REFERENCE
+        against, truths = (None, known) if itself else (statistics, read | known)
+        summary = summarize(measured[method.name], against, truths, timestamps, method.chunk)
         values = summary.values | _speed(method, measured[method.name])
+        if not itself:
+            values |= _motion_ratio(values, summaries[REFERENCE].values)
         warnings = [*summary.warnings, *_caveats(method, reference, measured[method.name], real, timestamps)]
         summaries[method.name] = replace(summary, values=values, warnings=warnings)
     others = [summary for name, summary in summaries.items() if name != REFERENCE]
@@ -258,8 +244,16 @@ def _truths(clips: Mapping[str, Clip]) -> dict[str, Truth]:
             if isinstance(clip, CorpusClip) and (truth := clip.truth):
                 truths[name] = readings_of(truth)
         except (UserError, ValueError, KeyError, TypeError):
-            continue  # damaged: the clip is held against nothing
+            continue  # damaged
     return truths
+
+
+def _motion_ratio(values: Mapping[str, Value], real: Mapping[str, Value]) -> dict[str, Value]:
+    """How much heads move over how much they do in the real clips, of their means: single clips may keep still."""
+    own, true, nothing = values.get("head_motion"), real.get("head_motion"), float("nan")
+    if own is None or true is None or not true.value > 0:
+        return {}
+    return {"head_motion_ratio": Value(own.value / true.value, nothing, nothing, own.samples, "clips")}
 
 
 def _speed(method: Method, measured: Mapping[str, Measured]) -> dict[str, Value]:

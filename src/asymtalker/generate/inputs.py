@@ -14,10 +14,10 @@ from asymtalker.errors import UserError
 from asymtalker.media.portrait import (
     Placement,
     Portrait,
+    check_face,
     choose_face,
     crop_frame,
-    find_faces,
-    find_rotation,
+    find_upright,
     resize_for_video,
 )
 from asymtalker.media.read import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
@@ -139,7 +139,7 @@ def read_inputs(request: Request, size: tuple[int, int]) -> Inputs:
         size: height and width of the frames to make.
 
     Raises:
-        UserError: if one can't be read, or the picture shows no upright face, or, framed already, is of another size.
+        UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
     """
     picture, name = read_image(request.image)
     audio = request.audio
@@ -151,11 +151,11 @@ def read_inputs(request: Request, size: tuple[int, int]) -> Inputs:
         return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
     if isinstance(request, FileRequest) and request.paste:
         picture = resize_for_video(picture, MAX_VIDEO_SIDE)
-    faces = find_faces(picture)
-    turn = find_rotation(picture) if not faces else None
-    if turn is not None:
-        raise UserError(f"The face in {name} is not upright: turn the picture by {turn} degrees clockwise.")
+    picture, faces, turn = find_upright(picture)
+    if turn:
+        request.say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
     box = choose_face(faces, request.face, name, request.say)
+    check_face(box, picture.shape, name, request.say)
     return Inputs(portrait=crop_frame(picture, box, size), full_picture=picture, audio=source)
 
 

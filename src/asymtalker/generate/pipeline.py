@@ -20,9 +20,9 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.utils.outputs import BaseOutput
 from PIL import Image
 from torch import nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
-from asymtalker.codec import Codec, fetch_frames, latent_size, to_pixels
+from asymtalker.codec import fetch_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
@@ -42,9 +42,11 @@ from asymtalker.generate.provenance import provenance
 from asymtalker.media.portrait import paste_back
 from asymtalker.media.read import AudioSource
 from asymtalker.media.video import VideoWriter, check_output
-from asymtalker.models.audio import AudioFeatures
+from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
+from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
+from asymtalker.models.motion.codec import MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -57,8 +59,8 @@ from asymtalker.training.distributed import start, world
 
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
-    "vae": AutoencoderKLWan,
-    "audio_encoder": Wav2Vec2Model,
+    "vae": (AutoencoderKLWan, MotionCodecModel),
+    "audio_encoder": AudioEncoder,
     "feature_extractor": Wav2Vec2FeatureExtractor,
     "scheduler": FlowMatchEulerDiscreteScheduler,
 }
@@ -117,8 +119,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
     def __init__(
         self,
         transformer: AsymTalkerTransformer3DModel,
-        vae: AutoencoderKLWan,
-        audio_encoder: Wav2Vec2Model,
+        vae: AutoencoderKLWan | MotionCodecModel,
+        audio_encoder: AudioEncoder,
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: ImageEncoder | None = None,
@@ -179,7 +181,11 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         folder = checkpoint_folder(pretrained_model_name_or_path)
         settings = read_index(folder, cls.__name__, PARTS)
-        parts = {name: load_part(kind, folder / name, torch_dtype) for name, kind in PARTS.items()}
+        parts: dict[str, Any] = {
+            "vae": load_codec_network(folder / "vae", torch_dtype),
+            "audio_encoder": load_audio_encoder(folder / "audio_encoder", torch_dtype),
+        }
+        parts |= {n: load_part(kind, folder / n, torch_dtype) for n, kind in PARTS.items() if n not in parts}
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
             return cls(**parts, **settings)
@@ -298,7 +304,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         def write(fetch: Callable[[], np.ndarray]) -> None:
             nonlocal done  # in a thread, which Ctrl-C does not reach: picture and sound stay equally long
             for frame in fetch():
-                if request.paste:
+                if request.paste and not self.moves_pictures:
                     frame = paste_back(inputs.full_picture, frame, inputs.portrait.placement)
                 writer.write(frame[None])
                 writer.write_audio(track.take_until(writer.seconds))
@@ -308,7 +314,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         try:
             with writer:
                 with Background(write) as writing:
-                    for fetch in self._frames(inputs.portrait.picture, inputs.audio, seed, sampler):
+                    whole = inputs.full_picture if request.paste else None
+                    for fetch in self._frames(inputs.portrait.picture, inputs.audio, seed, sampler, whole):
                         writing.put(fetch)
                 writer.write_audio(track.take_until(None))
         except BaseException:
@@ -320,7 +327,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
     def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         """The height and width to make, by default the checkpoint's, after checking that tokens divide them."""
         size = size or self.settings.size
-        cells = latent_size(size, self.vae.config.scale_factor_spatial, self.transformer.config.patch_size)
+        cells = codec_of(self.vae).cells(size, self.transformer.config.patch_size)
         check_split(self.transformer, cells, self.processes)
         return size
 
@@ -397,18 +404,41 @@ class AsymTalkerPipeline(DiffusionPipeline):
             progress(done, num_frames)
 
     def _frames(
-        self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig
+        self,
+        picture: np.ndarray,
+        audio: AudioSource,
+        seed: int,
+        sampler: SamplerConfig,
+        whole: np.ndarray | None = None,
     ) -> Iterator[Callable[[], np.ndarray]]:
-        """The frames of each chunk of :meth:`_chunks`, on their way from the GPU."""
-        for made in self._chunks(picture, audio, seed, sampler):
-            with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
-                fetch = fetch_frames(made.new_pixels)
-            yield fetch
+        """The frames of each chunk of :meth:`_chunks`, all or a few at a time, on their way from the GPU."""
+        for made in self._chunks(picture, audio, seed, sampler, whole):
+            shown = made.shown()
+            while True:
+                with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
+                    pixels = next(shown, None)
+                    fetch = None if pixels is None else fetch_frames(pixels)
+                if fetch is None:
+                    break
+                yield fetch
 
-    def _chunks(self, picture: np.ndarray, audio: AudioSource, seed: int, sampler: SamplerConfig) -> Iterator[Chunk]:
-        """The chunks of a picture that is framed already, each decoded when the next one or the caller needs it."""
+    @property
+    def moves_pictures(self) -> bool:
+        """Whether its codec moves the portrait itself, so that it can be shown whole at any size."""
+        return isinstance(self.vae, MotionCodecModel)
+
+    def _chunks(
+        self,
+        picture: np.ndarray,
+        audio: AudioSource,
+        seed: int,
+        sampler: SamplerConfig,
+        whole: np.ndarray | None = None,
+    ) -> Iterator[Chunk]:
+        """The chunks of a picture that is framed already, each decoded when the next one or the caller needs it;
+        ``whole`` is what is to be moved and seen instead of it, by a codec that can."""
         chunk = self.settings.chunk
-        codec = Codec(self.vae, self._autocast)
+        codec = codec_of(self.vae, self._autocast)
         features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
         with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
             identity = encode_identity(
@@ -418,6 +448,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 codec=codec,
                 image_encoder=self.image_encoder,
             )
+            seen = to_pixels((picture if whole is None else whole)[None]).to(self._execution_device)
             chunks = rollout(
                 self.transformer,
                 codec,
@@ -428,6 +459,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 size=picture.shape[:2],
                 sampler=sampler,
                 seed=seed,
+                portrait=seen if self.moves_pictures else None,
                 preview=self.preview,
             )
         while True:

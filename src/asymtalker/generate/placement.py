@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from diffusers.models._modeling_parallel import ContextParallelConfig
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import nn
@@ -77,7 +78,7 @@ def _check_compilers() -> None:
 
 
 def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConfig) -> None:
-    """Offload, tiling, attention and compilation of any pipeline with a transformer and Wan's codec.
+    """Offload, tiling, attention and compilation of any pipeline with a transformer and a codec.
 
     On a GPU cuDNN then tries its kernels on the first chunk, of the process, and keeps to the quickest: shapes are the
     same in all chunks.
@@ -92,7 +93,8 @@ def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConf
         UserError: if the attention cannot be used here.
     """
     transformer, vae = pipeline.components["transformer"], pipeline.components["vae"]
-    if config.vae_tiling:
+    of_pixels = isinstance(vae, AutoencoderKLWan)  # a codec of motion has little to tile or compile
+    if config.vae_tiling and of_pixels:
         vae.enable_tiling()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -105,7 +107,7 @@ def fit(pipeline: DiffusionPipeline, device: torch.device, config: InferenceConf
         # Every size of frames has up to five graphs, of what comes first and later: 8, as it is, are two sizes.
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         transformer.compile_repeated_blocks(fullgraph=True, dynamic=False)
-        if not config.vae_tiling:  # tiles at the edge have shapes of their own, too many graphs
+        if of_pixels and not config.vae_tiling:  # tiles at the edge have shapes of their own, too many graphs
             vae.decoder.compile(fullgraph=True, dynamic=False)
             vae.encoder.compile(fullgraph=True, dynamic=False)
 

@@ -32,10 +32,6 @@ DLIB_MODELS = (
     "https://raw.githubusercontent.com/ageitgey/face_recognition_models/master/face_recognition_models/models"
 )
 
-CC0_LANDMARKS = Path(__file__).parents[1] / "synth" / "cc0_landmarks.npz"
-"""Face-mesh points of the pictures of ``cc0_portraits``, made with MediaPipe and kept to a quarter of a pixel:
-``names`` (n,), paths below the folder that :func:`fetch` returns; ``size`` (n, 2); ``points`` (n, 478, 3) pixels."""
-
 
 @dataclass(frozen=True)
 class RemoteFile:
@@ -212,17 +208,14 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "asymtalker"
 
 
-def named_portraits(portraits: Path) -> tuple[Path, Path | None]:
-    """What ``--portraits`` means: the folder, and its face-mesh points where they are not beside the pictures.
-
-    ``cc0`` is the registered set, fetched if need be, unless there is a folder of that name.
+def named_portraits(portraits: Path) -> Path:
+    """The folder that ``--portraits`` means: ``cc0`` is the registered set, fetched if need be, unless there is a
+    folder of that name.
 
     Raises:
         UserError: as :func:`fetch` does.
     """
-    if str(portraits) == "cc0" and not portraits.is_dir():
-        return fetch("cc0_portraits"), CC0_LANDMARKS
-    return portraits, None
+    return fetch("cc0_portraits") if str(portraits) == "cc0" and not portraits.is_dir() else portraits
 
 
 def fetch(name: str) -> Path:

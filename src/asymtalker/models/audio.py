@@ -1,6 +1,9 @@
-"""wav2vec2 features at 25 FPS: frame ``k`` always sees second ``k/25``, whatever the chunk (section 3.1)."""
+"""Features of sound at 25 FPS: frame ``k`` always sees second ``k/25``, whatever the chunk (section 3.1)."""
 
+import json
 from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -12,16 +15,23 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from asymtalker import timeline
 from asymtalker.config import AudioEncoderConfig
 from asymtalker.media.read import window
-from asymtalker.models.loading import send
+from asymtalker.models.loading import load_part, send
+from asymtalker.models.speech_encoder import SpeechEncoder
 
 BLOCK_FRAMES = 100
 """Features are computed for 4 s at a time, on a grid fixed to the start of the sound."""
 CONTEXT_FRAMES = 25
 """Sound heard before and after a block, so that its edges do not show."""
+PAST_FRAMES = 50
+"""Sound heard before what is asked for, where sound still grows."""
 STRIDE, RECEPTIVE_FIELD = 320, 400  # samples, of every wav2vec2
 SCAN_SAMPLES = 6 * timeline.SAMPLE_RATE  # looked at together when a level is measured
 VARIANCE_EPS = 1e-7  # of transformers' extractor
 FLOOR_VARIANCE = 1e-4  # -40 dBFS: sound that still grows is not taken for quieter, or a pause would become speech
+
+
+AudioEncoder = Wav2Vec2Model | SpeechEncoder
+"""Published at the paper's size, ours at the bundled one. Either makes of samples one output every 320."""
 
 
 class SampleSource(Protocol):
@@ -73,21 +83,45 @@ def build_audio_encoder(config: AudioEncoderConfig) -> Wav2Vec2Model:
     )
 
 
-def at_frames(hidden: Tensor, first: int, num_frames: int) -> Tensor:
-    """Resample wav2vec2 outputs to video frames by linear interpolation.
+def load_audio_encoder(folder: Path, dtype: torch.dtype = torch.float32) -> AudioEncoder:
+    """The encoder in a folder, whichever it is. Raises what :func:`~asymtalker.models.loading.load_part` raises."""
+    try:
+        name = json.loads((folder / "config.json").read_text()).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        name = None  # loading says what is wrong
+    return load_part(SpeechEncoder if name == SpeechEncoder.__name__ else Wav2Vec2Model, folder, dtype)
 
-    Output ``j`` of wav2vec2 is centred on sample ``320 j + 200`` of its input.
+
+def audio_encoder_like(config: Wav2Vec2Config | Mapping[str, Any]) -> AudioEncoder:
+    """An encoder with the settings of another, or with those settings as plain values."""
+    if isinstance(config, Wav2Vec2Config):
+        return Wav2Vec2Model(config)
+    if "conv_dim" in config:
+        return Wav2Vec2Model(Wav2Vec2Config(**config))
+    return cast(SpeechEncoder, SpeechEncoder.from_config(dict(config)))
+
+
+def first_centre(encoder: nn.Module) -> int:
+    """Sample on which the first output is centred."""
+    return 0 if isinstance(encoder, SpeechEncoder) else RECEPTIVE_FIELD // 2
+
+
+def at_frames(hidden: Tensor, first: int, num_frames: int, centre: int = RECEPTIVE_FIELD // 2) -> Tensor:
+    """Resample an encoder's outputs to video frames by linear interpolation.
+
+    Output ``j`` is centred on sample ``320 j + centre`` of its input.
 
     Args:
         hidden: ``(B, N, A)`` outputs.
         first: sample of the input at which the first wanted frame stands; the others follow every 640 samples.
         num_frames: frames wanted.
+        centre: see :func:`first_centre`.
 
     Returns:
         ``(B, num_frames, A)``.
     """
     samples = first + timeline.SAMPLES_PER_FRAME * torch.arange(num_frames, device=hidden.device)
-    position = ((samples - RECEPTIVE_FIELD / 2) / STRIDE).clamp(0, hidden.shape[1] - 1)
+    position = ((samples - centre) / STRIDE).clamp(0, hidden.shape[1] - 1)
     low = position.floor().long()
     high = (low + 1).clamp_max(hidden.shape[1] - 1)
     weight = (position - low).to(hidden.dtype)[None, :, None]
@@ -186,7 +220,7 @@ class AudioFeatures:
     """Features of one sound, computed block by block as they are asked for; memory does not grow with length.
 
     Args:
-        encoder: a frozen wav2vec2.
+        encoder: a frozen encoder.
         extractor: its feature extractor, which tells whether sound is normalised (:class:`Level`).
         source: the sound.
         autocast: precision to run in, ``None`` for the weights' own.
@@ -194,13 +228,13 @@ class AudioFeatures:
 
     def __init__(
         self,
-        encoder: Wav2Vec2Model,
+        encoder: AudioEncoder,
         extractor: Wav2Vec2FeatureExtractor,
         source: SampleSource,
         autocast: torch.dtype | None = None,
     ):
         self.encoder = encoder
-        self.level = Level(encoder, source) if extractor.do_normalize else None
+        self.level = Level(cast(Wav2Vec2Model, encoder), source) if extractor.do_normalize else None
         self.source = source
         self.autocast = autocast
         self._blocks: OrderedDict[int, Tensor] = OrderedDict()
@@ -212,21 +246,34 @@ class AudioFeatures:
         offset = blocks.start * BLOCK_FRAMES
         return features[:, start - offset : stop - offset]
 
-    @torch.no_grad()
+    def latest(self, start: int, stop: int, ahead: int) -> Tensor:
+        """Features ``(1, stop - start, A)`` of frames ``[start, stop)`` while the sound still grows: of the sound up
+        to frame ``stop + ahead`` alone, and of ``PAST_FRAMES`` before ``start``.
+
+        They are near those of :meth:`frames`, the nearer the more is heard ahead (docs/log.md has the figures).
+        """
+        first = start - PAST_FRAMES
+        return self._heard(first, stop + ahead - first, start - first, stop - start)
+
     def _block(self, index: int) -> Tensor:
         if index not in self._blocks:
-            first = (index * BLOCK_FRAMES - CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
-            length = (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * timeline.SAMPLES_PER_FRAME
-            device = self.encoder.device
-            if self.level is not None:
-                self.level.measure(first + length)
-            samples = send(torch.from_numpy(self.source.read(first, first + length))[None], device)  # (1, N)
-            with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
-                if self.level is None:
-                    hidden = self.encoder(samples.to(self.encoder.dtype)).last_hidden_state.float()
-                else:
-                    hidden = self.level.encode(samples).float()
-            self._blocks[index] = at_frames(hidden, CONTEXT_FRAMES * timeline.SAMPLES_PER_FRAME, BLOCK_FRAMES)
+            first, length = index * BLOCK_FRAMES - CONTEXT_FRAMES, BLOCK_FRAMES + 2 * CONTEXT_FRAMES
+            self._blocks[index] = self._heard(first, length, CONTEXT_FRAMES, BLOCK_FRAMES)
             if len(self._blocks) > 4:  # a chunk with its context spans three blocks at most
                 self._blocks.popitem(last=False)
         return self._blocks[index]
+
+    @torch.no_grad()
+    def _heard(self, first: int, length: int, lead: int, count: int) -> Tensor:
+        """``count`` frames, of which ``lead`` come before, of ``length`` frames of sound from frame ``first`` on."""
+        start, stop = (frame * timeline.SAMPLES_PER_FRAME for frame in (first, first + length))
+        device = self.encoder.device
+        if self.level is not None:
+            self.level.measure(stop)
+        samples = send(torch.from_numpy(self.source.read(start, stop))[None], device)  # (1, N)
+        with torch.autocast(device.type, self.autocast, enabled=self.autocast is not None):
+            if self.level is None:
+                hidden = self.encoder(samples.to(self.encoder.dtype)).last_hidden_state.float()
+            else:
+                hidden = self.level.encode(samples).float()
+        return at_frames(hidden, lead * timeline.SAMPLES_PER_FRAME, count, first_centre(self.encoder))

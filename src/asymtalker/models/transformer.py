@@ -238,7 +238,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         rope_max_seq_len: longest axis the rotary embedding covers.
         prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean
             latents as a change of the identity latents, which a narrow network learns faster because the noise
-            need not pass through it; :func:`asymtalker.rollout.predict_velocity` converts.
+            need not pass through it; :func:`asymtalker.rollout.predict_velocity` converts. ``"change"`` is given the
+            noisy latents too as a change, for latents that tell people apart by far more than they move.
     """
 
     _supports_gradient_checkpointing = True
@@ -286,8 +287,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
-        if prediction_type not in ("velocity", "clean"):
-            raise ValueError(f"prediction_type must be 'velocity' or 'clean', got {prediction_type!r}")
+        if prediction_type not in ("velocity", "clean", "change"):
+            raise ValueError(f"prediction_type must be 'velocity', 'clean' or 'change', got {prediction_type!r}")
         if patch_size[0] != 1:
             raise ValueError(f"a patch must span one latent frame, got {patch_size[0]}")
         width = num_attention_heads * attention_head_dim
@@ -363,7 +364,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
             nn.init.zeros_(cast(nn.Linear, block.attn2.to_out[0]).weight)
             block.scale_shift_table.data[:, 5] += 1  # the gate of the feed-forward layer
         latent_channels = self.config.latent_channels
-        if self.config.prediction_type == "clean":  # a velocity holds the noise, which then must pass from the start
+        if (
+            self.config.prediction_type != "velocity"
+        ):  # a velocity holds the noise, which then must pass from the start
             self.patch_embedding.weight.data[:, :latent_channels] = 0
             if self.refiner is not None:
                 self.refiner.conv_in.weight.data[:, latent_channels : 2 * latent_channels] = 0
@@ -461,7 +464,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         sample = hidden_states.reshape(batch, num_latents, rows, columns, p_h, p_w, -1)
         sample = sample.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, T, H, W)
-        if self.config.prediction_type == "clean" and identity.shape[1]:
+        if self.config.prediction_type != "velocity" and identity.shape[1]:
             sample = sample + identity
         if self.refiner is not None:
             sample = self.refiner(sample, given, temb)

@@ -21,8 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backwa
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import build_vae
-from asymtalker.config import Recipe
-from asymtalker.models.audio import build_audio_encoder
+from asymtalker.config import MotionCodecTrainConfig, Recipe
+from asymtalker.errors import UserError
+from asymtalker.models.audio import AudioEncoder
+from asymtalker.models.speech_encoder import build_speech_encoder
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,13 +94,19 @@ def on_meta(build: Callable[[], M]) -> M:
 
 
 def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
-    """The codec of a recipe; diffusers' defaults are the published one of Wan2.1: 16 channels, 8 times in space."""
+    """The codec of a recipe; diffusers' defaults are the published one of Wan2.1: 16 channels, 8 times in space.
+
+    Raises:
+        UserError: if it is a codec of motion.
+    """
+    if isinstance(recipe.codec, MotionCodecTrainConfig):
+        raise UserError("There is no plan for this recipe: it trains on latents of motion, which any machine can.")
     return build_vae(recipe.codec.model) if recipe.codec else AutoencoderKLWan()
 
 
-def recipe_audio_encoder(recipe: Recipe) -> Wav2Vec2Model:
-    """The wav2vec2 of a recipe; transformers' defaults are the published base model's."""
-    return build_audio_encoder(recipe.audio.model) if recipe.audio else Wav2Vec2Model(Wav2Vec2Config())
+def recipe_audio_encoder(recipe: Recipe) -> AudioEncoder:
+    """The audio encoder of a recipe; transformers' defaults are the published base model's."""
+    return build_speech_encoder(recipe.audio.model) if recipe.audio else Wav2Vec2Model(Wav2Vec2Config())
 
 
 def num_parameters(parameters: Iterable[Tensor]) -> int:

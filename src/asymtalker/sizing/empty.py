@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from asymtalker.codec import latent_size
 from asymtalker.config import ChunkConfig
-from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
+from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, audio_encoder_like
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.rollout import TAIL_CONTEXT
@@ -29,7 +29,8 @@ Network = dict[str, Any]
 
 def describe_parts(transformer: Any, vae: Any, audio_encoder: Any) -> Network:
     """The networks' settings, without where they lay on this machine."""
-    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio_encoder.config}
+    audio = audio_encoder if isinstance(audio_encoder, ConfigMixin) else audio_encoder.config
+    configs = {"transformer": transformer, "vae": vae, "audio_encoder": audio}
     described = {part: json.loads(config.to_json_string()) for part, config in configs.items()}
     return {part: {name: of[name] for name in of if not name.startswith("_")} for part, of in described.items()}
 
@@ -97,7 +98,7 @@ def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) 
     """
     frames, size, dtype = network["frames"], network["size"], getattr(torch, network["codec_dtype"])
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)
-    encoder = frozen_on_meta(lambda: Wav2Vec2Model(Wav2Vec2Config(**network["audio_encoder"])), dtype)
+    encoder = frozen_on_meta(lambda: audio_encoder_like(network["audio_encoder"]), dtype)
     cells = latent_size(size, network["vae"]["scale_factor_spatial"], network["transformer"]["patch_size"])
     block = torch.empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME, dtype=dtype, device="meta")
     parts: dict[str, Callable[[], Tensor]] = {

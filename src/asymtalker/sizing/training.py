@@ -13,13 +13,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import flow
-from asymtalker.codec import Codec, latent_size, recompute_decoder
+from asymtalker.codec import WanCodec, latent_size, recompute_decoder
 from asymtalker.config import DistillConfig, LoopConfig, Recipe, TeacherConfig, TransformerConfig
 from asymtalker.dataset.buckets import Size
 from asymtalker.errors import UserError
+from asymtalker.models.audio import audio_encoder_like
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.sizing.costs import (
     Cost,
@@ -55,14 +56,18 @@ def frozen_of_recipe(recipe: Recipe) -> Frozen:
         raise UserError(f"There is no plan for the identity strategy {strategy}: its image encoder is of any size.")
     vae, encoder = frozen_on_meta(lambda: recipe_codec(recipe)), frozen_on_meta(lambda: recipe_audio_encoder(recipe))
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE)
-    return Frozen(Codec(vae), encoder, extractor, strategy, None, None, torch.device("meta"))
+    return Frozen(WanCodec(vae), encoder, extractor, strategy, None, None, torch.device("meta"))
 
 
 def frozen_like(frozen: Frozen) -> Frozen:
     """Frozen networks without memory, of the sizes of those of a run."""
     vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(frozen.codec.vae.config)))
-    encoder = frozen_on_meta(lambda: Wav2Vec2Model(frozen.audio_encoder.config))
-    return replace(frozen, codec=Codec(vae), audio_encoder=encoder, device=torch.device("meta"))
+    encoder = frozen_on_meta(lambda: audio_encoder_like(frozen.audio_encoder.config))
+    return replace(frozen, codec=WanCodec(vae), audio_encoder=encoder, device=torch.device("meta"))
+
+
+def _vae(frozen: Frozen) -> AutoencoderKLWan:
+    return cast(AutoencoderKLWan, frozen.codec.vae)
 
 
 class Passes(NamedTuple):
@@ -134,14 +139,14 @@ def _coding(
     code: Callable[..., Tensor], frozen: Frozen, autocast: torch.dtype | None, batch: int, count: int, size: Size
 ) -> Cost:
     """What :func:`encode` or :func:`decode` costs without gradient."""
-    return measure(torch.no_grad()(partial(code, frozen.codec.vae, batch, count, size)), autocast)
+    return measure(torch.no_grad()(partial(code, _vae(frozen), batch, count, size)), autocast)
 
 
 @cache
 def _pixel_losses(frozen: Frozen, loop: LoopConfig, frames: int, cells: Size) -> Cost:
     """Decoding the window of the pixel losses with gradient, and the true latents without: the operations of a window
     behind its lead-in, as nearly all are, and the memory of the larger one at the very start of a video."""
-    vae, autocast = frozen.codec.vae, precision(loop)
+    vae, autocast = _vae(frozen), precision(loop)
     if loop.gradient_checkpointing:
         vae = copy.deepcopy(vae)
         recompute_decoder(vae, partial(recomputed, autocast))
@@ -275,7 +280,7 @@ def check_fits(config: TeacherConfig | DistillConfig, model: TransformerConfig, 
     Raises:
         UserError: what is needed, what the GPU with the least has free, and what would fit.
     """
-    if frozen.device.type == "cuda":
+    if frozen.device.type == "cuda" and isinstance(frozen.codec, WanCodec):  # one of motion fits anywhere
         plan = plan_training(config, model, frozen_like(frozen), size, world().size)
         available = min(from_all(available_bytes(frozen.device)))
         if plan.total() / (1 + SLACK) > available:  # what is only assumed refuses nobody

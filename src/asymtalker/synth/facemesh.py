@@ -1,19 +1,19 @@
 """MediaPipe's 468-point face mesh laid on the MakeHuman head: one dense face topology for photographs and renders.
 
-`facemesh.npz` holds, for a once-subdivided triangulation of the 468 points with the eyes and the mouth left open as
-holes, each vertex's parents among the points (so that any set of landmarks gives all vertices) and its place on
-the MakeHuman surface (a triangle and barycentric weights, so that every face unit gives its displacement). The
-points' mean shape is that of 820 portraits' landmarks (nearly frontal, lips closed); the places come from a
+`assets/face_mesh/dense.npz` holds, for a once-subdivided triangulation of the 468 points with the eyes and the mouth
+left open as holes, each vertex's parents among the points (so that any set of landmarks gives all vertices) and its
+place on the MakeHuman surface (a triangle and barycentric weights, so that every face unit gives its displacement).
+The points' mean shape is that of 820 portraits' landmarks (nearly frontal, lips closed); the places come from a
 thin-plate warp of it on to the front view of the average head, pinned at the lip line, the vermilion border, the lid
 margins, nose, brows, jaw and chin.
 """
 
 import functools
 from dataclasses import dataclass
-from importlib import resources
 
 import numpy as np
 
+from asymtalker.models.motion.portrait_sheet import read_table
 from asymtalker.synth import mesh
 
 # MediaPipe's numbering: outer corner, inner corner, lid and lip points used alone.
@@ -56,8 +56,7 @@ class FaceMesh:
 @functools.lru_cache(maxsize=1)
 def face_mesh() -> FaceMesh:
     """The table, read once per process."""
-    with resources.files("asymtalker.synth").joinpath("facemesh.npz").open("rb") as file, np.load(file) as table:
-        arrays = {name: table[name] for name in table.files}
+    arrays = read_table()
     head_vertices = arrays["head_vertices"].astype(np.int64)
     head_weights = arrays["head_weights"].astype(np.float32)
     head_weights /= head_weights.sum(1, keepdims=True)

@@ -10,7 +10,6 @@ Coordinates are the crop's: x to the right and y up in [0, 1], z towards the vie
 
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.spatial import Delaunay
 from scipy.spatial.transform import Rotation
 
 from asymtalker.errors import UserError
+from asymtalker.models.motion.portrait_sheet import smooth_depth, surroundings
 from asymtalker.synth import facemesh, mesh, mouth
 from asymtalker.synth.eyes import PhotoEye, cut_eye
 from asymtalker.synth.pose import HEAD_HEIGHT, Pose, rotation, soft_limit
@@ -72,23 +72,6 @@ class PhotoPose:
     lip_aperture: float
 
 
-def read_landmarks(npz_path: str | Path) -> dict[str, np.ndarray]:
-    """Face-mesh points by picture name, (478, 3) in pixels, from a file with `names` and `points` (and `size`).
-
-    Raises UserError when the file is missing or has other contents.
-    """
-    try:
-        with np.load(npz_path, allow_pickle=False) as table:
-            names, points = table["names"], table["points"].astype(np.float64)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{npz_path} is no landmark file: it needs arrays `names` and `points` (n, 478, 3)."
-        ) from error
-    if points.shape != (len(names), 478, 3):
-        raise UserError(f"{npz_path}: `points` is {points.shape}, but ({len(names)}, 478, 3) is needed.")
-    return {str(name): value for name, value in zip(names, points, strict=True)}
-
-
 def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead:
     """Fit the head model to a portrait.
 
@@ -112,7 +95,7 @@ def fit_photo(picture: np.ndarray, landmarks: np.ndarray, key: str) -> PhotoHead
     _part_lips(dense, face, turn[:, 1])
     units = np.einsum("und,cd->unc", face.units, frame)
     _fit_lids(units, dense, on_head, face, frame)
-    dense[:, 2] = _smooth_depth(dense, 0.09 * scale)
+    dense[:, 2] = smooth_depth(dense, 0.09 * scale)
     neutral = _close_lips(dense, units, face, turn[:, 1])
     grid, sheet_triangles, follow, head_weight = _surroundings(dense, face, scale)
     vertices = np.concatenate([dense, grid])
@@ -267,14 +250,6 @@ def _keep_order(points: np.ndarray, upper: np.ndarray, lower: np.ndarray, up: np
     points[lower] += crossing / 2
 
 
-def _smooth_depth(dense: np.ndarray, reach: float) -> np.ndarray:
-    """Depths (n,) averaged over neighbours in the picture. Where the face turns away from the camera, points at one
-    place of the picture would otherwise move differently with the head and tear its outline."""
-    apart = ((dense[:, None, :2] - dense[None, :, :2]) ** 2).sum(2)
-    weights = np.exp(-apart / reach**2)
-    return weights @ dense[:, 2] / weights.sum(1)
-
-
 def _part_lips(dense: np.ndarray, face: facemesh.FaceMesh, up: np.ndarray) -> None:
     _keep_order(dense, face.chains["upper_inner"], face.chains["lower_inner"], up)
 
@@ -374,16 +349,11 @@ def _surroundings(
     middle = everything[faces].mean(1)
     keep = np.array([cv2.pointPolygonTest(polygon, (float(x), float(y)), False) < 0 for x, y in middle])
     index = np.concatenate([oval, len(dense) + np.arange(len(flat))])
-    apart = np.linalg.norm(flat[:, None] - ring[None, :, :2], axis=2)
-    near = 1 / (apart + 0.01) ** 3
-    near /= near.sum(1, keepdims=True)
-    reach = 1.15 * scale
-    fade = np.clip(1 - apart.min(1) / reach, 0, 1) ** 2
-    depth = near @ ring[:, 2] - 0.35 * np.minimum(apart.min(1), 0.3 * scale)
-    below = np.clip((centre[1] - 0.45 * scale - flat[:, 1]) / (1.2 * scale), 0, 1)  # neck and shoulders stay behind
-    away = np.clip((apart.min(1) - 0.55 * scale) / (1.1 * scale), 0, 1)
-    weight = (1 - below**2 * (3 - 2 * below)) * (1 - away**2 * (3 - 2 * away))
-    return np.c_[flat, depth], index[faces[keep]], near * fade[:, None], weight
+    unit = float(np.linalg.norm(dense[facemesh.LEFT_EYE_OUTER, :2] - dense[facemesh.RIGHT_EYE_OUTER, :2]))
+    follow, weight, distance = surroundings(flat, ring[:, :2], unit, np.array([0.0, -1.0]))
+    near = 1 / (np.linalg.norm(flat[:, None] - ring[None, :, :2], axis=2) + 0.01) ** 3
+    depth = (near / near.sum(1, keepdims=True)) @ ring[:, 2] - 0.35 * np.minimum(distance, 0.3 * scale)
+    return np.c_[flat, depth], index[faces[keep]], follow, weight
 
 
 def _eye(side: str, texture: np.ndarray, points: np.ndarray, dense: np.ndarray, face: facemesh.FaceMesh) -> PhotoEye:

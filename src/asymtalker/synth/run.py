@@ -39,6 +39,8 @@ from asymtalker.synth.speech import Speech, Split, speak, split_of
 from asymtalker.timeline import FPS
 
 SETTINGS = "synth.json"
+POINTS = "portraits.npz"
+"""Where, in the corpus' folder, the face-mesh points of its portraits are kept."""
 MANIFEST_SECONDS = 60.0
 BACKDROP_SHARE = 0.4
 """Share of rendered heads that stand before a blurred photograph, when there are portraits."""
@@ -180,8 +182,7 @@ def _check(config: SynthConfig) -> None:
 def _portraits(config: SynthConfig) -> list[Portrait]:
     if config.portraits is None:
         return []
-    folder, landmarks = named_portraits(config.portraits)
-    return find_portraits(folder, config.landmarks or landmarks)
+    return find_portraits(named_portraits(config.portraits), config.out / POINTS, config.workers)
 
 
 def _say(text: str) -> None:
@@ -191,14 +192,14 @@ def _say(text: str) -> None:
 def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
     """Write the settings into the folder, or compare them with those of the shards that are there."""
     settings = configs.to_dict(config)
-    for name in ("out", "workers", "portraits", "landmarks"):
+    for name in ("out", "workers", "portraits"):
         del settings[name]  # where things lie changes no clip; which portraits there are does
     if config.split is None:
         del settings["split"]  # corpora from before there was a choice go on
-    points = hashlib.sha256()
+    contents = hashlib.sha256()
     for portrait in portraits:
-        points.update(portrait.name.encode() + portrait.landmarks.tobytes())
-    settings["portraits"] = f"{len(portraits)} ({points.hexdigest()[:12]})" if portraits else None
+        contents.update(f"{portrait.name} {photo_identity(portrait.path)}\n".encode())
+    settings["portraits"] = f"{len(portraits)} ({contents.hexdigest()[:12]})" if portraits else None
     path = config.out / SETTINGS
     if path.is_file() and any(config.out.glob("shard-*.tar")):
         try:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from asymtalker import flow, timeline
@@ -113,7 +114,8 @@ def start_networks(
         optimizer = OptimizerState(transformer, build_optimizer(transformer, config.optimizer))
     if config.loop.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-        recompute_decoder(frozen.codec.vae)
+        if isinstance(frozen.codec.vae, AutoencoderKLWan):
+            recompute_decoder(frozen.codec.vae)
     return transformer, optimizer, ema
 
 
@@ -146,7 +148,7 @@ def teacher_losses(
     sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
     near = sigma <= config.pixel_max_sigma  # on the CPU, which then need not wait for the GPU to know
     sigma, weight = sigma.to(clean), None
-    if config.model.prediction_type == "clean":
+    if config.model.prediction_type != "velocity":
         sigma = sigma.clamp_min(MIN_SIGMA)
         weight = clean_prediction_weight(sigma)
     noise = torch.randn(clean.shape, generator=generator).to(clean)

@@ -26,7 +26,7 @@ from asymtalker.config import (
     CodecTrainConfig,
     DistillConfig,
     LoopConfig,
-    ReadoutTrainConfig,
+    MotionCodecTrainConfig,
     TeacherConfig,
 )
 from asymtalker.errors import UserError
@@ -35,7 +35,7 @@ from asymtalker.models.precision import choose_precision
 
 M = TypeVar("M", bound=nn.Module)
 TrainConfig = TypeVar(
-    "TrainConfig", AudioTrainConfig, CodecTrainConfig, DistillConfig, ReadoutTrainConfig, TeacherConfig
+    "TrainConfig", AudioTrainConfig, CodecTrainConfig, MotionCodecTrainConfig, DistillConfig, TeacherConfig
 )
 
 GOES_ON = "the same command starts it again, a training or encoding where it was"

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
-from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker.codec import Codec
 from asymtalker.config import IdentityStrategy, LoopConfig, difference
 from asymtalker.errors import UserError
+from asymtalker.models.audio import AudioEncoder, load_audio_encoder
+from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import Identity, ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import load_part
 from asymtalker.training.run_folder import precision
@@ -30,8 +32,8 @@ class Frozen:
     """Networks that receive no gradient.
 
     Attributes:
-        codec: the 3D causal VAE.
-        audio_encoder: wav2vec2.
+        codec: the 3D causal VAE, or the codec of motion.
+        audio_encoder: wav2vec2, or the bundled model's own.
         extractor: its feature extractor.
         strategy: how the identity picture is encoded.
         image_encoder: what the CLIP and VTP strategies need, ``None`` for TRE and ETR.
@@ -40,7 +42,7 @@ class Frozen:
     """
 
     codec: Codec
-    audio_encoder: Wav2Vec2Model
+    audio_encoder: AudioEncoder
     extractor: Wav2Vec2FeatureExtractor
     strategy: IdentityStrategy
     image_encoder: ImageEncoder | None
@@ -54,7 +56,7 @@ class Frozen:
     def beside(self) -> "Frozen":
         """The same networks, of the same weights, for a second thread: while they run they keep things on
         themselves."""
-        codec = Codec(_sharing(self.codec.vae), self.codec.autocast)
+        codec = codec_of(_sharing(self.codec.vae), self.codec.autocast)
         images = self.image_encoder and _sharing(self.image_encoder)
         return replace(self, codec=codec, audio_encoder=_sharing(self.audio_encoder), image_encoder=images)
 
@@ -67,8 +69,7 @@ class Frozen:
     @cached_property
     def codec_digest(self) -> str:
         """Names the codec: its weights and latent statistics."""
-        config = self.codec.vae.config
-        return digest(self.codec.vae, config.latents_mean, config.latents_std)
+        return digest(self.codec.encoder, *self.codec.statistics)
 
     @cached_property
     def audio_digest(self) -> str:
@@ -123,14 +124,14 @@ def load_frozen(model_path: Path, strategy: IdentityStrategy, loop: LoopConfig) 
         UserError: if one of them is missing or damaged.
     """
     device = torch.device(loop.device)
-    vae = freeze(load_part(AutoencoderKLWan, model_path / "vae"), device)
-    encoder = freeze(load_part(Wav2Vec2Model, model_path / "audio_encoder"), device)
+    vae = freeze(load_codec_network(model_path / "vae"), device)
+    encoder = freeze(load_audio_encoder(model_path / "audio_encoder"), device)
     extractor = load_part(Wav2Vec2FeatureExtractor, model_path / "feature_extractor")
     autocast = precision(loop)
     images = load_image_encoder(strategy, model_path / "image_encoder")
     if images is not None:
         freeze(images, device)
-    return Frozen(Codec(vae, autocast), encoder, extractor, strategy, images, autocast, device)
+    return Frozen(codec_of(vae, autocast), encoder, extractor, strategy, images, autocast, device)
 
 
 def freeze(module: M, device: torch.device) -> M:

@@ -52,7 +52,8 @@ def write_sample(
     num_frames = len(real)
     samples = samples[: num_frames * timeline.SAMPLES_PER_FRAME]
     audio = AudioFeatures(frozen.audio_encoder, frozen.extractor, ArraySource(samples), frozen.autocast)
-    identity = frozen.encode_identity(to_pixels(real[:1]).to(frozen.device), chunk.frames)
+    portrait = to_pixels(real[:1]).to(frozen.device)
+    identity = frozen.encode_identity(portrait, chunk.frames)
     with frozen.network():
         chunks = rollout(
             transformer,
@@ -64,6 +65,7 @@ def write_sample(
             size=real.shape[1:3],
             sampler=sampler,
             seed=0,
+            portrait=portrait,
         )
         made = np.concatenate([to_frames(piece.new_pixels) for piece in chunks])
     if not world().main:  # which makes a sample as its share of a sharded network is needed for it

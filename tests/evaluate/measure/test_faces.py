@@ -10,7 +10,7 @@ from asymtalker.evaluate.measure.faces import (
     Detector,
     NoFace,
     align_face,
-    hog_faces,
+    mesh_faces,
     similarity,
     track_faces,
     yunet_detector,
@@ -125,14 +125,14 @@ def test_alignment_brings_the_points_to_the_template():
         np.testing.assert_allclose([columns.mean(), rows.mean()], [x, y], atol=0.6)
 
 
-def test_hog_finds_a_drawn_face_and_no_face_in_a_background():
+def test_the_mesh_finds_a_drawn_face_and_no_face_in_a_background():
     width = 150
-    (found,) = hog_faces(draw_face(background(400, 500), (250, 200), width))
+    (found,) = mesh_faces(draw_face(background(400, 500), (250, 200), width))
     assert found.points is None
     left, top, right, bottom = found.box
     assert (left + right) / 2 == pytest.approx(250, abs=0.12 * width)
     assert (bottom - top) / (right - left) == pytest.approx(1.27 / 0.9, rel=0.01)
-    assert hog_faces(background(300, 300)) == []
+    assert mesh_faces(background(300, 300)) == []
 
 
 def test_what_is_not_yunet_is_refused(tmp_path):
@@ -176,15 +176,15 @@ def test_yunet_finds_the_face_and_its_points(path, capfd):
 
 
 @needs_data
-def test_hog_boxes_are_brought_to_those_of_yunet():
+def test_boxes_of_the_mesh_are_brought_to_those_of_yunet():
     detector = yunet_detector(YUNET[0])
     ratios, rises, overlaps = [], [], []
     for picture in real_pictures():
-        (yunet,), hog = detector(picture), hog_faces(picture)[0]
-        overlaps.append(overlap(yunet.box, hog.box))
-        sides = hog.box[2:] - hog.box[:2]
+        (yunet,), mesh = detector(picture), mesh_faces(picture)[0]
+        overlaps.append(overlap(yunet.box, mesh.box))
+        sides = mesh.box[2:] - mesh.box[:2]
         ratios.append((yunet.box[2:] - yunet.box[:2]) / sides)
-        rises.append((hog.box[1::2].mean() - yunet.box[1::2].mean()) / sides[1])
+        rises.append((mesh.box[1::2].mean() - yunet.box[1::2].mean()) / sides[1])
     assert min(overlaps) > 0.65
     assert np.median(overlaps) > 0.85
     np.testing.assert_allclose(np.median(ratios, axis=0), 1, atol=0.04)

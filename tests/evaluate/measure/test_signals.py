@@ -109,9 +109,9 @@ def test_head_motion_is_in_degrees_and_diversity_tells_copies_from_others():
 
 
 def test_blinks_are_counted_and_a_long_look_down_is_none():
-    closed = np.full(500, 0.1)
+    opening = np.full(500, 0.30)
     for start in (50, 200, 333):
-        closed[start : start + 6] = [0.3, 0.7, 0.9, 0.9, 0.6, 0.4]
-    closed[400:450] = 0.8
-    assert blink_times(closed).tolist() == [51 / 25, 201 / 25, 334 / 25]  # 0.3 is not yet 0.25 above the median
-    assert len(blink_times(np.full(100, 0.9))) == 0
+        opening[start : start + 6] = [0.20, 0.10, 0.04, 0.04, 0.10, 0.17]
+    opening[400:450] = 0.1
+    assert blink_times(opening).tolist() == [51 / 25, 201 / 25, 334 / 25]  # 0.20 is not yet under 0.6 of 0.30
+    assert len(blink_times(np.full(100, 0.05))) == 0

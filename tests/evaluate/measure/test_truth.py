@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from asymtalker.evaluate.measure.truth import lip_score, sound_delay, truth_score
+from asymtalker.evaluate.measure.readings import READINGS, Truth
+from asymtalker.evaluate.measure.truth import closures, lip_score, sound_delay, truth_score
 from asymtalker.media.read import read_audio
 from asymtalker.media.video import write_video
 from asymtalker.timeline import SAMPLE_RATE
 
-NAMES = ("lip_aperture", "yaw", "pitch", "roll", "jawOpen", "tongueOut")
+NAMES = ("lip_aperture", "yaw", "pitch", "roll", "jawOpen", "cheekPuff", "lidsLeft", "gazeUp")
 
 
 def curve(length=120, seed=0):
@@ -29,11 +30,15 @@ def test_a_shifted_curve_is_found_where_it_is(lag):
     truth = curve()
     score = lip_score(truth, np.roll(truth, lag) * 0.3 + 0.1)
     assert score.lag == lag
+    assert score.correlation == pytest.approx(1)
+    assert score.amplitude == pytest.approx(0.3)
 
 
 def test_lips_that_do_not_move_score_nothing():
-    score = lip_score(curve(), np.zeros(120, np.float32))
-    assert score.correlation == 0
+    still = np.zeros(120, np.float32)
+    score = lip_score(curve(), still)
+    assert (score.correlation, score.lag, score.amplitude) == (0, 0, 0)
+    assert lip_score(still, curve()).amplitude is None
 
 
 def test_curves_of_other_clips_are_refused():
@@ -42,20 +47,31 @@ def test_curves_of_other_clips_are_refused():
 
 
 def test_readings_are_compared_by_name_over_common_frames():
-    truth = np.stack([curve(seed=seed) for seed in range(5)] + [np.zeros(120, np.float32)], 1)
-    order = [4, 0, 5, 3, 2, 1]
-    read = truth[:100, order].copy()
-    names = tuple(NAMES[i] for i in order)
+    truth = np.stack([curve(seed=seed) for seed in range(8)], 1)
+    truth[:, NAMES.index("cheekPuff")] = 0
+    read = np.zeros((100, len(READINGS)), np.float32)
+    read[:, [READINGS.index(name) for name in NAMES]] = truth[:100]
     turns = np.where(np.arange(100) % 2, 1, -1)
-    read[:, names.index("jawOpen")] += 0.3 + 0.1 * turns  # the constant is not counted
-    read[:, names.index("tongueOut")] += 0.5 * turns  # nor what never moves in the truth
-    read[:, names.index("roll")] += 2 * turns - 7
-    score = truth_score(names, read, NAMES, truth)
+    read[:, READINGS.index("jawOpen")] += 0.3 + 0.1 * turns  # the constant is not counted
+    for name in ("cheekPuff", "lidsLeft", "gazeUp"):  # nor what never moves in the truth, and what is no blendshape
+        read[:, READINGS.index(name)] += 0.5 * turns
+    read[:, READINGS.index("roll")] += 2 * turns - 7
+    score = truth_score(read, Truth(NAMES, truth))
     assert score.lips.correlation == pytest.approx(1)
     assert score.blendshape_error == pytest.approx(0.1, rel=1e-5)
     assert score.pose_error == pytest.approx(2, rel=1e-5)
-    with pytest.raises(ValueError, match="yaw is not read"):
-        truth_score(("lip_aperture",), read[:, :1], NAMES, truth)
+    assert score.closures is None
+    with pytest.raises(ValueError, match="yaw is not known"):
+        truth_score(read, Truth(NAMES[:1], truth[:, :1]))
+
+
+def test_lips_shut_at_the_phonemes_that_need_it():
+    aperture = np.full(50, 0.1)
+    aperture[[10, 22, 40]] = 0.01
+    phonemes = [("p", 0.36, 0.40), ("ˈm", 0.92, 1.0), ("b", 1.2, 1.3), ("a", 1.56, 1.64), ("b", 9.0, 9.1)]
+    assert closures(aperture, phonemes) == pytest.approx(2 / 3)  # the vowel needs none, the last is not in the clip
+    assert closures(aperture, phonemes, delay=0.4) == pytest.approx(1 / 3)
+    assert closures(aperture, [("a", 0, 1)]) is None
 
 
 @pytest.mark.parametrize("delay", [-0.3, 0.0, 0.2])

@@ -39,7 +39,6 @@ class Moving:
     count: int = 30
     damage: str | None = None
     shape: tuple[int, int] = (40, 60)
-    framed: bool = False
     taken: int = 0
 
     @property

@@ -12,27 +12,21 @@ import cv2
 import numpy as np
 import torch
 
-from asymtalker.codec import to_pixels
 from asymtalker.errors import UserError
 from asymtalker.evaluate.clips import Clip
-from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, hog_faces, portrait_box, track_faces
+from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, mesh_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
+from asymtalker.evaluate.measure.readings import STRIDE, MeshReadings, portrait_sharpness
 from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.measure.truth import sound_delay
-from asymtalker.media.portrait import FaceBox, crop_frame
-from asymtalker.models.readout import FaceReadout
 from asymtalker.timeline import FPS
 
-VERSION = 3
+VERSION = 5
 """Of the arrays; another one measures clips anew."""
-STRIDE = 5
-"""Every fifth frame, five a second, goes through the networks that look at single pictures."""
 WINDOW = 16
 """Frames of a window of FVD; windows do not overlap."""
 PAIRED_WINDOWS = 500
 """Windows of SyncNet that are kept to be paired with another clip's: 20 s."""
-CROP_SIDE = 256
-"""Pixels of the square that is cut around a face for the readout."""
 BLOCK = 48
 MIN_FRAMES = 2
 
@@ -59,7 +53,10 @@ class Measured:
             - ``frames``: their number, ``()``.
             - ``change`` (F,): mean absolute difference from the frame before, of 0 to 255; ``lab`` (F, 6): mean and
               standard deviation of CIE Lab.
-            - ``readings`` (F, n): what the readout reads; ``readout`` (m, d): its features of every fifth frame.
+            - ``readings`` (F, n): the :data:`~asymtalker.evaluate.measure.readings.READINGS` of the face mesh;
+              ``expressions`` (m, 52): the blendshapes of every fifth frame.
+            - ``sharpness`` (k,): spread of the Laplacian over the face, of every fifth frame that shows one;
+              ``face_scale`` (): pixels a centimetre of it; ``portrait_sharpness`` (): the portrait's at that scale.
             - ``inception`` (m, 2048): of every fifth frame; ``i3d`` (w, 400): of windows of 16.
             - ``identity`` (k, 512): ArcFace, of the frames ``identity_frames`` (k,); ``portrait`` (512,): of the
               picture.
@@ -80,8 +77,7 @@ def measure_clip(
     portrait: np.ndarray | UserError | None,
     size: tuple[int, int],
     networks: Networks,
-    readout: FaceReadout,
-    real_sound: np.ndarray | None = None,
+    real_sound: np.ndarray | UserError | None = None,
 ) -> Measured:
     """Measure a clip.
 
@@ -91,8 +87,7 @@ def measure_clip(
             the clip's own first frame.
         size: height and width at which pictures are compared; faces are looked at as they are.
         networks: those at hand; what needs another one is left out.
-        readout: reads lips, head and eyes.
-        real_sound: ``(n,)`` at 16 kHz, of the real clip that says the same, if there is one.
+        real_sound: ``(n,)`` at 16 kHz, of the real clip that says the same, or why it can't be read, if there is one.
 
     Raises:
         UserError: if the clip can't be read, or has fewer than two frames.
@@ -103,25 +98,25 @@ def measure_clip(
     track = _track(clip, networks)
     pictures, faces = _picture_extractors(networks), _identity_extractors(networks, track)
     if track.found.any():
-        faces += _face_extractors(clip, track, networks, readout, notes)
+        faces += _face_extractors(clip, track, networks, notes)
     else:
         notes.append("no face found: nothing that needs one is measured")
     first, count = _pass(clip, size, pictures, faces)
     arrays = {"frames": np.array(count), "found": track.found}
-    if real_sound is not None and not real_sound.any():
-        notes.append("the real clip is silent: not held against its ground truth")
+    if isinstance(real_sound, UserError):
+        notes.append(f"not held against the real clip: {real_sound}")
+    elif real_sound is not None and not real_sound.any():
+        notes.append("the real clip is silent: not held against it")
     elif real_sound is not None:
         delay = sound_delay(clip.sound(), real_sound)
         if delay is None:
-            notes.append("its sound is not that of the real clip: not held against the clip's ground truth")
+            notes.append("its sound is not that of the real clip: not held against that")
         else:
             arrays["delay"] = np.array(delay)
     for extractor in (*pictures, *faces):
         arrays |= extractor.finish()
-    if "identity" in arrays or "face" in arrays:
-        if portrait is None:
-            notes.append("compared with its own first frame: there is no portrait")
-        arrays |= _portrait_identity(first if portrait is None else portrait, networks, notes)
+    if arrays.keys() & {"identity", "face", "sharpness"}:
+        arrays |= _of_portrait(portrait, first, arrays, networks, notes)
     return Measured(arrays, notes)
 
 
@@ -163,13 +158,9 @@ def _identity_extractors(networks: Networks, track: FaceTrack) -> list[Extractor
     return extractors
 
 
-def _face_extractors(
-    clip: Clip, track: FaceTrack, networks: Networks, readout: FaceReadout, notes: list[str]
-) -> list[Extractor]:
+def _face_extractors(clip: Clip, track: FaceTrack, networks: Networks, notes: list[str]) -> list[Extractor]:
     """What else looks at a face."""
-    square = clip.framed and clip.size[0] == clip.size[1]
-    face = portrait_box(track.boxes[np.argmax(track.found)])  # where it was first found
-    extractors: list[Extractor] = [ReadoutFeatures(readout, None if square else face)]
+    extractors: list[Extractor] = [MeshReadings()]
     if networks.syncnet is not None:
         try:
             extractors.append(_Sync(SyncFeatures(track, clip.sound(), networks.syncnet)))
@@ -177,13 +168,13 @@ def _face_extractors(
             notes.append(f"lip sync is not measured: {error}")
         else:
             if networks.yunet is None:
-                notes.append("faces for lip sync were found by dlib's HOG, as YuNet is not at hand")
+                notes.append("faces for lip sync were found by the face mesh, as YuNet is not at hand")
     return extractors
 
 
 def _track(clip: Clip, networks: Networks) -> FaceTrack:
     """The face in every frame where a network needs it there; else in one frame a second, too few to follow it."""
-    detector = networks.yunet or hog_faces
+    detector = networks.yunet or mesh_faces
     try:
         if _everywhere(networks):
             return track_faces(clip.frames(), detector)
@@ -298,33 +289,6 @@ class VideoFeatures:
         return {"i3d": np.concatenate(self._parts)}
 
 
-class ReadoutFeatures:
-    """What the readout reads in every frame, and its features of every fifth one.
-
-    Args:
-        readout: the network.
-        face: where to cut the square it is used to; ``None`` takes frames as they are.
-    """
-
-    def __init__(self, readout: FaceReadout, face: FaceBox | None):
-        self._readout, self._face, self._strided = readout, face, _Strided()
-        self._readings: list[np.ndarray] = []
-        self._features: list[np.ndarray] = []
-
-    @torch.inference_mode()
-    def add(self, frames: np.ndarray) -> None:
-        if self._face is not None:
-            frames = np.stack([crop_frame(frame, self._face, (CROP_SIDE, CROP_SIDE)).picture for frame in frames])
-        pixels = to_pixels(frames)[0].transpose(0, 1).to(self._readout.device)  # (n, 3, H, W)
-        features = self._readout.features(pixels)
-        self._readings.append(self._readout.read(features).cpu().numpy())
-        chosen, _ = self._strided.pick(features.unflatten(1, (-1, 16)).mean(2).cpu().numpy())  # mean over 4 x 4 cells
-        self._features.append(chosen)
-
-    def finish(self) -> dict[str, np.ndarray]:
-        return {"readings": np.concatenate(self._readings), "readout": np.concatenate(self._features)}
-
-
 class _Sync:
     """SyncNet's scores of a clip, and the embeddings of its beginning."""
 
@@ -410,15 +374,28 @@ def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> 
     return np.array(networks.dlib_face.compute_face_descriptor(picture, points))
 
 
-def _portrait_identity(picture: np.ndarray | UserError, networks: Networks, notes: list[str]) -> dict[str, np.ndarray]:
-    """The embeddings of the picture's largest face, of the recognition networks at hand."""
-    faces = [] if isinstance(picture, UserError) else (networks.yunet or hog_faces)(picture)
+def _of_portrait(
+    portrait: np.ndarray | UserError | None,
+    first: np.ndarray,
+    measured: dict[str, np.ndarray],
+    networks: Networks,
+    notes: list[str],
+) -> dict[str, np.ndarray]:
+    """What a clip is held against of the largest face of its portrait, or of its own first frame: the embeddings of
+    the recognition networks at hand, and how sharp it is."""
+    if portrait is None:
+        notes.append("compared with its own first frame: there is no portrait")
+    picture = first if portrait is None else portrait
+    faces = [] if isinstance(picture, UserError) else (networks.yunet or mesh_faces)(picture)
     if isinstance(picture, UserError) or not faces:
         why = str(picture) if isinstance(picture, UserError) else "no face found in the portrait"
-        notes.append(f"identity is not measured: {why}")
+        notes.append(f"identity and sharpness are not measured: {why}")
         return {}
     largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
     arrays = {}
+    if "sharpness" in measured:
+        sharpness = portrait_sharpness(picture, float(measured["face_scale"]))
+        arrays |= {} if sharpness is None else {"portrait_sharpness": np.array(sharpness)}
     if networks.arcface is not None and largest.points is not None:
         arrays["portrait"] = embed_faces(networks.arcface, align_face(picture, largest.points)[None])[0]
     if networks.has_dlib:

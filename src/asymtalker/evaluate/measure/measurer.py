@@ -1,8 +1,8 @@
-"""Measures the clips of several methods and keeps what it measured until clip, networks or readout change."""
+"""Measures the clips of several methods and keeps what it measured until clip or networks change."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from asymtalker.errors import UserError
-from asymtalker.evaluate.clips import REFERENCE, Clip, CorpusClip, Method, Reference
+from asymtalker.evaluate.clips import REFERENCE, Clip, Method, Reference
 from asymtalker.evaluate.measure import features
 from asymtalker.evaluate.measure.cache import read_arrays, write_arrays
 from asymtalker.evaluate.measure.features import Measured, measure_clip
@@ -18,7 +18,6 @@ from asymtalker.evaluate.measure.networks import Networks
 from asymtalker.evaluate.measure.summary import ReferenceStatistics
 from asymtalker.media.atomic import clear_unfinished, disk_is_full
 from asymtalker.media.registry import REGISTRY
-from asymtalker.models.readout import FaceReadout
 from asymtalker.timeline import FPS
 
 
@@ -30,19 +29,15 @@ class Measurer:
         folder: Path,
         reference: Reference,
         networks: Networks,
-        readout: FaceReadout,
         console: Console,
     ):
         self.measured_minutes = 0.0
         self.failed: dict[str, dict[str, str]] = {}
-        self._folder, self._reference, self._networks, self._readout = folder, reference, networks, readout
+        self._folder, self._reference, self._networks = folder, reference, networks
         self._console = console
-        weights = hashlib.sha256(b"".join(value.cpu().numpy().tobytes() for value in readout.state_dict().values()))
-        about = {key: value for key, value in readout.config.items() if key[0] != "_"}  # those say where it was read
-        weights.update(json.dumps(about, sort_keys=True).encode())
         at_hand = {name: REGISTRY[name].files()[0].sha256 for name in networks.present()}
         self._keys: dict[str, dict[str, str]] = {}
-        self._key = [features.VERSION, reference.size, weights.hexdigest(), at_hand]
+        self._key = [features.VERSION, reference.size, at_hand]
 
     def measure(self, method: Method) -> dict[str, Measured]:
         """What was measured of each clip of a method; those that failed are in ``failed``."""
@@ -71,12 +66,9 @@ class Measurer:
         if kept := read_arrays(path, key):
             notes = json.loads(str(kept.pop("notes")))
             return Measured(kept, notes)
-        try:
-            portrait = self._reference.portrait(clip.name)
-        except UserError as error:
-            portrait = error
-        sound = real.sound() if isinstance(real, CorpusClip) else None
-        made = measure_clip(clip, portrait, self._reference.size, self._networks, self._readout, sound)
+        portrait = _or_why(lambda: self._reference.portrait(clip.name))
+        sound = _or_why(lambda: real.sound() if real else None)
+        made = measure_clip(clip, portrait, self._reference.size, self._networks, sound)
         write_arrays(path, key, made.arrays | {"notes": np.array(json.dumps(made.notes))})
         self.measured_minutes += float(made.arrays["frames"]) / FPS / 60
         return made
@@ -86,3 +78,11 @@ class Measurer:
         keys = json.dumps([self._keys[REFERENCE][name] for name in measured])
         key = hashlib.sha256(keys.encode()).hexdigest()
         return ReferenceStatistics(measured, self._folder / "statistics.npz", key)
+
+
+def _or_why(read: Callable[[], np.ndarray | None]) -> np.ndarray | UserError | None:
+    """What is read, or why it can't be."""
+    try:
+        return read()
+    except UserError as error:
+        return error

@@ -36,11 +36,11 @@ METRICS = {
         ("inception",),
     ),
     "fvd": Metric("FVD", "", "low", "The same of I3D's features of windows of 16 frames.", ("i3d",)),
-    "fd_readout": Metric(
-        "Fréchet distance, readout features",
+    "fd_face": Metric(
+        "Fréchet distance, expressions",
         "",
         "low",
-        "The same of features of the network that reads faces here: no FID, and comparable only with itself.",
+        "The same of the 52 facial movements that the face mesh reads: no FID, blind to everything but expressions.",
     ),
     "sync_c": Metric("Sync-C", "", "high", "SyncNet's confidence that lips and sound belong together.", ("syncnet",)),
     "sync_d": Metric("Sync-D", "", "low", "SyncNet's distance of lips and sound where it is least.", ("syncnet",)),
@@ -86,6 +86,12 @@ METRICS = {
         f"Clips of which a second is {SAME_BY_DLIB} or more away, or no second shows a face.",
         DLIB,
     ),
+    "sharpness": Metric(
+        "Sharpness of the face over the portrait's",
+        "ratio",
+        "near",
+        "Of the spread of the Laplacian over the face, the portrait's scaled to the video; less than 1 is softer.",
+    ),
     "colour_drift": Metric(
         "Colour, last second against first", "Delta E", "near", "Distance of the mean colours in CIE Lab."
     ),
@@ -100,23 +106,38 @@ METRICS = {
     ),
     "seam_colour": Metric("Colour step at seams over elsewhere", "ratio", "near", "The same of the mean colour."),
     "head_motion": Metric("Head motion", "degrees", "near", "How far yaw, pitch and roll are from their means."),
+    "head_motion_ratio": Metric(
+        "Head motion over that of the real clips", "ratio", "near", "Of the means over clips; 1 moves as much."
+    ),
     "head_diversity": Metric(
         "Diversity of head motion", "degrees", "near", "How differently heads move in two clips; 0 if all move alike."
     ),
-    "blinks": Metric("Blinks", "a minute", "near", "As far as the readout sees them: compare with the reference."),
+    "blinks": Metric(
+        "Blinks", "a minute", "near", "Lids that fall under 0.6 of their usual opening, for 0.6 s at most."
+    ),
     "lip_correlation": Metric(
         "Lip aperture against truth",
         "correlation",
         "high",
-        "Of the mouth's opening, read from the frames, with the true one, in time with the sound.",
+        "Of the mouth's opening, read from the frames, with the true one (what is known of a synthetic clip, what is"
+        " read from a real one), at the lag within 5 frames where it is best.",
     ),
-    "lip_lag": Metric("Lag of the lips", "frames", "near", "Where that is best; positive: lips are late."),
+    "lip_lag": Metric("Lag of the lips", "frames", "near", "That lag behind the sound; positive: lips are late."),
+    "lip_amplitude": Metric(
+        "Lip motion over the true one", "ratio", "near", "Of the spreads of that opening over a clip; 1 opens as far."
+    ),
     "lip_correlation_shuffled": Metric("Lip aperture against another clip's truth", "correlation", "near", _SHUFFLED),
+    "lip_closures": Metric(
+        "Lips shut at p, b and m",
+        "share",
+        "high",
+        "Of those with known times, within a frame. A mouth that never opens has them all: see how far lips move.",
+    ),
     "blendshape_error": Metric(
         "Blendshape error",
         "weight",
         "low",
-        "Mean distance of 52 facial movements, of 0 to 1, from the true ones, counted from a clip's mean.",
+        "Mean distance of the facial movements, of 0 to 1, from the true ones, counted from a clip's mean.",
     ),
     "pose_error": Metric(
         "Head pose error",

@@ -10,15 +10,13 @@ import numpy as np
 
 from asymtalker.evaluate.measure import frechet, signals
 from asymtalker.evaluate.measure.cache import read_arrays, write_arrays
-from asymtalker.evaluate.measure.features import STRIDE, Measured
+from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.metrics import METRICS
+from asymtalker.evaluate.measure.readings import ANGLES, LIDS, STRIDE, Truth, columns
 from asymtalker.evaluate.measure.sync import sync_score
 from asymtalker.evaluate.measure.truth import truth_score
-from asymtalker.models.readout import ANGLES
 from asymtalker.timeline import FPS
 
-Truth = tuple[tuple[str, ...], np.ndarray]
-"""Names and values ``(F, n)`` of :func:`asymtalker.models.readout.readings_of`."""
 DRAWS = 1000
 SHORTFALL = 0.5
 """Seconds that a clip may be shorter than a moment it is followed to."""
@@ -70,7 +68,7 @@ class Summary:
     warnings: list[Caveat]
 
 
-DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_readout": ("readout", "frames")}
+DISTANCES = {"fid": ("inception", "frames"), "fvd": ("i3d", "windows"), "fd_face": ("expressions", "frames")}
 """Arrays that Fréchet distances are of, and what their samples are."""
 
 
@@ -106,7 +104,6 @@ def summarize(
     clips: Mapping[str, Measured],
     reference: ReferenceStatistics | None,
     truths: Mapping[str, Truth],
-    outputs: Sequence[str],
     timestamps: Sequence[float],
     chunk: tuple[float, float] | None = None,
 ) -> Summary:
@@ -115,8 +112,7 @@ def summarize(
     Args:
         clips: what was measured, by name.
         reference: the real clips; ``None`` for the reference itself, which has no distance from itself.
-        truths: ground truth, by name, of those that have some.
-        outputs: names of the readout's readings.
+        truths: what their faces are to do, by name, of those of which that is known.
         timestamps: seconds at which FID is followed.
         chunk: frames of the first chunk of a video and of each later one.
     """
@@ -125,8 +121,8 @@ def summarize(
     for index, name in enumerate(names):
         other = names[index - 1] if len(names) > 1 else None
         row = _clip_row(clips[name], clips[other] if other else None, chunk)
-        against, notes = _truth_row(clips[name], truths.get(name), truths.get(other) if other else None, outputs)
-        row |= against | _face_row(clips[name], outputs)
+        against, notes = _truth_row(clips[name], truths.get(name), truths.get(other) if other else None)
+        row |= against | _face_row(clips[name])
         row |= {"seconds": float(clips[name].arrays["frames"]) / FPS, "notes": [*clips[name].notes, *notes]}
         rows[name] = row
     values: dict[str, Value] = {}
@@ -135,7 +131,7 @@ def summarize(
         measured = np.array([row[metric] for row in rows.values() if row.get(metric) is not None], float)
         if len(measured):
             values[metric] = _mean(measured)
-    if angles := [_columns(clip, outputs, ANGLES) for clip in clips.values() if "readings" in clip.arrays]:
+    if angles := [columns(clip.arrays["readings"], ANGLES) for clip in clips.values() if "readings" in clip.arrays]:
         diversity = signals.motion_diversity(angles)
         if np.isfinite(diversity):
             values["head_diversity"] = Value(diversity, np.nan, np.nan, len(angles), "clips")
@@ -191,41 +187,41 @@ def _first_faceless(found: np.ndarray) -> float:
     return float(without[0]) if len(without) else float("nan")
 
 
-def _truth_row(
-    clip: Measured, truth: Truth | None, other: Truth | None, outputs: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """Scores against the ground truth, and remarks."""
+def _truth_row(clip: Measured, truth: Truth | None, other: Truth | None) -> tuple[dict[str, Any], list[str]]:
+    """Scores against the truth, and remarks."""
     if truth is None or "readings" not in clip.arrays or "delay" not in clip.arrays:
         return {}, []
     readings, delay = clip.arrays["readings"], float(clip.arrays["delay"])
     try:
-        score = truth_score(tuple(outputs), readings, *truth, delay)
+        score = truth_score(readings, truth, delay)
     except ValueError as error:
-        return {}, [f"not held against its ground truth: {error}"]
+        return {}, [f"not held against the real clip: {error}"]
     row = {
         "lip_correlation": score.lips.correlation,
         "lip_lag": float(score.lips.lag),
+        "lip_amplitude": score.lips.amplitude,
+        "lip_closures": score.closures,
         "blendshape_error": score.blendshape_error,
         "pose_error": score.pose_error,
     }
     if other is not None:
         with suppress(ValueError):  # of a clip that is too short
-            row["lip_correlation_shuffled"] = truth_score(tuple(outputs), readings, *other, delay).lips.correlation
+            row["lip_correlation_shuffled"] = truth_score(readings, other, delay).lips.correlation
     return row, []
 
 
-def _face_row(clip: Measured, outputs: Sequence[str]) -> dict[str, Any]:
+def _face_row(clip: Measured) -> dict[str, Any]:
     if "readings" not in clip.arrays:
         return {}
-    row: dict[str, Any] = {"head_motion": signals.head_motion(_columns(clip, outputs, ANGLES))}
-    if "eyeBlinkLeft" in outputs:
-        closed = _columns(clip, outputs, ("eyeBlinkLeft", "eyeBlinkRight")).mean(1)
-        row["blinks"] = 60 * FPS * len(signals.blink_times(closed)) / len(closed)
+    readings = clip.arrays["readings"]
+    blinks = signals.blink_times(columns(readings, LIDS).mean(1))
+    row = {
+        "head_motion": signals.head_motion(columns(readings, ANGLES)),
+        "blinks": 60 * FPS * len(blinks) / len(readings),
+    }
+    if clip.arrays.get("portrait_sharpness", 0) > 0:
+        row["sharpness"] = float(np.nanmedian(clip.arrays["sharpness"]) / clip.arrays["portrait_sharpness"])
     return row
-
-
-def _columns(clip: Measured, outputs: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    return clip.arrays["readings"][:, [list(outputs).index(name) for name in names]]
 
 
 def _similarity(clip: Measured) -> tuple[np.ndarray, np.ndarray]:
@@ -347,8 +343,8 @@ def not_measured(missing: Mapping[str, str], summaries: Sequence[Summary]) -> di
 
 
 _TRUTH = (
-    "no clip has ground truth and its own sound: it needs a synthetic corpus as the reference, and videos named after"
-    " its clips"
+    "no video has the name and the sound of a real clip that shows a face; real clips themselves are held against"
+    " ground truth alone, which synthetic ones have"
 )
 _PAIR = "it takes two clips for which the same is measured with their own sound"
 _SPEED = "these videos were not generated by this command"
@@ -356,6 +352,8 @@ _SEAM = "no method says in method.json how its videos are made in chunks, or no 
 _REASONS = {
     "lip_correlation": _TRUTH,
     "lip_lag": _TRUTH,
+    "lip_amplitude": _TRUTH,
+    "lip_closures": "no clip with its own sound has p, b or m at known times: it needs a synthetic corpus",
     "lip_correlation_shuffled": _PAIR,
     "sync_c_shuffled": _PAIR,
     "sync_d_shuffled": _PAIR,
@@ -367,7 +365,9 @@ _REASONS = {
     "peak_memory": _SPEED,
     "peak_gpu_memory": "no GPU was used, or the videos were not generated by this command",
     "fps_loaded": "no videos are of asymtalker baseline",
+    "head_motion_ratio": "it takes faces in real clips, and heads that move there",
     "head_diversity": "it takes two clips with faces",
+    "sharpness": "no face was found in a clip and its portrait",
     "seam_motion": _SEAM,
     "seam_colour": _SEAM,
 }

@@ -23,8 +23,8 @@ CURVES = {
     "identity": ("Identity", "cosine similarity to the portrait", "Mean of each second."),
     "face_distance": ("Identity by dlib's network", "distance from the portrait", "Mean of each second."),
     "fid": ("FID", "FID", "Of frames in the seconds, five at most, before each time."),
-    "fd_readout": (
-        "Fréchet distance of readout features",
+    "fd_face": (
+        "Fréchet distance of expressions",
         "Fréchet distance",
         "Of frames in the seconds, five at most, before each time.",
     ),

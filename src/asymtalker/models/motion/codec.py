@@ -1,0 +1,302 @@
+"""A codec of motion: latents say how a head moves, every texture comes of the portrait.
+
+Encoding reads the face mesh of each frame, corrects it by the pictures (:mod:`asymtalker.models.motion.register`) and
+takes it to a linear basis (:mod:`asymtalker.models.motion.basis`). Decoding moves the portrait's sheet by the change
+since the portrait (:mod:`asymtalker.models.motion.sheet`) and paints the mouth's inside
+(:mod:`asymtalker.models.motion.painter`). It is differentiable in the latents.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from asymtalker.codec import Codec, to_frames
+from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import track
+from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
+from asymtalker.models.motion.painter import SIDE, Painter
+from asymtalker.models.motion.portrait_sheet import build_sheet
+from asymtalker.models.motion.register import Register
+from asymtalker.models.motion.sheet import Motion, Sheet, Texture, lay_texture, render, render_mouth
+from asymtalker.timeline import latents_of_frames
+
+PORTRAITS = 16  # kept ready
+MOUTH_SIDE = 1.1  # head units of the painter's square
+MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A picture that is to be moved.
+
+    Attributes:
+        picture: ``(1, 3, H, W)`` in [-1, 1].
+        sheet: how it moves.
+        texture: what the sheet shows.
+        motion: ``(components + 6,)`` of its own face, which motions are changes of.
+        mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
+    """
+
+    picture: Tensor
+    sheet: Sheet
+    texture: Texture
+    motion: Tensor
+    mouth: tuple[Tensor, Tensor]
+
+
+class MotionCodecModel(ModelMixin, ConfigMixin):
+    """The weights of the codec.
+
+    Args:
+        components: principal components of expression of a frame.
+        channels: of a latent.
+        widths: of the painter.
+    """
+
+    @register_to_config
+    def __init__(self, components: int = 40, channels: int = 64, widths: tuple[int, int, int] = (32, 64, 96)):
+        super().__init__()
+        self.motion = MotionBasis(components, channels)
+        self.painter = Painter((widths[0], widths[1], widths[2]))
+
+    def read(self, frames: np.ndarray) -> Tensor:
+        """The motion ``(F, components + 6)`` of the face in frames ``(F, H, W, 3)`` uint8 of one video; where it is
+        lost for a while it goes evenly on.
+
+        Raises:
+            UserError: if no face is found in the first frame.
+        """
+        return torch.stack(self.read_frames(frames, read_points(frames), range(len(frames))))
+
+    def read_frames(self, frames: np.ndarray, points: np.ndarray, wanted: Iterable[int]) -> list[Tensor]:
+        """The motion ``(components + 6,)`` of some frames of a video whose face-mesh points are known."""
+        size = frames.shape[1], frames.shape[2]
+        readings = self.motion.motion(torch.from_numpy(points), size)
+        register, motion = None, dict[int, Tensor]()
+        for index in wanted:
+            before = motion.get(index - 1)
+            if index == 0 or (before is not None and (frames[index] == frames[index - 1]).all()):
+                motion[index] = readings[0] if before is None else before
+                continue
+            if register is None:
+                first = self.portrait(frames[0], points[0])
+                register = Register(self.motion, first.sheet, first.picture, first.motion)
+            motion[index] = register(_pixels(frames[index]), readings[index])
+        return list(motion.values())
+
+    def portrait(self, picture: np.ndarray, points: np.ndarray) -> Portrait:
+        """Make a picture ready to be moved.
+
+        Args:
+            picture: ``(H, W, 3)`` uint8.
+            points: ``(478, 3)`` of its face mesh, in pixels.
+        """
+        basis, size = self.motion, picture.shape[:2]
+        motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
+        _, pose = basis.split(motion, (size[0], size[1]))
+        sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
+        pixels = _pixels(picture)
+        still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
+        texture = lay_texture(sheet, picture)
+        rest, inside = render_mouth(sheet, texture, still, mouth_square(pose)[None])
+        return Portrait(pixels, sheet, texture, motion, (rest, inside))
+
+    def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
+        """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
+        size = portrait.picture.shape[2:]
+        expression, pose = self.motion.split(motion, (size[0], size[1]))
+        rest, start = self.motion.split(portrait.motion, (size[0], size[1]))
+        turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
+        shift = pose.place - (turn @ start.place)
+        return Motion(turn, shift, expression - rest), pose
+
+    def move_mouth(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor]:
+        """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
+        return render_mouth(portrait.sheet, portrait.texture, motion, mouth_square(pose))
+
+    def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> Tensor:
+        """What the painter adds to its square of a moved portrait: ``(B, 3, S, S)``."""
+        moved, inside = self.move_mouth(portrait, motion, pose)
+        rest, opened = (part.expand(len(moved), -1, -1, -1) for part in portrait.mouth)
+        return self.painter(moved, inside, rest, opened)
+
+    def frames(self, portrait: Portrait, motion: Tensor, autocast: torch.dtype | None = None) -> Tensor:
+        """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
+        change, pose = self.change(portrait, motion)
+        sheet, picture = portrait.sheet, portrait.picture
+        part = render(sheet, portrait.texture, change)
+        with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):
+            added = self.paint(portrait, change, pose).float()
+        for index in range(len(part)):  # each square lies elsewhere
+            self._add(
+                part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index])
+            )
+        height, width = (
+            min(part.shape[2], picture.shape[2] - sheet.top),
+            min(part.shape[3], picture.shape[3] - sheet.left),
+        )
+        frame = picture.repeat(len(part), 1, 1, 1)
+        frame[:, :, sheet.top : sheet.top + height, sheet.left : sheet.left + width] = part[:, :, :height, :width]
+        return frame
+
+    @staticmethod
+    def _add(part: Tensor, added: Tensor, sheet: Sheet, pose: Pose) -> None:
+        centre, axes = _square_axes(pose)
+        half = (axes.abs().sum(0) / 2).tolist()
+        x, y = centre.tolist()
+        left, right = max(0, int(x - half[0]) - sheet.left), min(part.shape[2], int(x + half[0]) + 1 - sheet.left)
+        top, bottom = max(0, int(y - half[1]) - sheet.top), min(part.shape[1], int(y + half[1]) + 1 - sheet.top)
+        if left >= right or top >= bottom:
+            return
+        xs = torch.arange(left, right) + 0.5 + sheet.left - x
+        ys = torch.arange(top, bottom) + 0.5 + sheet.top - y
+        offset = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], -1)
+        where = 2 * offset @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
+        painted = torch.nn.functional.grid_sample(added[None], where[None], mode="bicubic", align_corners=False)
+        part[:, top:bottom, left:right] += painted[0]
+
+
+class MotionCodec(Codec):
+    """See the module's docstring; latents ``(B, C, T, 1, 1)`` of frames of any size.
+
+    Args:
+        vae: its network.
+        autocast: precision of the painter; the rest is float32.
+    """
+
+    memoryless = True
+    spatial = 0  # a motion has no rows and columns
+
+    def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None):
+        self.vae: MotionCodecModel = vae
+        self.autocast = autocast
+        self.channels = vae.motion.channels
+        self._portraits: OrderedDict[bytes, Portrait] = OrderedDict()
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The basis; what is painted changes no latent."""
+        return self.vae.motion
+
+    def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
+        """One."""
+        assert tuple(patch_size[1:]) == (1, 1), "a motion has no rows and columns"
+        return 1, 1
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.encode`.
+
+        Raises:
+            UserError: if no face is found in the first frame.
+        """
+        latents_of_frames(pixels.shape[2])
+        with torch.autocast(pixels.device.type, enabled=False):
+            still = pixels.stride(2) == 0  # one picture, repeated: it is looked at once
+            seen = pixels[:, :, :1] if still else pixels
+            motion = torch.stack([self.vae.read(to_frames(clip[None])) for clip in seen])
+            return self.vae.motion.of_motion(motion.expand(-1, pixels.shape[2], -1)).to(pixels.device)
+
+    def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.decode`.
+
+        Raises:
+            UserError: if no face is found in a portrait.
+        """
+        frames = 1 + STACK * (latents.shape[2] - 1)
+        return torch.cat(list(self.decode_frames(latents, 0, frames, portrait, identity)), 2)
+
+    def decode_frames(
+        self, latents: Tensor, start: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+    ) -> Iterator[Tensor]:
+        """See :meth:`asymtalker.codec.Codec.decode_frames`."""
+        assert portrait is not None, "motion moves a picture"
+        with torch.autocast(latents.device.type, enabled=False):
+            motions = self.vae.motion.to_motion(latents.float())
+            pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
+            rests = torch.stack([picture.motion for picture in pictures])
+            if identity is not None:
+                motions = motions + (rests - self.vae.motion.to_motion(identity[:, :, :1].float())[:, 0])[:, None]
+        for first in range(start, stop, STACK):
+            part = motions[:, first : min(first + STACK, stop)]
+            with torch.autocast(latents.device.type, enabled=False):
+                moved = [self.vae.frames(*each, self.autocast) for each in zip(pictures, part, strict=True)]
+                block = torch.stack(moved).transpose(1, 2)
+            yield block
+
+    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
+        face mesh would read of them but for its error; so it is taken as it is."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.vae.motion.of_motion(self.vae.motion.to_motion(latents.float())[:, -num_frames:])
+
+    def _prepared(self, picture: Tensor) -> Portrait:
+        """A picture ``(1, 3, H, W)`` made ready to be moved, kept for the next chunk."""
+        frame = to_frames(picture[:, :, None])[0]
+        name = hashlib.sha256(frame.tobytes()).digest()
+        if name not in self._portraits:
+            with torch.no_grad():
+                prepared = self.vae.portrait(frame, read_points(frame[None])[0])
+            self._portraits[name] = prepared
+            if len(self._portraits) > PORTRAITS:
+                self._portraits.popitem(last=False)
+        return self._portraits[name]
+
+
+def read_points(frames: np.ndarray) -> np.ndarray:
+    """Face-mesh points ``(F, 478, 3)`` float32 of frames ``(F, H, W, 3)`` uint8; those of frames whose face is lost
+    lie between those before and after.
+
+    Raises:
+        UserError: if no face is found in the first frame.
+    """
+    points: list[np.ndarray] = []
+    known: list[int] = []
+    for index, face in enumerate(track(_changed(frames))):
+        if face is not None:
+            known.append(index)
+            points.append(face.points)
+    if not known or known[0]:
+        raise UserError("No face was found in the first frame.")
+    steps = np.cumsum([0, *((frames[i] != frames[i - 1]).any() for i in range(1, len(frames)))])
+    at = np.interp(np.arange(steps[-1] + 1), known, np.arange(len(known)))
+    low = np.floor(at).astype(int)
+    share = (at - low)[:, None, None].astype(np.float32)
+    stacked = np.stack([*points, points[-1]])
+    return ((1 - share) * stacked[low] + share * stacked[low + 1])[steps]
+
+
+def _changed(frames: np.ndarray) -> Iterator[np.ndarray]:
+    """The first of frames that repeat themselves, as those of a still picture do."""
+    for index, frame in enumerate(frames):
+        if index == 0 or (frame != frames[index - 1]).any():
+            yield frame
+
+
+def _pixels(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _square_axes(pose: Pose) -> tuple[Tensor, Tensor]:
+    """Middle ``(..., 2)`` of the painter's square in pixels and its sides ``(..., 2, 2)``, across and down."""
+    across = pose.rotation[..., :2, 0]
+    across = across / across.norm(dim=-1, keepdim=True)
+    down = torch.stack([-across[..., 1], across[..., 0]], -1)
+    lips = pose.rotation.new_tensor([MOUTH_PLACE[0], MOUTH_PLACE[1], 0.0])
+    middle = pose.place[..., :2] + pose.scale[..., None] * (pose.rotation @ lips)[..., :2]
+    return middle, MOUTH_SIDE * pose.scale[..., None, None] * torch.stack([across, down], -2)
+
+
+def mouth_square(pose: Pose) -> Tensor:
+    """Pixels ``(..., 2, S, S)`` of the painter's square of a head in its pose."""
+    middle, axes = _square_axes(pose)
+    steps = (torch.arange(SIDE) + 0.5) / SIDE - 0.5
+    place = torch.stack([steps.expand(SIDE, -1), steps[:, None].expand(-1, SIDE)], -1)  # (S, S, 2)
+    return (place @ axes[..., None, :, :] + middle[..., None, None, :]).movedim(-1, -3)

@@ -1,0 +1,232 @@
+"""A portrait as a sheet that a head's pose and expression move: where every pixel of a frame comes from.
+
+Each cell of a grid over the face and what is around it has a place in space, modes by which expressions displace it,
+and a weight that says how far it goes with the head: 1 on the face, fading through hair and neck to rest. So the
+motion of a cell is arithmetic, the same for every frame; the way back, from a frame's pixel to the portrait's, is
+found by fixed-point iteration. Skin is torn along the lips and the lids: the part above such a line and the part below
+it are layers of their own, each continued smoothly beyond the line, with what is inside (eyeball, teeth) behind them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from asymtalker.models.motion.basis import Pose
+
+ITERATIONS = 5  # of the way back
+SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=33, threshold=0)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One continuous piece of the sheet, on the cells of a box of the grid.
+
+    Attributes:
+        corner: column and row of its first cell.
+        place: ``(3, h, w)`` in pixels of the frame, x, y and depth.
+        weight: ``(1, h, w)``: how far a cell goes with the head.
+        modes: ``(3 * h * w, K)``: displacement by each expression, in pixels, along the frame's axes.
+    """
+
+    corner: tuple[int, int]
+    place: Tensor
+    weight: Tensor
+    modes: Tensor
+
+    def displacement(self, turn: Tensor, shift: Tensor, expression: Tensor) -> Tensor:
+        """``(B, 2, h, w)`` in pixels, for points that go to ``turn @ point + shift`` (``(B, 3, 3)``, ``(B, 3)``) after
+        an expression ``(B, K)``."""
+        _, height, width = self.place.shape
+        moved = (self.modes @ expression.T).T.reshape(-1, 3, height, width)
+        points = self.place + moved
+        goes = torch.einsum("bij,bjhw->bihw", turn, points) + shift[:, :, None, None]
+        return (moved + self.weight * (goes - points))[:, :2]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The mouth or an eye: what lies below its line, what is inside, and who owns a pixel.
+
+    Attributes:
+        below, inside: layers of its box of the grid.
+        covers: ``(3, H, W)`` in [0, 1] over the box's pixels: owned by the part above, by the part below, open.
+        fill: ``(3,)`` colour of what is inside where the portrait does not show it; ``None`` shows the portrait.
+    """
+
+    below: Layer
+    inside: Layer
+    covers: Tensor
+    fill: Tensor | None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """See the module's docstring.
+
+    Attributes:
+        cell: pixels on a side of a cell.
+        left, top, columns, rows: the grid in the frame: first pixel and number of cells.
+        above: the layer of all cells.
+        openings: mouth, right and left eye.
+        pose: of the portrait.
+        skin: ``(rows, columns)`` bool: cells of the face, without eyes and mouth.
+        tracked: ``(3 * rows * columns, K)``: the modes as they are there.
+    """
+
+    cell: int
+    left: int
+    top: int
+    columns: int
+    rows: int
+    above: Layer
+    openings: tuple[Opening, ...]
+    pose: Pose
+    skin: Tensor
+    tracked: Tensor
+
+
+def sources(sheet: Sheet, layer: Layer, displacement: Tensor, target: Tensor) -> Tensor:
+    """Where a layer's pixels at ``target`` ``(B or 1, 2, h, w)`` come from, ``(B, 2, h, w)``, both in pixels."""
+    _, height, width = layer.place.shape
+    column, row = layer.corner
+    scale = target.new_tensor([2 / (width * sheet.cell), 2 / (height * sheet.cell)]).view(1, 2, 1, 1)
+    origin = target.new_tensor([sheet.left + column * sheet.cell, sheet.top + row * sheet.cell]).view(1, 2, 1, 1)
+    source = target.expand(len(displacement), -1, -1, -1)
+    for _ in range(ITERATIONS):
+        where = ((source - origin) * scale - 1).permute(0, 2, 3, 1)
+        source = target - F.grid_sample(displacement, where, padding_mode="border", align_corners=False)
+    return source
+
+
+@dataclass(frozen=True)
+class Texture:
+    """A part of a picture, to be looked up at any place.
+
+    Attributes:
+        pixels: ``(1, C, h, w)``.
+        corner: x and y in the frame, in pixels, of its upper left corner.
+        zoom: its pixels in one of the frame.
+    """
+
+    pixels: Tensor
+    corner: tuple[int, int] = (0, 0)
+    zoom: int = 1
+
+    def at(self, source: Tensor, zoom: int = 1) -> Tensor:
+        """Values ``(B, C, h, w)`` at places ``(B, 2, h / zoom, w / zoom)`` of the frame, in pixels, and between them;
+        beyond its edge that goes on."""
+        height, width = self.pixels.shape[-2:]
+        scale = source.new_tensor([2 * self.zoom / width, 2 * self.zoom / height]).view(1, 2, 1, 1)
+        where = (source - source.new_tensor(self.corner).view(1, 2, 1, 1)) * scale - 1
+        if zoom > 1:
+            where = F.interpolate(where, scale_factor=zoom, mode="bilinear", align_corners=False)
+        pixels = self.pixels.expand(len(source), -1, -1, -1)
+        return F.grid_sample(pixels, where.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+
+
+def lay_texture(sheet: Sheet, picture: np.ndarray) -> Texture:
+    """What a sheet shows of a picture ``(H, W, 3)`` uint8. Looking it up between its pixels blurs it; so it is held
+    twice as large, and sharpened by as much as is lost."""
+    height, width = sheet.rows * sheet.cell, sheet.columns * sheet.cell
+    part = Image.fromarray(picture[sheet.top : sheet.top + height, sheet.left : sheet.left + width])
+    larger = part.resize((part.width * 2, part.height * 2), Image.Resampling.LANCZOS).filter(SHARPENING)
+    pixels = torch.from_numpy(np.array(larger)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return Texture(pixels, (sheet.left, sheet.top), 2)
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What a sheet is moved by: points of the head go to ``turn @ point + shift``, after an expression.
+
+    Attributes:
+        turn: ``(B, 3, 3)``.
+        shift: ``(B, 3)`` in pixels.
+        expression: ``(B, K)``, the change since the portrait.
+    """
+
+    turn: Tensor
+    shift: Tensor
+    expression: Tensor
+
+    def of(self, layer: Layer) -> Tensor:
+        """:meth:`Layer.displacement` of a layer."""
+        return layer.displacement(self.turn, self.shift, self.expression)
+
+
+def blend(
+    sheet: Sheet,
+    opening: Opening,
+    texture: Texture,
+    above: tuple[Tensor, Tensor],
+    motion: Motion,
+    target: Tensor,
+    zoom: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """An opening with its surroundings: what is above its line, what is below it, and between them what is inside.
+
+    Args:
+        sheet: the portrait's.
+        opening: mouth or eye.
+        texture: the portrait's.
+        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h / zoom, w / zoom)``.
+        motion: what moves the sheet.
+        target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
+        zoom: pixels between targets.
+
+    Returns:
+        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` of what is inside in each.
+    """
+    pixels, origin = above
+    below = sources(sheet, opening.below, motion.of(opening.below), target)
+    within = sources(sheet, opening.inside, motion.of(opening.inside), target)
+    column, row = opening.below.corner
+    corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
+    upper, lower, opened = (Texture(opening.covers[None, i : i + 1], corner) for i in range(3))
+    upper = upper.at(origin, zoom)
+    lower = torch.minimum(lower.at(below, zoom), 1 - upper)
+    inside = texture.at(within, zoom)
+    if opening.fill is not None:
+        seen = opened.at(within, zoom)
+        inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
+    share = 1 - upper - lower
+    return upper * pixels + lower * texture.at(below, zoom) + share * inside, share
+
+
+def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
+    """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved."""
+    cell = sheet.cell
+    whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
+    above = sources(sheet, sheet.above, motion.of(sheet.above), whole)
+    frame = texture.at(above, cell)
+    for opening in sheet.openings:
+        _, height, width = opening.below.place.shape
+        column, row = opening.below.corner
+        moved = motion.of(opening.below).detach() / cell
+        low, high = moved.amin((0, 2, 3)).floor().int().tolist(), moved.amax((0, 2, 3)).ceil().int().tolist()
+        rows = slice(*np.clip([row + low[1], row + height + high[1]], 0, sheet.rows).tolist())
+        columns = slice(*np.clip([column + low[0], column + width + high[0]], 0, sheet.columns).tolist())
+        if rows.start == rows.stop or columns.start == columns.stop:
+            continue
+        part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
+        target = _targets(sheet, rows, columns, cell)
+        seen = frame[part].clone(), above[..., rows, columns]  # gradients need it as it is now
+        frame[part] = blend(sheet, opening, texture, seen, motion, target, cell)[0]
+    return frame
+
+
+def render_mouth(sheet: Sheet, texture: Texture, motion: Motion, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share of its inside in each."""
+    origin = sources(sheet, sheet.above, motion.of(sheet.above), target)
+    above = texture.at(origin), origin
+    return blend(sheet, sheet.openings[0], texture, above, motion, target)
+
+
+def _targets(sheet: Sheet, rows: slice, columns: slice, step: int) -> Tensor:
+    """Middles ``(1, 2, rows, columns)`` of cells in the frame, in pixels."""
+    xs = sheet.left + (torch.arange(columns.start, columns.stop) + 0.5) * step
+    ys = sheet.top + (torch.arange(rows.start, rows.stop) + 0.5) * step
+    return torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))])[None]

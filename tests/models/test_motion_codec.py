@@ -1,0 +1,240 @@
+"""The codec of motion: what it reads of faces, how it moves a portrait, and that both agree."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from asymtalker.codec import to_frames, to_pixels
+from asymtalker.errors import UserError
+from asymtalker.models.codecs import codec_of, load_codec_network
+from asymtalker.models.motion.basis import (
+    INNER_LIPS,
+    MotionBasis,
+    Pose,
+    fit_basis,
+    fit_pose,
+    rotation_matrix,
+    rotation_vector,
+)
+from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel, read_points
+from asymtalker.models.motion.register import Register
+from asymtalker.models.motion.sheet import Motion, render
+from drawn_face import background
+from moving_face import SIDE, mesh_points, motion_network, moving, opened, textured_face
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return textured_face()
+
+
+@pytest.fixture(scope="module")
+def points(picture) -> np.ndarray:
+    return mesh_points(picture)
+
+
+@pytest.fixture(scope="module")
+def network(points) -> MotionCodecModel:
+    """Fitted to that face, its painter not trained."""
+    return motion_network(points)
+
+
+@pytest.fixture
+def codec(network) -> MotionCodec:
+    return MotionCodec(network)
+
+
+@pytest.fixture(scope="module")
+def portrait(network, picture, points):
+    return network.portrait(picture, points)
+
+
+def at(network, points: torch.Tensor) -> torch.Tensor:
+    return network.motion.motion(points, (SIDE, SIDE))
+
+
+def test_a_pose_is_found_again(points):
+    face = torch.from_numpy(points - points.mean(0)) / 100
+    wanted = Pose(torch.tensor(90.0), rotation_matrix(torch.tensor([0.2, -0.3, 0.1])), torch.tensor([70.0, 80.0, 5.0]))
+    found = fit_pose(wanted.apply(face), face, torch.ones(478))
+    torch.testing.assert_close(found.scale, wanted.scale)
+    torch.testing.assert_close(found.rotation, wanted.rotation, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.place, wanted.place, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.inverse(wanted.apply(face)), face, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotation_vector(found.rotation), torch.tensor([0.2, -0.3, 0.1]), atol=1e-5, rtol=0)
+
+
+def test_latents_hold_the_motion(network, points):
+    motion = at(network, moving(points, 7)[None])
+    latents = network.motion.of_motion(motion)
+    assert latents.shape == (1, 10, 11, 1, 1)
+    again = network.motion.to_motion(latents)
+    spread = (motion - motion.mean(1)).std()
+    assert (again - motion).abs().mean() < 0.15 * spread
+    assert latents.std(2).mean() == pytest.approx(1, abs=0.6), "latents are of the order of 1 within a clip"
+
+
+def test_latents_are_causal_and_begin_with_one_frame(network, points):
+    motion = at(network, moving(points, 7)[None])
+    latents = network.motion.of_motion(motion)
+    torch.testing.assert_close(network.motion.of_motion(motion[:, :9]), latents[:, :, :3])
+    still = network.motion.of_motion(motion[:, :1].expand(-1, 9, -1))
+    torch.testing.assert_close(still, still[:, :, :1].expand_as(still))
+
+
+def test_a_basis_tells_how_people_move_not_who_they_are(points):
+    """Two faces of other shape, each of which only opens its mouth: one number tells all of it."""
+    wide = points * np.array([1.2, 1, 1], np.float32)
+    clips = [torch.from_numpy(np.stack([opened(p, 3 * (k % 5)) for k in range(20)])) for p in (points, wide)]
+    basis = MotionBasis(1, 4)
+    assert fit_basis(basis, clips, [(SIDE, SIDE)] * 2, [1.0] * 2)["expression"] > 0.9
+    moved = basis.modes[..., 0].norm(dim=-1)
+    assert set(moved.topk(7).indices.tolist()) <= set(INNER_LIPS)
+
+
+def test_an_unmoved_portrait_is_the_picture(network, portrait, picture):
+    frame = to_frames(network.frames(portrait, portrait.motion[None])[:, :, None])[0]
+    assert np.abs(frame.astype(int) - picture).mean() < 1
+
+
+def test_the_head_goes_where_its_pose_goes_and_the_border_stays(network, portrait, points, picture):
+    moved = at(network, torch.from_numpy(points + np.float32([6, -3, 0]))[None])
+    frame = to_frames(network.frames(portrait, moved)[:, :, None])[0].astype(int)
+    x, y = points[4, :2].round().astype(int)
+    nose = (slice(y - 12, y + 12), slice(x - 12, x + 12))
+    there = (slice(y - 15, y + 9), slice(x - 6, x + 18))
+    assert np.abs(frame[there] - picture[nose]).mean() < 0.3 * np.abs(frame[nose].astype(int) - picture[nose]).mean()
+    for edge in (frame[:2], frame[-2:], frame[:, :2].swapaxes(0, 1), frame[:, -2:].swapaxes(0, 1)):
+        assert edge.std() > 0
+    corners = frame[:8, :8], frame[:8, -8:]
+    assert all(np.abs(c - p).mean() < 2 for c, p in zip(corners, (picture[:8, :8], picture[:8, -8:]), strict=True))
+
+
+def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, points):
+    shut, wide = at(network, torch.from_numpy(np.stack([points, opened(points, 12)])))
+    change, pose = network.change(portrait, torch.stack([shut, wide]))
+    _, inside = network.move_mouth(portrait, change, pose)
+    assert inside[0].mean() < 0.02 < inside[1].mean()
+    rows, columns = (inside[1, 0] > 0.5).nonzero().T
+    assert rows.float().mean() == pytest.approx(48, abs=14), "the mouth lies in the middle of the painter's square"
+    assert columns.float().mean() == pytest.approx(48, abs=8)
+
+
+def test_pixels_have_gradients_to_the_latents(network, codec, points, picture):
+    latents = network.motion.of_motion(at(network, moving(points, 3, 5)[None])).requires_grad_()
+    pixels = codec.decode(latents, to_pixels(picture[None]))
+    assert pixels.shape == (1, 3, 5, SIDE, SIDE)
+    (gradient,) = torch.autograd.grad(pixels[:, :, 4].square().mean(), latents)
+    step = 1e-2 * gradient / gradient.norm()
+
+    def value(latents: torch.Tensor) -> float:
+        return float(codec.decode(latents, to_pixels(picture[None]))[:, :, 4].double().square().mean())
+
+    with torch.no_grad():
+        slope = (value(latents + step) - value(latents - step)) / 0.02
+    assert slope == pytest.approx(float(gradient.norm()), rel=0.3)
+
+
+def test_pictures_correct_what_the_mesh_misreads(network, portrait, points):
+    truth = at(network, moving(points, 5, 9))
+    first = network.frames(portrait, truth[:1])
+    found = network.portrait(to_frames(first[:, :, None])[0], moving(points, 5, 9)[0].numpy())
+    register = Register(network.motion, found.sheet, first, truth[0])
+    misread = truth[8] + 0.15 * torch.randn(len(truth[8]), generator=torch.Generator().manual_seed(0))
+    corrected = register(network.frames(portrait, truth[8:]), misread)
+    pose = slice(network.motion.components, None)
+    assert (corrected - truth[8])[pose].norm() < 0.5 * (misread - truth[8])[pose].norm()
+
+
+def test_what_is_read_of_a_video_moves_its_first_frame_to_the_others(codec, network, points, picture):
+    motion = at(network, moving(points, 9, 9)[None])
+    frames = codec.decode(network.motion.of_motion(motion), to_pixels(picture[None]))
+    again = codec.decode(codec.encode(frames), frames[:, :, :1])
+
+    def error(made: torch.Tensor) -> float:
+        face = slice(70, 200)
+        return float((made - frames)[:, :, 4:, face, face].square().mean())
+
+    assert error(again) < 0.2 * error(frames[:, :, :1].expand_as(frames))
+
+
+def test_parts_are_the_whole(codec, network, points, picture):
+    latents = network.motion.of_motion(at(network, moving(points, 2, 13)[None]))
+    pixels = to_pixels(picture[None])
+    whole = codec.decode(latents, pixels)
+    parts = torch.cat(list(codec.decode_frames(latents, 3, 11, pixels, None)), 2)
+    torch.testing.assert_close(parts, whole[:, :, 3:11], atol=2e-3, rtol=0)
+
+
+def test_a_whole_picture_moves_as_its_crop_does(codec, network, points, picture):
+    """Latents of the crop, shown in the picture that it was cut out of."""
+    whole = background(400, 360)
+    whole[90 : 90 + SIDE, 60 : 60 + SIDE] = picture
+    start = at(network, torch.from_numpy(points)[None, None]).expand(1, 5, -1)
+    identity = network.motion.of_motion(start)
+    moved = at(network, torch.from_numpy(points + np.float32([5, 0, 0]))[None, None]).expand(1, 5, -1)
+    latents = network.motion.of_motion(moved)
+    shown = to_frames(codec.decode(latents, to_pixels(whole[None]), identity))[4].astype(int)
+    alone = to_frames(codec.decode(latents, to_pixels(picture[None]), identity))[4].astype(int)
+    face = (slice(80, 190), slice(80, 180))
+    assert shown.shape == (400, 360, 3)
+    assert np.abs(shown[90 : 90 + SIDE, 60 : 60 + SIDE][face] - alone[face]).mean() < 6
+    assert np.array_equal(shown[:20], whole[:20]), "far from the face nothing moves"
+
+
+def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points):
+    motion = at(network, moving(points, 4, 21)[None])
+    latents = network.motion.of_motion(motion)
+    head = codec.encode_again(latents, 5, lambda: pytest.fail("frames need not be looked at"))
+    expected = network.motion.of_motion(network.motion.to_motion(latents)[:, -5:])
+    torch.testing.assert_close(head, expected)
+    assert head.shape[2] == 2
+
+
+def test_lost_frames_lie_between_their_neighbours(picture):
+    frames = np.stack([picture, picture + 0, picture * 0, np.roll(picture, 4, 1)])
+    points = read_points(frames)
+    assert np.array_equal(points[0], points[1])
+    np.testing.assert_allclose(points[2], (points[1] + points[3]) / 2, atol=1e-3)
+    with pytest.raises(UserError, match="No face"):
+        read_points(frames[2:])
+
+
+def test_saved_and_loaded_is_the_same(tmp_path, network, portrait, points):
+    network.save_pretrained(tmp_path / "vae")
+    loaded = load_codec_network(tmp_path / "vae")
+    assert isinstance(codec_of(loaded), MotionCodec)
+    motion = at(network, torch.from_numpy(opened(points, 8))[None])
+    assert torch.equal(loaded.frames(portrait, motion), network.frames(portrait, motion))
+
+
+def test_only_the_mouth_is_painted(network, portrait, points):
+    """What a painter adds lies inside the mouth, wherever the head is."""
+    motion = at(network, torch.from_numpy(opened(points, 12) + np.float32([8, 4, 0]))[None])
+    change, _ = network.change(portrait, motion)
+    bare = render(portrait.sheet, portrait.texture, change)
+    network.painter.out.bias.fill_(0.5)
+    try:
+        painted = network.frames(portrait, motion)
+    finally:
+        network.painter.out.bias.zero_()
+    sheet = portrait.sheet
+    left, top = sheet.left, sheet.top
+    part = painted[:, :, top : top + bare.shape[2], left : left + bare.shape[3]]
+    bare = bare[:, :, : part.shape[2], : part.shape[3]]
+    rows, columns = ((part - bare).abs().amax(1)[0] > 0.1).nonzero().T
+    middle = points[[13, 14], :2].mean(0) + np.array([8, 4 + 6])
+    assert len(rows) > 20
+    assert float(columns.float().mean()) + left == pytest.approx(middle[0], abs=4)
+    assert float(rows.float().mean()) + top == pytest.approx(middle[1], abs=5)
+
+
+def test_a_motion_stands_for_what_it_changes_alone(network, portrait):
+    """A sheet that is not moved asks nothing of the basis' mean."""
+    change, _ = network.change(portrait, portrait.motion[None])
+    torch.testing.assert_close(change.turn[0], torch.eye(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(change.shift[0, :2], torch.zeros(2), atol=1e-3, rtol=0)
+    assert torch.equal(change.expression, torch.zeros_like(change.expression))
+    assert isinstance(replace(change, shift=change.shift), Motion)
