@@ -7,7 +7,7 @@
 # first, and what no time is left for is named at the end. Each leaves a JSON file in OUT (benchmarks/results) when it is
 # done, named by device and date (benchmarks/README.md says what its figures are); a log keeps what was said.
 #
-# The tree to copy to such a machine is 48 MB (git ls-files); of src/asymtalker/assets/tiny, 41 MB of them,
+# The tree to copy to such a machine is 67 MB (git ls-files); of src/asymtalker/assets/tiny and weights, 59 MB of them,
 # nothing is needed here. Nothing is installed but packages that its Python lacks, into a folder of their own:
 #   PYTHON   a Python with PyTorch for the GPU (.venv/bin/python, else python3)
 #   WHEELS   folder of wheels to take lacking packages from where no index can be reached
