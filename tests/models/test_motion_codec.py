@@ -238,3 +238,16 @@ def test_a_motion_stands_for_what_it_changes_alone(network, portrait):
     torch.testing.assert_close(change.shift[0, :2], torch.zeros(2), atol=1e-3, rtol=0)
     assert torch.equal(change.expression, torch.zeros_like(change.expression))
     assert isinstance(replace(change, shift=change.shift), Motion)
+
+
+def test_where_a_portrait_is_looked_up_is_not_rounded(network, portrait, points):
+    """The painter alone runs in the narrower type: places in it would be off by pixels."""
+    motion = at(network, torch.from_numpy(opened(points, 12) + np.float32([8, 4, 0]))[None])
+    exact, narrow = network.frames(portrait, motion), network.frames(portrait, motion, torch.bfloat16)
+    torch.testing.assert_close(narrow, exact, atol=1e-3, rtol=0)  # the painter adds nothing yet
+
+
+def test_patches_of_a_motion_are_refused(codec):
+    assert codec.cells((480, 640), (1, 1, 1)) == (1, 1)
+    with pytest.raises(UserError, match="patch-size must be 1 1 1"):
+        codec.cells((480, 640), (1, 2, 2))

@@ -100,7 +100,7 @@ def recipe_codec(recipe: Recipe) -> AutoencoderKLWan:
         UserError: if it is a codec of motion.
     """
     if isinstance(recipe.codec, MotionCodecTrainConfig):
-        raise UserError("There is no plan for this recipe: it trains on latents of motion, which any machine can.")
+        raise UserError("This recipe's codec holds motion; without weights only codecs of pixels are measured.")
     return build_vae(recipe.codec.model) if recipe.codec else AutoencoderKLWan()
 
 

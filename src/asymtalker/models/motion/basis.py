@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asymtalker import timeline
+from asymtalker.media.face_mesh import BROWS
 
 POSE = 6  # logarithm of the scale, place (2) in head units, rotation vector (3)
 STACK = timeline.TEMPORAL_COMPRESSION
@@ -22,7 +23,6 @@ LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 146, 91, 181, 84, 17, 3
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 95, 88, 178, 87, 14, 317, 402, 318, 324)
 RIGHT_LIDS = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
 LEFT_LIDS = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
-BROWS = (46, 53, 52, 65, 55, 70, 63, 105, 66, 107, 276, 283, 282, 295, 285, 300, 293, 334, 296, 336)
 CHIN = (152, 148, 377, 176, 400, 199, 200, 175, 18, 83, 313)
 RIM = (
     *(10, 338, 297, 332, 284, 251, 389, 356, 454, 127, 162, 21, 54, 103, 67, 109),
@@ -106,7 +106,8 @@ class MotionBasis(nn.Module):
     Buffers: ``face`` ``(478, 3)`` the mean face in head units; ``rigid`` ``(478,)`` weights of the points that tell
     the pose; ``read`` ``(components, 478 * 3)`` takes displacements in the head's frame to components, ``modes``
     ``(478, 3, components)`` components to displacements; ``gains`` ``(6,)`` bring a pose to the components' unit;
-    ``mean`` ``(STACK * size,)``, ``basis`` ``(channels, STACK * size)``, ``spread`` ``(channels,)``: of latents.
+    ``noise`` ``(components + 6,)`` is the mesh's error in a motion; ``mean`` ``(STACK * size,)``, ``basis``
+    ``(channels, STACK * size)``, ``spread`` ``(channels,)``: of latents.
     """
 
     face: Tensor
@@ -143,18 +144,9 @@ class MotionBasis(nn.Module):
         displaced = (pose.inverse(points) - self.face).flatten(-2)
         return torch.cat([displaced @ self.read.T, _pose_vector(pose, size) * self.gains], -1)
 
-    def encode(self, points: Tensor, size: tuple[int, int]) -> Tensor:
-        """Latents ``(B, C, T, 1, 1)`` of the points ``(B, F, 478, 3)`` of ``F = 1 + 4m`` frames; the first latent is
-        of the first frame alone, as if it had stood still for four.
-
-        Raises:
-            ValueError: if ``F`` is not ``1 + 4m``.
-        """
-        timeline.latents_of_frames(points.shape[1])
-        return self.of_motion(self.motion(points, size))
-
     def of_motion(self, motion: Tensor) -> Tensor:
-        """Latents ``(B, C, T, 1, 1)`` of motion ``(B, F, components + 6)``."""
+        """Latents ``(B, C, T, 1, 1)`` of motion ``(B, F, components + 6)`` of ``F = 1 + 4m`` frames; the first latent
+        is of the first frame alone, as if it had stood still for four."""
         frames = torch.cat([motion[:, :1].expand(-1, STACK - 1, -1), motion], 1)
         stacks = frames.unflatten(1, (-1, STACK)).flatten(2)  # (B, T, STACK * size)
         latents = (stacks - self.mean) @ self.basis.T / self.spread

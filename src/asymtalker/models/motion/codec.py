@@ -17,7 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from asymtalker.codec import Codec, to_frames
+from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
@@ -121,19 +121,15 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
         return render_mouth(portrait.sheet, portrait.texture, motion, mouth_square(pose))
 
-    def paint(self, portrait: Portrait, motion: Motion, pose: Pose) -> Tensor:
-        """What the painter adds to its square of a moved portrait: ``(B, 3, S, S)``."""
-        moved, inside = self.move_mouth(portrait, motion, pose)
-        rest, opened = (part.expand(len(moved), -1, -1, -1) for part in portrait.mouth)
-        return self.painter(moved, inside, rest, opened)
-
     def frames(self, portrait: Portrait, motion: Tensor, autocast: torch.dtype | None = None) -> Tensor:
         """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
         change, pose = self.change(portrait, motion)
         sheet, picture = portrait.sheet, portrait.picture
         part = render(sheet, portrait.texture, change)
-        with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):
-            added = self.paint(portrait, change, pose).float()
+        moved, inside = self.move_mouth(portrait, change, pose)
+        rest, opened = (still.expand(len(moved), -1, -1, -1) for still in portrait.mouth)
+        with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):  # places need float32
+            added = self.painter(moved, inside, rest, opened).float()
         for index in range(len(part)):  # each square lies elsewhere
             self._add(
                 part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index])
@@ -187,7 +183,8 @@ class MotionCodec(Codec):
 
     def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
         """One."""
-        assert tuple(patch_size[1:]) == (1, 1), "a motion has no rows and columns"
+        if tuple(patch_size[1:]) != (1, 1):
+            raise UserError("A motion has no rows and columns: --config.model.patch-size must be 1 1 1 here.")
         return 1, 1
 
     @torch.no_grad()
@@ -281,7 +278,7 @@ def _changed(frames: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _pixels(frame: np.ndarray) -> Tensor:
-    return torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return to_pixels(frame[None])[:, :, 0]
 
 
 def _square_axes(pose: Pose) -> tuple[Tensor, Tensor]:

@@ -171,7 +171,7 @@ def build_sheet(
         )
     whole = _layer(grid, grid, above, weight)
     tracked = _layer(grid, grid, field, weight).modes
-    return Sheet(*vars(grid).values(), whole, tuple(openings), pose, torch.from_numpy(skin), tracked)
+    return Sheet(*vars(grid).values(), whole, tuple(openings), torch.from_numpy(skin), tracked)
 
 
 def surroundings(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from asymtalker.models.motion.basis import Pose
+from asymtalker.codec import to_pixels
 
 ITERATIONS = 5  # of the way back
 SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=33, threshold=0)
@@ -72,7 +72,6 @@ class Sheet:
         left, top, columns, rows: the grid in the frame: first pixel and number of cells.
         above: the layer of all cells.
         openings: mouth, right and left eye.
-        pose: of the portrait.
         skin: ``(rows, columns)`` bool: cells of the face, without eyes and mouth.
         tracked: ``(3 * rows * columns, K)``: the modes as they are there.
     """
@@ -84,7 +83,6 @@ class Sheet:
     rows: int
     above: Layer
     openings: tuple[Opening, ...]
-    pose: Pose
     skin: Tensor
     tracked: Tensor
 
@@ -134,8 +132,7 @@ def lay_texture(sheet: Sheet, picture: np.ndarray) -> Texture:
     height, width = sheet.rows * sheet.cell, sheet.columns * sheet.cell
     part = Image.fromarray(picture[sheet.top : sheet.top + height, sheet.left : sheet.left + width])
     larger = part.resize((part.width * 2, part.height * 2), Image.Resampling.LANCZOS).filter(SHARPENING)
-    pixels = torch.from_numpy(np.array(larger)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    return Texture(pixels, (sheet.left, sheet.top), 2)
+    return Texture(to_pixels(np.array(larger)[None])[:, :, 0], (sheet.left, sheet.top), 2)
 
 
 @dataclass(frozen=True)
