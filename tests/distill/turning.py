@@ -22,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from asymtalker import timeline
-from asymtalker.config import ChunkConfig, DistillConfig, OptimizerConfig, TransformerConfig
+from asymtalker.config import ChunkConfig, DistillConfig, LoopConfig, OptimizerConfig, TransformerConfig
 from asymtalker.dataset.batches import Batch, ClipFeatures
 from asymtalker.distill.loop import (
     Extent,
@@ -149,15 +149,15 @@ def teacher_loss(world: World, transformer: Any, generator: torch.Generator, siz
     return teacher_losses(config, transformer, world.frozen, source, batch, generator, decode=False)["fm"]
 
 
-def trained_teacher(world: World, seed: int) -> AsymTalkerTransformer3DModel:
+def trained_teacher(world: World, seed: int, loop: LoopConfig = TEACHER.loop) -> AsymTalkerTransformer3DModel:
     """Trained on first chunks without continuity, a fifth of all, and on later ones with."""
     transformer = new_transformer(seed).train()
     optimizer = build_optimizer(transformer, TEACHER.optimizer)
-    for step in range(TEACHER.loop.steps):
+    for step in range(loop.steps):
         chunks = 1 + step % 5
         generator = numbered_generator(seed, step)
-        teacher_loss(world, transformer, generator, TEACHER.loop.batch, chunks, given=chunks > 1).backward()
-        optimizer_step(optimizer, TEACHER.optimizer, learning_rate(TEACHER.optimizer, step, TEACHER.loop.steps))
+        teacher_loss(world, transformer, generator, loop.batch, chunks, given=chunks > 1).backward()
+        optimizer_step(optimizer, TEACHER.optimizer, learning_rate(TEACHER.optimizer, step, loop.steps))
     return transformer.eval().requires_grad_(False)
 
 
