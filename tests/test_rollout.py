@@ -107,7 +107,7 @@ def test_where_work_goes_on_alone_the_next_sound_is_asked_for_before_a_chunk_is_
 
 def test_ground_truth_continuity_carries_the_real_video(model, toy_codec, features, identity):
     def real(span):
-        return to_pixels(CLIP.frames[span.start : span.start + TOY_CHUNK.continuity_frames])
+        return toy_codec.encode(to_pixels(CLIP.frames[span.start : span.start + TOY_CHUNK.continuity_frames]))
 
     options = {"continuity": "ground_truth", "ground_truth": real}
     for chunk in list(roll(model, toy_codec, features, identity, **options))[1:]:

@@ -176,7 +176,7 @@ def assert_same(first, second):
 def roll_out(config: DistillConfig, nets, frozen, source, extent, generator: torch.Generator) -> Generated:
     """What the student makes of the batch that ``generator`` draws."""
     batch = source.batch(config.loop.batch, generator)
-    return generate(config, nets, frozen, source, extent, batch, generator)
+    return generate(config, nets, frozen, extent, batch, generator)
 
 
 class FoldingCodec(Codec):

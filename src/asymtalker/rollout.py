@@ -262,7 +262,7 @@ def rollout(
         seed: the same seed gives the same video on one machine; noise depends on it and the chunk's index alone.
         batch: videos made side by side.
         continuity: whose frames stand at the head of the next chunk.
-        ground_truth: for ``"ground_truth"``: pixels ``(B, 3, K, H, W)`` of the real video at the head of a span.
+        ground_truth: for ``"ground_truth"``: latents ``(B, C, 1 + m, h, w)`` of the real video at the head of a span.
         exit_chunk: index of the one chunk, if any, that is sampled only to ``exit_step`` and, where the caller has
             gradients enabled, with gradient. All others are sampled to the end and without.
         exit_step: see :func:`sample_chunk`.
@@ -276,7 +276,7 @@ def rollout(
         ValueError: if ``continuity`` is ``"ground_truth"`` without ``ground_truth``.
     """
     if continuity == "ground_truth" and ground_truth is None:
-        raise ValueError("continuity='ground_truth' needs the ground_truth frames")
+        raise ValueError("continuity='ground_truth' needs the ground_truth latents")
     context = transformer.config.audio_context
     num_latents = latents_of_frames(chunk.frames)
     shape = (batch, codec.channels, num_latents, *codec.cells(size, transformer.config.patch_size))
@@ -293,8 +293,7 @@ def rollout(
             head = None
             if span.continuity:
                 if ground_truth is not None and continuity == "ground_truth":
-                    with torch.no_grad():
-                        head = codec.encode(ground_truth(span))
+                    head = ground_truth(span)
                 else:
                     assert previous is not None, "generated continuity starts at the first chunk"
                     head = previous.continuity(span.continuity)

@@ -48,9 +48,9 @@ def test_every_verb_exists_and_helps(name, capsys):
 
 
 def test_flags_become_settings():
-    settings = parse("generate", Generate, [*REQUIRED, "--seed", "4", "--face", "2", "--paste-back"])
+    settings = parse("generate", Generate, [*REQUIRED, "--seed", "4", "--face", "2", "--crop"])
     assert settings == Generate(
-        image=Path("a.png"), audio=Path("a.wav"), output=Path("a.mp4"), seed=4, face=2, paste_back=True
+        image=Path("a.png"), audio=Path("a.wav"), output=Path("a.mp4"), seed=4, face=2, crop=True
     )
     assert parse("bench generate", BenchGenerate, ["--out", "a.json"]).seconds == "10,60,600"
 

@@ -399,6 +399,6 @@ def test_the_student_sees_nothing_of_the_real_chunk(frozen, source):
     for of in (batch, other):
         nets = Networks(None, toy_transformer(), None)
         with torch.no_grad():
-            made.append(generate(config(), nets, frozen, source, Extent(2, 1), of, numbered_generator(0, 1)))
+            made.append(generate(config(), nets, frozen, Extent(2, 1), of, numbered_generator(0, 1)))
     assert torch.equal(made[0].latents, made[1].latents), "the student sees the real chunk"
     assert torch.equal(made[0].student.continuity, made[1].student.continuity), "its continuity holds the real video"

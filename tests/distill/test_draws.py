@@ -64,3 +64,8 @@ def test_only_the_students_batches_hold_ground_truth():
     for number in range(6):
         draw_batch(config, Source(), number, torch.Generator())  # pyright: ignore[reportArgumentType]
     assert asked == [False, False, True] * 2
+    asked.clear()
+    config = replace(config, student_continuity="ground_truth")
+    for number in range(3):
+        draw_batch(config, Source(), number, torch.Generator())  # pyright: ignore[reportArgumentType]
+    assert asked == [True] * 3, "the student goes on from it"

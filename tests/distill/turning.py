@@ -181,8 +181,7 @@ def distilled(config: DistillConfig, world: World, teacher: AsymTalkerTransforme
         generator = numbered_generator(seed + 1, number)
         extent = Extent((1, 2, 2, 3, 3)[number % 5], int(torch.randint(4, (), generator=generator)))
         batch, _ = world.videos(config.loop.batch, generator, extent.chunks)
-        source: Any = world
-        return generate(config, nets, frozen, source, extent, batch, generator), generator
+        return generate(config, nets, frozen, extent, batch, generator), generator
 
     for step in range(config.loop.steps):
         for turn in range(config.critic_updates):

@@ -5,8 +5,10 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
+from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
+from drawn_face import background, draw_face
 from moving_face import SIDE, mesh_points, motion_network, textured_face
 from toy import TOY_CHUNK, toy_transformer
 
@@ -37,20 +39,31 @@ def pipeline(picture, toy_audio_encoder, toy_extractor) -> AsymTalkerPipeline:
     )
 
 
-def test_frames_are_made_chunk_by_chunk_at_any_size(pipeline, picture):
-    frames = pipeline(picture, SOUND, size=(160, 120)).frames
+@pytest.fixture(scope="module")
+def whole(picture) -> np.ndarray:
+    around = np.full((600, 500, 3), 120, np.uint8)
+    around[150 : 150 + SIDE, 100 : 100 + SIDE] = picture
+    return around
+
+
+def test_a_crop_is_made_chunk_by_chunk_at_any_size(pipeline, picture):
+    frames = pipeline(picture, SOUND, crop=True, size=(160, 120)).frames
     assert frames.shape == (25, 160, 120, 3)
-    streamed = np.concatenate(list(pipeline.stream(picture, SOUND, size=(160, 120))))
+    streamed = np.concatenate(list(pipeline.stream(picture, SOUND, crop=True, size=(160, 120))))
     assert np.array_equal(frames, streamed)
+    with pytest.raises(UserError, match="must be even, not 160x121"):
+        pipeline(picture, SOUND, crop=True, size=(160, 121))
 
 
-def test_a_whole_picture_is_seen_and_rests_far_from_the_face(pipeline, picture, tmp_path):
-    whole = np.full((600, 500, 3), 120, np.uint8)
-    whole[150 : 150 + SIDE, 100 : 100 + SIDE] = picture
-    output = pipeline.generate_to_file(whole, SOUND, tmp_path / "out.mp4", paste=True)
-    frames, _ = read_video(output)
+def test_a_whole_picture_is_seen_and_rests_far_from_the_face(pipeline, whole, tmp_path):
+    frames, _ = read_video(pipeline.generate_to_file(whole, SOUND, tmp_path / "out.mp4"))
     assert frames.shape == (25, 600, 500, 3)
     assert np.abs(frames[:, :30].astype(int) - 120).mean() < 3
+
+
+def test_a_whole_picture_fits_into_the_size_that_is_asked_for(pipeline, whole):
+    assert next(pipeline.stream(whole, SOUND, size=(300, 900))).shape[1:3] == (300, 250)
+    assert next(pipeline.stream(whole, SOUND, size=(720, 720))).shape[1:3] == (720, 600)
 
 
 def test_saved_and_loaded_it_makes_the_same(pipeline, picture, tmp_path):
@@ -58,3 +71,12 @@ def test_saved_and_loaded_it_makes_the_same(pipeline, picture, tmp_path):
     again = AsymTalkerPipeline.from_pretrained(tmp_path / "model")
     made, expected = (p(Image.fromarray(picture), SOUND).frames for p in (again, pipeline))
     assert np.array_equal(made, expected)
+
+
+def test_of_several_faces_the_chosen_one_moves(pipeline):
+    two = draw_face(draw_face(background(400, 700), (150, 200), 90), (480, 200), 160)
+    left, right = slice(0, 260), slice(320, 700)
+    for face, moves, rests in ((1, right, left), (2, left, right)):
+        frames = pipeline(two, SOUND, face=face, say=lambda _: None).frames.astype(int)
+        change = np.abs(frames - two).mean((0, 1, 3))
+        assert change[moves].max() > 3 * change[rests].max(), f"face {face} rests, or the other one moves"

@@ -20,6 +20,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.generate.provenance import read_provenance
 from asymtalker.media.read import SoundTrack
 from asymtalker.media.video import VideoWriter, probe_video, read_video
+from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background, draw_face
 
@@ -30,11 +31,11 @@ def coarse(frames: np.ndarray) -> np.ndarray:
 
 
 def test_frames_cover_the_sound_and_depend_on_the_seed(pipeline, portrait, sound):
-    frames = pipeline(portrait, (sound, SAMPLE_RATE), seed=3).frames
+    frames = pipeline(portrait, (sound, SAMPLE_RATE), seed=3, crop=True).frames
     assert frames.shape == (-(-len(sound) // 640), 32, 32, 3)
     assert frames.dtype == np.uint8
-    assert np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=3).frames)
-    assert not np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=4).frames)
+    assert np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=3, crop=True).frames)
+    assert not np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=4, crop=True).frames)
 
 
 def test_every_form_of_input_gives_the_same(pipeline, portrait, voice, tmp_path):
@@ -67,10 +68,10 @@ def test_saved_and_loaded_pipeline_gives_the_same(pipeline, portrait, sound, tmp
 def test_file_is_the_frames_with_the_sound(pipeline, portrait, voice, sound, tmp_path):
     seen: list[tuple[int, int]] = []
     output = pipeline.generate_to_file(
-        portrait, voice, tmp_path / "out" / "a.mp4", seed=5, progress=lambda *step: seen.append(step)
+        portrait, voice, tmp_path / "out" / "a.mp4", seed=5, crop=True, progress=lambda *step: seen.append(step)
     )
     frames, heard = read_video(output)
-    made = pipeline(portrait, voice, seed=5).frames
+    made = pipeline(portrait, voice, seed=5, crop=True).frames
     assert frames.shape == made.shape
     assert np.abs(coarse(frames) - coarse(made)).mean() < 4
     assert len(heard) == len(sound)
@@ -99,8 +100,9 @@ def test_stereo_at_its_own_rate_goes_into_the_file(pipeline, portrait, tmp_path)
     assert info.seconds == pytest.approx(1)
 
 
-def test_pasted_back_video_shows_the_whole_picture(pipeline, portrait, voice, tmp_path):
-    frames, _ = read_video(pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", paste=True))
+def test_a_video_shows_the_whole_picture(pipeline, portrait, voice, tmp_path):
+    frames, _ = read_video(pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4"))
+    assert np.abs(frames.astype(int) - pipeline(portrait, voice).frames).mean() < 4
     picture = np.asarray(Image.open(portrait).convert("RGB")).astype(int)
     assert frames.shape[1:] == (300, 400, 3)
     assert np.abs(frames[:, :20].astype(int) - picture[:20, :400]).mean() < 4
@@ -109,12 +111,24 @@ def test_pasted_back_video_shows_the_whole_picture(pipeline, portrait, voice, tm
 
 @pytest.mark.parametrize("size", [(32, 48), (48, 32)], ids=["landscape", "portrait"])
 def test_video_has_the_size_that_is_asked_for(pipeline, portrait, sound, tmp_path, size):
-    made = pipeline(portrait, (sound, SAMPLE_RATE), size=size).frames
+    voice = sound, SAMPLE_RATE
+    made = pipeline(portrait, voice, crop=True, size=size).frames
     assert made.shape[1:3] == size
-    frames, _ = read_video(pipeline.generate_to_file(portrait, (sound, SAMPLE_RATE), tmp_path / "a.mp4", size=size))
+    frames, _ = read_video(pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", crop=True, size=size))
     assert frames.shape == made.shape
-    pasted = pipeline.generate_to_file(portrait, (sound, SAMPLE_RATE), tmp_path / "b.mp4", size=size, paste=True)
-    assert read_video(pasted)[0].shape[1:3] == (300, 400)
+    whole = pipeline.generate_to_file(portrait, voice, tmp_path / "b.mp4", size=size)
+    assert read_video(whole)[0].shape[1:3] == (300, 400)
+
+
+def test_a_large_picture_gives_a_video_of_1280_pixels(pipeline, portrait, sound):
+    large = np.asarray(Image.open(portrait).convert("RGB").resize((1800, 1350)))
+    frames = next(pipeline.stream(large, (sound, SAMPLE_RATE)))
+    assert frames.shape[1:3] == (960, 1280)
+
+
+def test_a_model_that_makes_pixels_cannot_control_motion(pipeline, portrait, sound):
+    with pytest.raises(UserError, match="need a model with a codec of motion"):
+        pipeline(portrait, (sound, SAMPLE_RATE), control=MotionControl(motion=0.5))
 
 
 def test_a_checkpoint_can_be_of_any_shape(pipeline, checkpoint, portrait, sound, tmp_path):
@@ -123,8 +137,8 @@ def test_a_checkpoint_can_be_of_any_shape(pipeline, checkpoint, portrait, sound,
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"sample_size": [32, 48]}))
     landscape = AsymTalkerPipeline.from_pretrained(folder)
-    frames = landscape(portrait, (sound, SAMPLE_RATE), seed=2).frames
-    assert np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=2, size=(32, 48)).frames)
+    frames = landscape(portrait, (sound, SAMPLE_RATE), seed=2, crop=True).frames
+    assert np.array_equal(frames, pipeline(portrait, (sound, SAMPLE_RATE), seed=2, crop=True, size=(32, 48)).frames)
     landscape.save_pretrained(tmp_path / "again")
     assert AsymTalkerPipeline.from_pretrained(tmp_path / "again").settings == landscape.settings
 

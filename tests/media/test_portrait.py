@@ -233,8 +233,9 @@ def test_sizes_are_read_height_first():
 
 
 def test_pictures_for_video_are_even():
-    assert resize_for_video(background(301, 403), 1920).shape == (300, 402, 3)
-    assert resize_for_video(background(1500, 3001), 1000).shape == (500, 1000, 3)
+    assert resize_for_video(background(301, 403), 1.0).shape == (300, 402, 3)
+    assert resize_for_video(background(1500, 3001), 1 / 3).shape == (500, 1000, 3)
+    assert resize_for_video(background(150, 201), 2.0).shape == (300, 402, 3)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="no real material")

@@ -29,6 +29,7 @@ from asymtalker.media.read import AudioFile, read_picture
 from asymtalker.media.video import VideoWriter
 from asymtalker.models.codecs import codec_of
 from asymtalker.models.loading import explain_out_of_memory
+from asymtalker.models.motion.codec import MotionCodecModel
 from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import recipe_named
@@ -121,7 +122,11 @@ def measure_pipeline(job: Job) -> dict[str, Any]:
     timer, codec = PartTimer(device), type(codec_of(pipeline.vae))
     timer.watch(pipeline.audio_encoder, "forward", lambda _: "audio")
     timer.watch(rollout, "predict_velocity", lambda _: "transformer")
-    timer.watch(codec, "decode", lambda _: "decode")
+    if isinstance(pipeline.vae, MotionCodecModel):
+        timer.watch(MotionCodecModel, "frames", lambda _: "decode")
+        timer.watch(codec, "encode_again", lambda _: "re_encode")
+    else:
+        timer.watch(codec, "decode", lambda _: "decode")
     timer.watch(codec, "encode", lambda call: "re_encode" if call else "identity")
     timer.watch(PreviewDecoder, "decode", lambda _: "preview")
     for method in ("write", "write_audio", "close"):
@@ -200,6 +205,7 @@ def _generate(
             output,
             num_inference_steps=job["steps"],
             size=tuple(job["size"]) if job["size"] else None,
+            crop=True,
             framed=bool(job["recipe"]),
             say=lambda sentence: print(sentence, file=sys.stderr),
         )

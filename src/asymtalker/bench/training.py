@@ -172,21 +172,20 @@ def _measure_distill(job: dict[str, Any], recipe: Recipe, config: DistillConfig)
     optimizers = build_optimizer(nets.critic, config.critic), build_optimizer(nets.student, config.student)
     extent = Extent(config.chunks, config.steps_per_sample - 1)
     lead = (config.chunks - 1) * (config.chunk.frames - config.chunk.continuity_frames)
-    random = RandomChunks(frozen, config.chunk, loop.batch, tuple(job["size"]), lead)
-    source, batch = cast(ChunkSource, random), random.batch(loop.seed)
+    batch = RandomChunks(frozen, config.chunk, loop.batch, tuple(job["size"]), lead).batch(loop.seed)
 
     def update_critic(index: int) -> None:
         for number in micro_batches(loop, index):
             generator = _generator(number)
             with torch.no_grad():
-                generated = generate(config, nets, frozen, source, extent, batch, generator)
+                generated = generate(config, nets, frozen, extent, batch, generator)
             (critic_update_loss(config, nets, frozen, generated, generator) * gradient_share(loop)).backward()
         optimizer_step(optimizers[0], config.critic, config.critic.lr)
 
     def update_student(index: int) -> None:
         for number in micro_batches(loop, index):
             generator = _generator(number)
-            generated = generate(config, nets, frozen, source, extent, batch, generator)
+            generated = generate(config, nets, frozen, extent, batch, generator)
             losses = student_losses(config, nets, frozen, generated, generator)
             total = losses["dmd"] + config.anchor_weight * losses["anchor"]
             (total * gradient_share(loop)).backward()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -54,6 +54,11 @@ VERBS = {
     ),
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
+    ),
+    "reenact": Verb(
+        "make a corpus of photographs that move as real people do",
+        "asymtalker.synth.reenact:Reenact",
+        "asymtalker.synth.reenact:reenact",
     ),
     "curate": Verb("make a corpus of real videos", "asymtalker.curate.run:Curate", "asymtalker.curate.run:curate"),
     "train": Verb(
@@ -132,10 +137,17 @@ class Generate:
     """Audio guidance, 1 is none; by default what the checkpoint was made for."""
     face: int | None = None
     """Which face, counted from 1, the largest (default)."""
+    crop: bool = False
+    """Show what is around the face alone, not the whole picture."""
     size: str | None = None
-    """HEIGHTxWIDTH of the video in pixels, such as 640x416; by default what the checkpoint was made for."""
-    paste_back: bool = False
-    """Put the talking face back into the whole picture instead of writing what is around it alone."""
+    """Pixels that the video fits into, 720 or HEIGHTxWIDTH such as 640x416; a crop has just these. A model that makes
+    pixels makes so many of the face. By default the picture's own size up to 1280; of a crop the model's."""
+    motion: float = 1.0
+    """How far head and upper face move: 0 rests, 1 is as made, 2 twice as far; lips and lids are as they are."""
+    gaze: Literal["free", "camera"] = "free"
+    """"camera" keeps the eyes on what they look at in the portrait, however the head turns."""
+    blinks: bool = True
+    """--blinks False keeps the eyes open."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
     inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
@@ -160,7 +172,9 @@ def generate(settings: Generate) -> None:
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
         bar = bars.add_task("loading", total=None)
         from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
+        from asymtalker.models.motion.control import MotionControl
 
+        control = MotionControl(settings.motion, settings.gaze, settings.blinks)
         pipeline = load_pipeline(settings.model, settings.device, settings.inference)
         bars.console.print(pipeline.described(), markup=False)
         bars.update(bar, description="reading the sound")
@@ -172,8 +186,9 @@ def generate(settings: Generate) -> None:
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             face=settings.face,
+            crop=settings.crop,
             size=size,
-            paste=settings.paste_back,
+            control=control,
             progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
             say=lambda sentence: bars.console.print(sentence, markup=False),
         )

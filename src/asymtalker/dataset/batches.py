@@ -239,8 +239,7 @@ class ChunkSource:
 
     def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
-        if not self.spatial:
-            raise UserError("Ground-truth continuity of a student needs a codec of pixels, and this one holds motion.")
+        assert self.spatial, "latents of motion have no window in a picture"
         chunks = ((self._clip[key], first) for key, first in zip(batch.keys, batch.starts, strict=True))
         pictures = [to_pixels(self.frames(clip, first + start, first + stop))[0] for clip, first in chunks]
         corners = [(top * self.spatial, left * self.spatial) for top, left in batch.windows]

@@ -170,7 +170,7 @@ def distill(
         record, extent = StepRecord(), Extent.draw(config, number)
         for batch, generator in batches.of_update(number):
             with torch.no_grad():
-                generated = generate(config, nets, frozen, source, extent, batch, generator)
+                generated = generate(config, nets, frozen, extent, batch, generator)
             loss = critic_update_loss(config, nets, frozen, generated, generator)
             (loss * gradient_share(loop)).backward()
             record.add({"critic": loss}, keys=generated.batch.keys, starts=generated.batch.starts)
@@ -181,7 +181,7 @@ def distill(
     def update_student(number: int, lr: float) -> dict[str, Tensor]:
         record, extent = StepRecord(), Extent.draw(config, number)
         for batch, generator in batches.of_update(number):
-            generated = generate(config, nets, frozen, source, extent, batch, generator)
+            generated = generate(config, nets, frozen, extent, batch, generator)
             losses = student_losses(config, nets, frozen, generated, generator)
             total = losses["dmd"] + config.anchor_weight * losses["anchor"]
             (total * gradient_share(loop)).backward()
@@ -243,16 +243,17 @@ def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
 
 
 def draw_batch(config: DistillConfig, source: ChunkSource, number: int, generator: torch.Generator) -> Batch:
-    """A batch of the update ``number``. The critic's loss asks for no ground truth, which then is not encoded."""
+    """A batch of the update ``number``. The critic's loss asks for no ground truth, which then is not encoded, unless
+    the student goes on from it."""
     of_student = number % (config.critic_updates + 1) == config.critic_updates
-    return source.batch(config.loop.batch, generator, target=of_student, masks=False, mouth=False)
+    target = of_student or config.student_continuity == "ground_truth"
+    return source.batch(config.loop.batch, generator, target=target, masks=False, mouth=False)
 
 
 def generate(
     config: DistillConfig,
     nets: Networks,
     frozen: Frozen,
-    source: ChunkSource,
     extent: Extent,
     batch: Batch,
     generator: torch.Generator,
@@ -262,15 +263,13 @@ def generate(
     Only the exit step of the last chunk records gradients, if they are enabled. Of a batch without ground truth the
     teacher's conditions are not to be used.
     """
+    head = timeline.latents_of_frames(config.chunk.continuity_frames) if extent.chunks > 1 else 0
+    real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
     seed = int(torch.randint(2**31, (), generator=generator))
     spans = rollout_spans(config, extent.chunks)
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
     if config.student_continuity == "ground_truth":
         spans = spans[-1:]  # nothing of the chunks before it is used
-
-    def real_frames(span: Span) -> Tensor:
-        start = span.start - origin
-        return source.pixels(batch, start, start + config.chunk.continuity_frames)
 
     audio = batch.audio.moved(origin)
     with frozen.network():
@@ -286,14 +285,12 @@ def generate(
             seed=seed,
             batch=len(batch.keys),
             continuity=config.student_continuity,
-            ground_truth=real_frames,
+            ground_truth=lambda _: batch.latents[:, :, :head],
             exit_chunk=spans[-1].index,
             exit_step=extent.exit_step,
         )
         last = deque(chunks, maxlen=1).pop()  # the chunks before it live on only as its continuity
-    head = timeline.latents_of_frames(config.chunk.continuity_frames) if spans[-1].continuity else 0
     given = last.latents[:, :, :head].detach() if head else None
-    real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
     heard = audio.frames(*last.span.heard(nets.student.config.audio_context))
     student = Conditions(heard, batch.identity, given)
     teacher = Conditions(student.audio, batch.identity, real if config.teacher_continuity == "ground_truth" else given)

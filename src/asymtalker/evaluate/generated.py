@@ -139,6 +139,7 @@ def _generate(
             (sound, SAMPLE_RATE),
             partial,
             seed=seed,
+            crop=True,
             framed=framed,
             progress=lambda done, _: ends.append(time.perf_counter()) if done else None,
             say=lambda _: None,

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, TypeVar
@@ -21,12 +21,13 @@ from asymtalker.media.portrait import (
     resize_for_video,
 )
 from asymtalker.media.read import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
+from asymtalker.models.motion.control import AS_MADE, MotionControl
 
 Picture = str | Path | Image.Image | np.ndarray
 Sound = str | Path | tuple[np.ndarray, int]
 Progress = Callable[[int, int], None]
-MAX_VIDEO_SIDE = 1920
-"""Longest side of the full picture that generated frames are pasted back into."""
+MAX_VIDEO_SIDE = 1280
+"""Longest side of a whole picture's video, if no size is asked for."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -44,7 +45,12 @@ class Request:
         num_inference_steps: per chunk; by default what the checkpoint was made for.
         guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
         face: which face, counted from 1, the largest (default).
-        size: height and width of the frames in pixels; by default the checkpoint's.
+        crop: show what is around the face alone, not the whole picture.
+        size: height and width in pixels, of the frames if ``crop``; else of what the whole picture is fitted into, or,
+            of a model that makes pixels, of the part that it makes. By default the checkpoint's size, and the
+            picture's own up to 1280.
+        framed: the picture is the crop around a face already, such as a frame of a corpus.
+        control: how the face is to move, where that is not as the model makes it.
         progress: called with frames done and frames in all.
         say: called with a sentence when there is something to know.
     """
@@ -56,7 +62,10 @@ class Request:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     face: int | None = None
+    crop: bool = False
     size: tuple[int, int] | None = None
+    framed: bool = False
+    control: MotionControl = AS_MADE
     progress: Progress = no_progress
     say: Callable[[str], None] = print
 
@@ -87,14 +96,9 @@ class FileRequest(Request):
 
     Attributes:
         output: path of the MP4 file; its folder is made, an existing file is replaced.
-        paste: put the generated crop back into the full picture instead of writing it alone.
-        framed: the picture is the crop around a face already, such as a frame of a corpus.
     """
 
     output: str | Path
-    _: KW_ONLY
-    paste: bool = False
-    framed: bool = False
 
 
 P = ParamSpec("P")
@@ -124,19 +128,39 @@ def called_with(request: Callable[P, Q]) -> Callable[[Callable[[S, Q], R]], Call
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A request's picture and sound, read and checked."""
+    """A request's picture and sound, read and checked.
+
+    Attributes:
+        portrait: the part around the face.
+        whole: the picture that is to be seen, ``None`` for the portrait.
+        points: ``(478, 3)`` of the face in that picture, in pixels.
+        audio: the sound.
+    """
 
     portrait: Portrait
-    full_picture: np.ndarray
+    whole: np.ndarray | None
+    points: np.ndarray | None
     audio: AudioSource
 
+    def faces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The pictures that there are and the points of the face in them, as far as these were read."""
+        for picture, points in ((self.portrait.picture, self.portrait.points), (self.whole, self.points)):
+            if picture is not None and points is not None:
+                yield picture, points
 
-def read_inputs(request: Request, size: tuple[int, int]) -> Inputs:
-    """Read and check picture and sound; a full picture to paste into is made fit for video.
+    @property
+    def seen(self) -> np.ndarray:
+        """What the frames show, ``(H, W, 3)`` uint8."""
+        return self.portrait.picture if self.whole is None else self.whole
+
+
+def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | None) -> Inputs:
+    """Read and check picture and sound.
 
     Args:
         request: what to read.
-        size: height and width of the frames to make.
+        size: height and width of the part around the face.
+        fit: what the whole picture is scaled to fit into; ``None`` for its own size, up to ``MAX_VIDEO_SIDE``.
 
     Raises:
         UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
@@ -144,19 +168,23 @@ def read_inputs(request: Request, size: tuple[int, int]) -> Inputs:
     picture, name = read_image(request.image)
     audio = request.audio
     source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
-    if isinstance(request, FileRequest) and request.framed:
+    if request.framed:
         if picture.shape[:2] != size:
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
             raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
-        return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), full_picture=picture, audio=source)
-    if isinstance(request, FileRequest) and request.paste:
-        picture = resize_for_video(picture, MAX_VIDEO_SIDE)
+        return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), whole=None, points=None, audio=source)
+    if not request.crop:
+        scale = min(sides / own for sides, own in zip(fit, picture.shape, strict=False)) if fit else None
+        picture = resize_for_video(picture, scale or min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2])))
     picture, faces, turn = find_upright(picture)
     if turn:
         request.say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
     box = choose_face(faces, request.face, name, request.say)
     check_face(box, picture.shape, name, request.say)
-    return Inputs(portrait=crop_frame(picture, box, size), full_picture=picture, audio=source)
+    portrait = crop_frame(picture, box, size)
+    if request.crop:
+        return Inputs(portrait=portrait, whole=None, points=None, audio=source)
+    return Inputs(portrait=portrait, whole=picture, points=box.mesh and box.mesh.points, audio=source)
 
 
 def read_image(image: Picture) -> tuple[np.ndarray, str]:

@@ -30,23 +30,21 @@ from asymtalker.generate.folder import checkpoint_folder, read_index
 from asymtalker.generate.inputs import (
     FileRequest,
     FramesRequest,
-    Progress,
+    Inputs,
     Request,
     called_with,
     check_not_input,
-    no_progress,
     read_inputs,
 )
 from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
 from asymtalker.generate.provenance import provenance
 from asymtalker.media.portrait import paste_back
-from asymtalker.media.read import AudioSource
 from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
-from asymtalker.models.motion.codec import MotionCodecModel
+from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -261,9 +259,14 @@ class AsymTalkerPipeline(DiffusionPipeline):
         return self._stream(request)
 
     def _stream(self, request: Request) -> Iterator[np.ndarray]:
-        inputs, sampler = read_inputs(request, self._checked_size(request.size)), self._sampler(request)
-        picture = inputs.portrait.picture
-        return self.animate(picture, inputs.audio, seed=request.seed, sampler=sampler, progress=request.progress)
+        inputs, sampler = self._inputs(request), self._sampler(request)
+        num_frames, done = frames_of_samples(inputs.audio.num_samples), 0
+        request.progress(0, num_frames)
+        for fetch in self._frames(request, inputs, sampler):
+            frames = np.stack(list(self._seen(inputs, fetch())))
+            yield frames
+            done += len(frames)
+            request.progress(done, num_frames)
 
     @called_with(FileRequest)
     def generate_to_file(self, request: FileRequest) -> Path:
@@ -284,28 +287,25 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         output = check_output(request.output)
         check_not_input(output, request.image, request.audio)
-        sampler, seed = self._sampler(request), request.seed
-        inputs = read_inputs(request, self._checked_size(request.size))
+        sampler = self._sampler(request)
+        inputs = self._inputs(request)
         if self.processes > 1 and not world().main:
-            chunks = self._chunks(inputs.portrait.picture, inputs.audio, seed, sampler)
-            deque(chunks, maxlen=0)  # whose frames nobody sees
+            deque(self._chunks(request, inputs, sampler), maxlen=0)  # whose frames nobody sees
             return output
         num_frames, done = frames_of_samples(inputs.audio.num_samples), 0
         request.progress(0, num_frames)
         track = inputs.audio.track()
         writer = VideoWriter(
             output,
-            inputs.full_picture.shape[:2] if request.paste else inputs.portrait.picture.shape[:2],
+            inputs.seen.shape[:2],
             audio_rate=track.rate,
             audio_channels=track.channels,
-            metadata=provenance(self.settings.name, seed, request.image, request.audio).tags(),
+            metadata=provenance(self.settings.name, request.seed, request.image, request.audio).tags(),
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:
             nonlocal done  # in a thread, which Ctrl-C does not reach: picture and sound stay equally long
-            for frame in fetch():
-                if request.paste and not self.moves_pictures:
-                    frame = paste_back(inputs.full_picture, frame, inputs.portrait.placement)
+            for frame in self._seen(inputs, fetch()):
                 writer.write(frame[None])
                 writer.write_audio(track.take_until(writer.seconds))
                 done += 1
@@ -314,8 +314,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         try:
             with writer:
                 with Background(write) as writing:
-                    whole = inputs.full_picture if request.paste else None
-                    for fetch in self._frames(inputs.portrait.picture, inputs.audio, seed, sampler, whole):
+                    for fetch in self._frames(request, inputs, sampler):
                         writing.put(fetch)
                 writer.write_audio(track.take_until(None))
         except BaseException:
@@ -324,12 +323,21 @@ class AsymTalkerPipeline(DiffusionPipeline):
             raise
         return output
 
-    def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
-        """The height and width to make, by default the checkpoint's, after checking that tokens divide them."""
-        size = size or self.settings.size
-        cells = codec_of(self.vae).cells(size, self.transformer.config.patch_size)
+    def _inputs(self, request: Request) -> Inputs:
+        """Picture and sound of a request, read and checked; and that tokens divide the size that is made."""
+        size, fit = request.size or self.settings.size, None
+        if self.moves_pictures and not (request.crop or request.framed):
+            size, fit = self.settings.size, request.size
+        cells = codec_of(self.vae, control=request.control).cells(size, self.transformer.config.patch_size)
         check_split(self.transformer, cells, self.processes)
-        return size
+        return read_inputs(request, size, fit)
+
+    def _seen(self, inputs: Inputs, frames: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames that were made, one by one, those of a model that makes pixels put back into the whole picture."""
+        for frame in frames:
+            if inputs.whole is not None and not self.moves_pictures:
+                frame = paste_back(inputs.whole, frame, inputs.portrait.placement)
+            yield frame
 
     def _sampler(self, request: Request) -> SamplerConfig:
         """How the checkpoint samples, but for what the request says otherwise."""
@@ -374,48 +382,17 @@ class AsymTalkerPipeline(DiffusionPipeline):
             said = describe_shortage(self.describe(size), beside, inference or self.inference, available, world().size)
             raise UserError(said) from error
 
-    def animate(
-        self,
-        picture: np.ndarray,
-        audio: AudioSource,
-        *,
-        seed: int = 0,
-        sampler: SamplerConfig | None = None,
-        progress: Progress = no_progress,
-    ) -> Iterator[np.ndarray]:
-        """The frames of each chunk ``(F, H, W, 3)`` uint8 of a picture that is framed already.
-
-        Args:
-            picture: ``(H, W, 3)`` uint8; the frames are as large.
-            audio: the sound.
-            seed: the same seed gives the same video on one machine.
-            sampler: by default what the checkpoint was made for.
-            progress: called with frames done and frames in all.
-
-        Raises:
-            UserError: if the GPU's memory is too small, with what would fit.
-        """
-        num_frames, done = frames_of_samples(audio.num_samples), 0
-        progress(0, num_frames)
-        for fetch in self._frames(picture, audio, seed, sampler or self.settings.sampler):
-            frames = fetch().copy()  # what a GPU sent lies in memory that must not be kept
-            yield frames
-            done += len(frames)
-            progress(done, num_frames)
-
-    def _frames(
-        self,
-        picture: np.ndarray,
-        audio: AudioSource,
-        seed: int,
-        sampler: SamplerConfig,
-        whole: np.ndarray | None = None,
-    ) -> Iterator[Callable[[], np.ndarray]]:
-        """The frames of each chunk of :meth:`_chunks`, all or a few at a time, on their way from the GPU."""
-        for made in self._chunks(picture, audio, seed, sampler, whole):
+    def _frames(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Callable[[], np.ndarray]]:
+        """The frames of each chunk of :meth:`_chunks`, all or a few at a time, on their way from the GPU, in memory
+        that must not be kept."""
+        for made in self._chunks(request, inputs, sampler):
             shown = made.shown()
             while True:
-                with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
+                with (
+                    self._explain_out_of_memory(inputs.portrait.picture.shape[:2]),
+                    torch.inference_mode(),
+                    self._precision(),
+                ):
                     pixels = next(shown, None)
                     fetch = None if pixels is None else fetch_frames(pixels)
                 if fetch is None:
@@ -427,44 +404,39 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """Whether its codec moves the portrait itself, so that it can be shown whole at any size."""
         return isinstance(self.vae, MotionCodecModel)
 
-    def _chunks(
-        self,
-        picture: np.ndarray,
-        audio: AudioSource,
-        seed: int,
-        sampler: SamplerConfig,
-        whole: np.ndarray | None = None,
-    ) -> Iterator[Chunk]:
-        """The chunks of a picture that is framed already, each decoded when the next one or the caller needs it;
-        ``whole`` is what is to be moved and seen instead of it, by a codec that can."""
-        chunk = self.settings.chunk
-        codec = codec_of(self.vae, self._autocast)
-        features = AudioFeatures(self.audio_encoder, self.feature_extractor, audio, self._autocast)
-        with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
+    def _chunks(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Chunk]:
+        """The chunks of a video, each decoded when the next one or the caller needs it."""
+        chunk, picture = self.settings.chunk, inputs.portrait.picture
+        size, device = picture.shape[:2], self._execution_device
+        codec = codec_of(self.vae, self._autocast, request.control)
+        if isinstance(codec, MotionCodec):
+            for seen, points in inputs.faces():
+                codec.note_face(seen, points)
+        features = AudioFeatures(self.audio_encoder, self.feature_extractor, inputs.audio, self._autocast)
+        with self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
-                to_pixels(picture[None]).to(self._execution_device),
+                to_pixels(picture[None]).to(device),
                 chunk.frames,
                 codec=codec,
                 image_encoder=self.image_encoder,
             )
-            seen = to_pixels((picture if whole is None else whole)[None]).to(self._execution_device)
             chunks = rollout(
                 self.transformer,
                 codec,
                 features,
                 identity,
-                chunk_spans(frames_of_samples(audio.num_samples), chunk.frames, chunk.continuity_frames),
+                chunk_spans(frames_of_samples(inputs.audio.num_samples), chunk.frames, chunk.continuity_frames),
                 chunk=chunk,
-                size=picture.shape[:2],
+                size=size,
                 sampler=sampler,
-                seed=seed,
-                portrait=seen if self.moves_pictures else None,
+                seed=request.seed,
+                portrait=to_pixels(inputs.seen[None]).to(device) if self.moves_pictures else None,
                 preview=self.preview,
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with self._explain_out_of_memory(picture.shape[:2]), torch.inference_mode(), self._precision():
+            with self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
             if made is None:
                 return

@@ -99,10 +99,12 @@ class Placement:
 
 @dataclass(frozen=True)
 class Portrait:
-    """A picture ``(H, W, 3)`` uint8 around a face and where it came from."""
+    """A picture ``(H, W, 3)`` uint8 around a face, where it came from, and the face's mesh ``(478, 3)`` in its pixels,
+    where that was read."""
 
     picture: np.ndarray
     placement: Placement
+    points: np.ndarray | None = None
 
 
 def find_faces(picture: np.ndarray, searches: Sequence[tuple[int, ...]] = SEARCHES) -> list[FaceBox]:
@@ -310,7 +312,10 @@ def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Port
     if outside is not None:
         blurred = crop.filter(ImageFilter.GaussianBlur(BORDER_BLUR * min(size)))
         crop = Image.composite(blurred, crop, outside)
-    return Portrait(np.array(crop), placement)
+    points = None
+    if box.mesh is not None:
+        points = (box.mesh.points - (left, top, 0)) * (size[0] / height)
+    return Portrait(np.array(crop), placement, points)
 
 
 def _outside(shape: tuple[int, ...], placement: Placement, size: tuple[int, int]) -> Image.Image | None:
@@ -331,14 +336,12 @@ def _outside(shape: tuple[int, ...], placement: Placement, size: tuple[int, int]
     return Image.fromarray((np.clip(past / softness + 0.5, 0, 1) * 255).astype(np.uint8))
 
 
-def resize_for_video(picture: np.ndarray, longest: int) -> np.ndarray:
-    """A picture for video: at most ``longest`` pixels on a side, both sides even (an odd row or column is cut off)."""
-    height, width = picture.shape[:2]
-    if max(height, width) > longest:
-        scale = longest / max(height, width)
-        size = round(width * scale), round(height * scale)
-        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
+def resize_for_video(picture: np.ndarray, scale: float) -> np.ndarray:
+    """A picture ``scale`` times as large and fit for video: both sides even (an odd row or column is cut off)."""
+    height, width = (max(2, round(side * scale)) for side in picture.shape[:2])
+    if (height, width) != picture.shape[:2]:
+        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+    return np.array(picture[: height // 2 * 2, : width // 2 * 2])
 
 
 @lru_cache(maxsize=4)

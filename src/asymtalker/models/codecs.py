@@ -10,13 +10,25 @@ from asymtalker.codec import Codec, WanCodec
 from asymtalker.errors import UserError
 from asymtalker.models.loading import load_part, read_settings
 from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
+from asymtalker.models.motion.control import AS_MADE, MotionControl
 
 
-def codec_of(network: ModelMixin, autocast: torch.dtype | None = None) -> Codec:
-    """The codec with this network, run in a precision; ``None`` for the weights' own."""
+def codec_of(network: ModelMixin, autocast: torch.dtype | None = None, control: MotionControl = AS_MADE) -> Codec:
+    """The codec with this network.
+
+    Args:
+        network: of either kind.
+        autocast: the precision that it runs in; ``None`` for the weights' own.
+        control: how a portrait is to move.
+
+    Raises:
+        UserError: if the codec can't control motion.
+    """
     if isinstance(network, MotionCodecModel):
-        return MotionCodec(network, autocast)
+        return MotionCodec(network, autocast, control)
     assert isinstance(network, AutoencoderKLWan), "there are two kinds"
+    if control != AS_MADE:
+        raise UserError("--motion, --gaze and --blinks need a model with a codec of motion; this one makes pixels.")
     return WanCodec(network, autocast)
 
 

@@ -58,7 +58,7 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
     loop = config.loop
     run = RunFolder(run_path, config, {"corpus": str(corpus_path)})
     clips = [clip for clip in read_clips(corpus_path) if not clip.row.rejected_by]
-    points = {clip.key: found for clip in clips if (found := _points(run_path, clip, clips)) is not None}
+    points = _read_faces(run_path / "points", clips)
     of_split = {name: [c for c in clips if c.row.split == name and c.key in points] for name in ("train", "test")}
     if not of_split["train"]:
         raise UserError(f"{corpus_path}: no training clip with a face in this corpus")
@@ -137,19 +137,17 @@ def weights(clips: Sequence[Clip]) -> list[float]:
     return [w / sums[kind] for w, kind in zip(single, real, strict=True)]
 
 
-def _points(run_path: Path, clip: Clip, clips: Sequence[Clip]) -> np.ndarray | None:
-    """Face-mesh points ``(F, 478, 3)`` of a clip, read once and kept; ``None`` where there is no face."""
-    path = run_path / "points" / f"{clip.key}.npy"
-    if not path.is_file():
-        for other in tracked([c for c in clips if not (path.parent / f"{c.key}.npy").is_file()], "reading faces"):
-            try:
-                found = read_points(other.frames())
-            except UserError:
-                found = np.zeros((0, 478, 3), np.float32)
-            with atomic_path(path.parent / f"{other.key}.npy") as partial, partial.open("wb") as file:
-                np.save(file, found)
-    points = np.load(path)
-    return points if len(points) else None
+def _read_faces(folder: Path, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+    """Face-mesh points ``(F, 478, 3)`` of the clips that show a face, by key; read once and kept in a folder."""
+    for clip in tracked([clip for clip in clips if not (folder / f"{clip.key}.npy").is_file()], "reading faces"):
+        try:
+            found = read_points(clip.frames())
+        except UserError:
+            found = np.zeros((0, 478, 3), np.float32)
+        with atomic_path(folder / f"{clip.key}.npy") as partial, partial.open("wb") as file:
+            np.save(file, found)
+    points = {clip.key: np.load(folder / f"{clip.key}.npy") for clip in clips}
+    return {key: found for key, found in points.items() if len(found)}
 
 
 @dataclass(frozen=True)

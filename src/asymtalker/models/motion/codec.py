@@ -21,6 +21,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
+from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
 from asymtalker.models.motion.register import Register
@@ -42,6 +43,7 @@ class Portrait:
         texture: what the sheet shows.
         motion: ``(components + 6,)`` of its own face, which motions are changes of.
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
+        control: how it is to move.
     """
 
     picture: Tensor
@@ -49,6 +51,7 @@ class Portrait:
     texture: Texture
     motion: Tensor
     mouth: tuple[Tensor, Tensor]
+    control: MotionControl
 
 
 class MotionCodecModel(ModelMixin, ConfigMixin):
@@ -91,31 +94,34 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
             motion[index] = register(_pixels(frames[index]), readings[index])
         return list(motion.values())
 
-    def portrait(self, picture: np.ndarray, points: np.ndarray) -> Portrait:
+    def portrait(self, picture: np.ndarray, points: np.ndarray, control: MotionControl = AS_MADE) -> Portrait:
         """Make a picture ready to be moved.
 
         Args:
             picture: ``(H, W, 3)`` uint8.
             points: ``(478, 3)`` of its face mesh, in pixels.
+            control: how it is to move.
         """
         basis, size = self.motion, picture.shape[:2]
         motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
         _, pose = basis.split(motion, (size[0], size[1]))
-        sheet = build_sheet(points, pose, basis.modes.numpy(), (size[0], size[1]), picture)
+        modes = control.modes(basis)
+        sheet = build_sheet(points, pose, modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
-        still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, basis.components))
+        still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still, mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside))
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), control)
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
         size = portrait.picture.shape[2:]
-        expression, pose = self.motion.split(motion, (size[0], size[1]))
+        expression, made = self.motion.split(motion, (size[0], size[1]))
         rest, start = self.motion.split(portrait.motion, (size[0], size[1]))
+        pose = portrait.control.pose(start, made)
         turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
         shift = pose.place - (turn @ start.place)
-        return Motion(turn, shift, expression - rest), pose
+        return Motion(turn, shift, portrait.control.expression(expression - rest, start, pose)), pose
 
     def move_mouth(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor]:
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
@@ -165,16 +171,18 @@ class MotionCodec(Codec):
     Args:
         vae: its network.
         autocast: precision of the painter; the rest is float32.
+        control: how portraits are to move.
     """
 
     memoryless = True
     spatial = 0  # a motion has no rows and columns
 
-    def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None):
+    def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None, control: MotionControl = AS_MADE):
         self.vae: MotionCodecModel = vae
-        self.autocast = autocast
+        self.autocast, self.control = autocast, control
         self.channels = vae.motion.channels
         self._portraits: OrderedDict[bytes, Portrait] = OrderedDict()
+        self._faces: dict[bytes, np.ndarray] = {}
 
     @property
     def encoder(self) -> nn.Module:
@@ -182,7 +190,13 @@ class MotionCodec(Codec):
         return self.vae.motion
 
     def cells(self, size: tuple[int, int], patch_size: Sequence[int]) -> tuple[int, int]:
-        """One."""
+        """One.
+
+        Raises:
+            UserError: if a side is odd, which no video file could hold, or patches are of more than one cell.
+        """
+        if size[0] % 2 or size[1] % 2:
+            raise UserError(f"Height and width of a video must be even, not {size[0]}x{size[1]}.")
         if tuple(patch_size[1:]) != (1, 1):
             raise UserError("A motion has no rows and columns: --config.model.patch-size must be 1 1 1 here.")
         return 1, 1
@@ -196,9 +210,12 @@ class MotionCodec(Codec):
         """
         latents_of_frames(pixels.shape[2])
         with torch.autocast(pixels.device.type, enabled=False):
-            still = pixels.stride(2) == 0  # one picture, repeated: it is looked at once
-            seen = pixels[:, :, :1] if still else pixels
-            motion = torch.stack([self.vae.read(to_frames(clip[None])) for clip in seen])
+            if pixels.stride(2) == 0:  # one picture, repeated
+                pictures = [to_frames(clip[None])[0] for clip in pixels[:, :, :1]]
+                points = torch.from_numpy(np.stack([self._points(picture) for picture in pictures])).float()
+                motion = self.vae.motion.motion(points, (pixels.shape[3], pixels.shape[4]))[:, None]
+            else:
+                motion = torch.stack([self.vae.read(to_frames(clip[None])) for clip in pixels])
             return self.vae.motion.of_motion(motion.expand(-1, pixels.shape[2], -1)).to(pixels.device)
 
     def decode(self, latents: Tensor, portrait: Tensor | None = None, identity: Tensor | None = None) -> Tensor:
@@ -234,17 +251,29 @@ class MotionCodec(Codec):
         with torch.autocast(latents.device.type, enabled=False):
             return self.vae.motion.of_motion(self.vae.motion.to_motion(latents.float())[:, -num_frames:])
 
+    def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
+        """Say which face of a picture ``(H, W, 3)`` uint8 is meant, by its points ``(478, 3)`` in pixels, rather than
+        have it looked for."""
+        self._faces[_digest(picture)] = points
+
+    def _points(self, picture: np.ndarray) -> np.ndarray:
+        known = self._faces.get(_digest(picture))
+        return read_points(picture[None])[0] if known is None else known
+
     def _prepared(self, picture: Tensor) -> Portrait:
         """A picture ``(1, 3, H, W)`` made ready to be moved, kept for the next chunk."""
         frame = to_frames(picture[:, :, None])[0]
-        name = hashlib.sha256(frame.tobytes()).digest()
+        name = _digest(frame)
         if name not in self._portraits:
             with torch.no_grad():
-                prepared = self.vae.portrait(frame, read_points(frame[None])[0])
-            self._portraits[name] = prepared
+                self._portraits[name] = self.vae.portrait(frame, self._points(frame), self.control)
             if len(self._portraits) > PORTRAITS:
                 self._portraits.popitem(last=False)
         return self._portraits[name]
+
+
+def _digest(picture: np.ndarray) -> bytes:
+    return hashlib.sha256(picture.tobytes()).digest()
 
 
 def read_points(frames: np.ndarray) -> np.ndarray:

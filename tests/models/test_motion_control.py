@@ -1,0 +1,95 @@
+"""More or less motion, eyes on the camera, no blinks: what changes, and what must not."""
+
+import numpy as np
+import pytest
+import torch
+
+from asymtalker.errors import UserError
+from asymtalker.models.motion.basis import INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, Pose, rotation_matrix, rotation_vector
+from asymtalker.models.motion.control import IRISES, MotionControl
+from moving_face import SIDE, mesh_points, motion_network, opened, textured_face
+
+BROW = 105
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return textured_face()
+
+
+@pytest.fixture(scope="module")
+def points(picture):
+    return mesh_points(picture)
+
+
+@pytest.fixture(scope="module")
+def network(points):
+    return motion_network(points)
+
+
+def frames(network, picture, points, control, motion):
+    return network.frames(network.portrait(picture, points, control), motion[None])
+
+
+def turned(points, angle: float, lips: float):
+    """Points of the face turned to the picture's left, its mouth opened."""
+    turn = rotation_matrix(torch.tensor([0.0, angle, 0.0])).numpy()
+    middle = points.mean(0)
+    return torch.from_numpy((opened(points, lips) - middle) @ turn.T + middle + [6, 0, 0]).float()
+
+
+def test_without_motion_the_head_rests_and_the_lips_speak(network, picture, points):
+    read = network.motion.motion
+    rests, speaks = read(torch.from_numpy(points), (SIDE, SIDE)), read(turned(points, 0.2, 10), (SIDE, SIDE))
+    only_lips = torch.cat([speaks[:-6], rests[-6:]])
+    made = frames(network, picture, points, MotionControl(motion=0), speaks)
+    wanted = frames(network, picture, points, MotionControl(), only_lips)
+    torch.testing.assert_close(made, wanted, atol=2e-3, rtol=0)
+    assert (made - frames(network, picture, points, MotionControl(), rests)).abs().max() > 0.2, "the lips speak"
+
+
+def test_twice_the_motion_is_twice_as_far_from_the_portrait():
+    start = Pose(torch.tensor(90.0), rotation_matrix(torch.tensor([0.1, 0.0, 0.0])), torch.tensor([70.0, 80.0, 0.0]))
+    turn = torch.tensor([0.0, 0.2, -0.1])
+    made = Pose(torch.tensor(99.0), rotation_matrix(turn) @ start.rotation, torch.tensor([75.0, 78.0, 0.0]))
+    far = MotionControl(motion=2.0).pose(start, made)
+    torch.testing.assert_close(rotation_vector(far.rotation @ start.rotation.T), 2 * turn, atol=1e-5, rtol=0)
+    torch.testing.assert_close(far.place, torch.tensor([80.0, 76.0, 0.0]))
+    torch.testing.assert_close(far.scale, torch.tensor(90 * 1.1**2))
+    assert MotionControl().pose(start, made) is made
+
+
+def test_lips_lids_and_eyes_move_as_they_were_made(network):
+    made = network.motion.modes
+    for motion in (0.0, 2.0):
+        modes = MotionControl(motion=motion).modes(network.motion)
+        for points in (INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, IRISES):
+            assert torch.equal(modes[list(points)], made[list(points)])
+        torch.testing.assert_close(modes[BROW], motion * made[BROW])
+
+
+def test_without_blinks_the_lids_rest(network):
+    modes = MotionControl(blinks=False).modes(network.motion)
+    lids = [*LEFT_LIDS, *RIGHT_LIDS]
+    assert not modes[lids].any()
+    others = np.setdiff1d(np.arange(478), lids)
+    assert torch.equal(modes[others], network.motion.modes[others])
+
+
+def test_eyes_on_the_camera_turn_against_the_head(network, picture, points):
+    control = MotionControl(gaze="camera")
+    portrait = network.portrait(picture, points, control)
+    modes = control.modes(network.motion)
+    left = network.motion.motion(turned(points, 0.2, 0), (SIDE, SIDE))[None]
+    motion, _ = network.change(portrait, left)
+    irises = modes[list(IRISES)] @ motion.expression[0]
+    assert irises[:, 0].min() > 0.02, "the head turns to the picture's left, the eyes in it to the right"
+    assert irises[:, 1:].abs().max() < 0.01
+    still, _ = network.change(portrait, portrait.motion[None])
+    assert (modes[list(IRISES)] @ still.expression[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("motion", [-0.1, 2.5, float("nan")])
+def test_a_motion_out_of_range_is_refused(motion):
+    with pytest.raises(UserError, match="--motion must be between 0 and 2"):
+        MotionControl(motion=motion)
