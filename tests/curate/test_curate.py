@@ -74,3 +74,15 @@ def test_those_of_fewest_videos_are_held_out():
     assert held_out_people(["a"] * 5 + ["b"] * 2 + ["c"]) == {"b", "c"}
     people = [str(k) for k in range(40) for _ in range(k + 1)]
     assert held_out_people(people) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("frames", [2, -2])
+def test_sound_that_comes_late_or_early_is_put_right(videos, tmp_path, frames):
+    sounds = {}
+    for late in (0, frames):
+        curate(Curate(input=videos, output=tmp_path / str(late), size=128, sound_late=late / 25))
+        sounds[late] = open_clip(tmp_path / str(late), "drawn0").audio()
+    moved, shift = sounds[frames], 640 * frames
+    assert len(moved) == len(sounds[0])
+    first, second = (moved[:-shift], sounds[0][shift:]) if frames > 0 else (moved[-shift:], sounds[0][:shift])
+    assert np.array_equal(first, second)

@@ -115,7 +115,7 @@ def test_the_head_goes_where_its_pose_goes_and_the_border_stays(network, portrai
 def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, points):
     shut, wide = at(network, torch.from_numpy(np.stack([points, opened(points, 12)])))
     change, pose = network.change(portrait, torch.stack([shut, wide]))
-    _, inside = network.move_mouth(portrait, change, pose)
+    _, inside = network.move_mouth(portrait, change.of(portrait.sheet), pose)
     assert inside[0].mean() < 0.02 < inside[1].mean()
     rows, columns = (inside[1, 0] > 0.5).nonzero().T
     assert rows.float().mean() == pytest.approx(48, abs=14), "the mouth lies in the middle of the painter's square"
@@ -214,7 +214,7 @@ def test_only_the_mouth_is_painted(network, portrait, points):
     """What a painter adds lies inside the mouth, wherever the head is."""
     motion = at(network, torch.from_numpy(opened(points, 12) + np.float32([8, 4, 0]))[None])
     change, _ = network.change(portrait, motion)
-    bare = render(portrait.sheet, portrait.texture, change)
+    bare = render(portrait.sheet, portrait.texture, change.of(portrait.sheet))
     network.painter.out.bias.fill_(0.5)
     try:
         painted = network.frames(portrait, motion)

@@ -44,7 +44,7 @@ def usable(monkeypatch):
 
 def settings(given, output, **changes) -> Reenact:
     values = {"clips": 2, "seconds": 2.0, "size": 128} | changes
-    where = {"corpus": given / "corpus", "portraits": str(given / "photos"), "model": given / "model"}
+    where = {"corpus": given / "corpus", "portraits": given / "photos", "model": given / "model"}
     return Reenact(output=output, **where, **values)
 
 

@@ -18,7 +18,7 @@ from asymtalker.media.face_readings import face_mask
 from asymtalker.media.portrait import crop_frame, find_faces
 from asymtalker.media.read import read_audio
 from asymtalker.media.video import decode_frames
-from asymtalker.timeline import SAMPLES_PER_FRAME
+from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.training.run_folder import tracked
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".mpg", ".avi")
@@ -42,6 +42,8 @@ class Curate:
     """Folder of the corpus; one that holds a synthetic corpus gets the real clips added."""
     size: int = 256
     """Width and height in pixels at most; smaller faces are not enlarged."""
+    sound_late: float = 0.0
+    """Seconds by which the sound of these videos comes after the picture, which is put right; negative if before."""
 
 
 def curate(config: Curate) -> None:
@@ -102,7 +104,8 @@ def _clip(config: Curate, video: Path, name: str, speaker: str, split: Literal["
     faces = list(track(framed))
     if any(face is None for face in faces):
         raise UserError("its face is lost in some frames.")
-    samples = read_audio(video)
+    samples, late = read_audio(video), round(config.sound_late * SAMPLE_RATE)
+    samples = samples[late:] if late > 0 else np.pad(samples, (-late, 0))
     wanted = SAMPLES_PER_FRAME * len(framed)
     samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
     identity = f"real-{speaker}"

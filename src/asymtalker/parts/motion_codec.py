@@ -215,7 +215,7 @@ class Squares:
         for number, first in enumerate(firsts):
             portrait = portraits[starts[number % len(starts)]]
             change, pose = codec.change(portrait, torch.stack([motion[first], motion[first + 1]]))
-            moved, inside = codec.move_mouth(portrait, change, pose)
+            moved, inside = codec.move_mouth(portrait, change.of(portrait.sheet), pose)
             square = mouth_square(pose)
             true = torch.cat(
                 [Texture(to_pixels(frames[first + i][None])[:, :, 0]).at(square[i : i + 1]) for i in (0, 1)]

@@ -47,7 +47,7 @@ class Reenact:
 
     corpus: Path
     """Corpus with clips of kind "real"."""
-    portraits: str
+    portraits: Path
     """Folder of photographs, or the name of a known collection, such as cc0; those with open mouths or closed eyes
     are left out."""
     model: Path

@@ -6,6 +6,7 @@ since the portrait (:mod:`asymtalker.models.motion.sheet`) and paints the mouth'
 (:mod:`asymtalker.models.motion.painter`). It is differentiable in the latents.
 """
 
+import copy
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
 from asymtalker.models.motion.register import Register
-from asymtalker.models.motion.sheet import Motion, Sheet, Texture, lay_texture, render, render_mouth
+from asymtalker.models.motion.sheet import Motion, Moved, Sheet, Texture, lay_texture, render, render_mouth
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
@@ -110,7 +111,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
         texture = lay_texture(sheet, picture)
-        rest, inside = render_mouth(sheet, texture, still, mouth_square(pose)[None])
+        rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
         return Portrait(pixels, sheet, texture, motion, (rest, inside), control)
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
@@ -123,19 +124,21 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         shift = pose.place - (turn @ start.place)
         return Motion(turn, shift, portrait.control.expression(expression - rest, start, pose)), pose
 
-    def move_mouth(self, portrait: Portrait, motion: Motion, pose: Pose) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def move_mouth(portrait: Portrait, moved: Moved, pose: Pose) -> tuple[Tensor, Tensor]:
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
-        return render_mouth(portrait.sheet, portrait.texture, motion, mouth_square(pose))
+        return render_mouth(portrait.sheet, portrait.texture, moved, mouth_square(pose))
 
     def frames(self, portrait: Portrait, motion: Tensor, autocast: torch.dtype | None = None) -> Tensor:
         """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
         change, pose = self.change(portrait, motion)
         sheet, picture = portrait.sheet, portrait.picture
-        part = render(sheet, portrait.texture, change)
-        moved, inside = self.move_mouth(portrait, change, pose)
-        rest, opened = (still.expand(len(moved), -1, -1, -1) for still in portrait.mouth)
+        moved = change.of(sheet)
+        part = render(sheet, portrait.texture, moved)
+        mouth, inside = self.move_mouth(portrait, moved, pose)
+        rest, opened = (still.expand(len(mouth), -1, -1, -1) for still in portrait.mouth)
         with torch.autocast(motion.device.type, autocast, enabled=autocast is not None):  # places need float32
-            added = self.painter(moved, inside, rest, opened).float()
+            added = self.painter(mouth, inside, rest, opened).float()
         for index in range(len(part)):  # each square lies elsewhere
             self._add(
                 part[index], added[index], sheet, Pose(pose.scale[index], pose.rotation[index], pose.place[index])
@@ -166,7 +169,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
 
 
 class MotionCodec(Codec):
-    """See the module's docstring; latents ``(B, C, T, 1, 1)`` of frames of any size.
+    """See the module's docstring; latents ``(B, C, T, 1, 1)`` of frames of any size. It works on the CPU, wherever its
+    network, the latents and the pixels are.
 
     Args:
         vae: its network.
@@ -178,8 +182,9 @@ class MotionCodec(Codec):
     spatial = 0  # a motion has no rows and columns
 
     def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None, control: MotionControl = AS_MADE):
-        self.vae: MotionCodecModel = vae
-        self.autocast, self.control = autocast, control
+        here = vae.device.type == "cpu"
+        self.vae: MotionCodecModel = vae if here else copy.deepcopy(vae).cpu()
+        self.autocast, self.control = autocast if here else None, control
         self.channels = vae.motion.channels
         self._portraits: OrderedDict[bytes, Portrait] = OrderedDict()
         self._faces: dict[bytes, np.ndarray] = {}
@@ -209,7 +214,7 @@ class MotionCodec(Codec):
             UserError: if no face is found in the first frame.
         """
         latents_of_frames(pixels.shape[2])
-        with torch.autocast(pixels.device.type, enabled=False):
+        with torch.autocast("cpu", enabled=False):
             if pixels.stride(2) == 0:  # one picture, repeated
                 pictures = [to_frames(clip[None])[0] for clip in pixels[:, :, :1]]
                 points = torch.from_numpy(np.stack([self._points(picture) for picture in pictures])).float()
@@ -232,24 +237,28 @@ class MotionCodec(Codec):
     ) -> Iterator[Tensor]:
         """See :meth:`asymtalker.codec.Codec.decode_frames`."""
         assert portrait is not None, "motion moves a picture"
-        with torch.autocast(latents.device.type, enabled=False):
+        device, latents = latents.device, latents.cpu()
+        with torch.autocast("cpu", enabled=False):
             motions = self.vae.motion.to_motion(latents.float())
             pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
             rests = torch.stack([picture.motion for picture in pictures])
             if identity is not None:
-                motions = motions + (rests - self.vae.motion.to_motion(identity[:, :, :1].float())[:, 0])[:, None]
+                motions = (
+                    motions + (rests - self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0])[:, None]
+                )
         for first in range(start, stop, STACK):
             part = motions[:, first : min(first + STACK, stop)]
-            with torch.autocast(latents.device.type, enabled=False):
+            with torch.autocast("cpu", enabled=False):
                 moved = [self.vae.frames(*each, self.autocast) for each in zip(pictures, part, strict=True)]
                 block = torch.stack(moved).transpose(1, 2)
-            yield block
+            yield block.to(device)
 
     def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
-        with torch.autocast(latents.device.type, enabled=False):
-            return self.vae.motion.of_motion(self.vae.motion.to_motion(latents.float())[:, -num_frames:])
+        with torch.autocast("cpu", enabled=False):
+            motion = self.vae.motion.to_motion(latents.cpu().float())
+            return self.vae.motion.of_motion(motion[:, -num_frames:]).to(latents.device)
 
     def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
         """Say which face of a picture ``(H, W, 3)`` uint8 is meant, by its points ``(478, 3)`` in pixels, rather than

@@ -149,9 +149,20 @@ class Motion:
     shift: Tensor
     expression: Tensor
 
-    def of(self, layer: Layer) -> Tensor:
-        """:meth:`Layer.displacement` of a layer."""
-        return layer.displacement(self.turn, self.shift, self.expression)
+    def of(self, sheet: Sheet) -> "Moved":
+        """Where it takes a sheet."""
+        layers = [sheet.above, *(layer for opening in sheet.openings for layer in (opening.below, opening.inside))]
+        above, *parts = (layer.displacement(self.turn, self.shift, self.expression) for layer in layers)
+        return Moved(above, tuple(zip(parts[::2], parts[1::2], strict=True)))
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far a sheet's cells go, ``(B, 2, h, w)`` in pixels: those of the layer above; and of each opening those
+    below its line and those inside."""
+
+    above: Tensor
+    openings: tuple[tuple[Tensor, Tensor], ...]
 
 
 def blend(
@@ -159,7 +170,7 @@ def blend(
     opening: Opening,
     texture: Texture,
     above: tuple[Tensor, Tensor],
-    motion: Motion,
+    moved: tuple[Tensor, Tensor],
     target: Tensor,
     zoom: int = 1,
 ) -> tuple[Tensor, Tensor]:
@@ -170,7 +181,7 @@ def blend(
         opening: mouth or eye.
         texture: the portrait's.
         above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h / zoom, w / zoom)``.
-        motion: what moves the sheet.
+        moved: how far the cells below the line and those inside go.
         target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
         zoom: pixels between targets.
 
@@ -178,8 +189,8 @@ def blend(
         Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` of what is inside in each.
     """
     pixels, origin = above
-    below = sources(sheet, opening.below, motion.of(opening.below), target)
-    within = sources(sheet, opening.inside, motion.of(opening.inside), target)
+    below = sources(sheet, opening.below, moved[0], target)
+    within = sources(sheet, opening.inside, moved[1], target)
     column, row = opening.below.corner
     corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
     upper, lower, opened = (Texture(opening.covers[None, i : i + 1], corner) for i in range(3))
@@ -193,17 +204,17 @@ def blend(
     return upper * pixels + lower * texture.at(below, zoom) + share * inside, share
 
 
-def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
+def render(sheet: Sheet, texture: Texture, moved: Moved) -> Tensor:
     """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved."""
     cell = sheet.cell
     whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
-    above = sources(sheet, sheet.above, motion.of(sheet.above), whole)
+    above = sources(sheet, sheet.above, moved.above, whole)
     frame = texture.at(above, cell)
-    for opening in sheet.openings:
+    for opening, parts in zip(sheet.openings, moved.openings, strict=True):
         _, height, width = opening.below.place.shape
         column, row = opening.below.corner
-        moved = motion.of(opening.below).detach() / cell
-        low, high = moved.amin((0, 2, 3)).floor().int().tolist(), moved.amax((0, 2, 3)).ceil().int().tolist()
+        cells = parts[0].detach() / cell
+        low, high = cells.amin((0, 2, 3)).floor().int().tolist(), cells.amax((0, 2, 3)).ceil().int().tolist()
         rows = slice(*np.clip([row + low[1], row + height + high[1]], 0, sheet.rows).tolist())
         columns = slice(*np.clip([column + low[0], column + width + high[0]], 0, sheet.columns).tolist())
         if rows.start == rows.stop or columns.start == columns.stop:
@@ -211,15 +222,15 @@ def render(sheet: Sheet, texture: Texture, motion: Motion) -> Tensor:
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
         seen = frame[part].clone(), above[..., rows, columns]  # gradients need it as it is now
-        frame[part] = blend(sheet, opening, texture, seen, motion, target, cell)[0]
+        frame[part] = blend(sheet, opening, texture, seen, parts, target, cell)[0]
     return frame
 
 
-def render_mouth(sheet: Sheet, texture: Texture, motion: Motion, target: Tensor) -> tuple[Tensor, Tensor]:
+def render_mouth(sheet: Sheet, texture: Texture, moved: Moved, target: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share of its inside in each."""
-    origin = sources(sheet, sheet.above, motion.of(sheet.above), target)
+    origin = sources(sheet, sheet.above, moved.above, target)
     above = texture.at(origin), origin
-    return blend(sheet, sheet.openings[0], texture, above, motion, target)
+    return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target)
 
 
 def _targets(sheet: Sheet, rows: slice, columns: slice, step: int) -> Tensor:
