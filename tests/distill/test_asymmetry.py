@@ -57,7 +57,7 @@ def chunk(**parts) -> Generated:
     latents = parts.get("latents", latents)
     audio = torch.randn(2, TOY_CHUNK.frames + 4, 16, generator=generator)
     identity = Identity(latents=portrait)
-    batch = Batch(("a", "b"), (0, 0), truth, ClipFeatures(audio, -2), identity, ((0, 0),) * 2, (32, 32))
+    batch = Batch(("a", "b"), (0, 0), truth, ClipFeatures(audio, -2), identity, (32, 32))
     student, teacher = (Conditions(audio, identity, given[:, :, :HEAD]) for given in (own, real))
     made = torch.cat([own[:, :, :HEAD], latents[:, :, HEAD:]], dim=2)
     return Generated(made.requires_grad_(), student, teacher, batch)

@@ -120,7 +120,6 @@ class World:
             latents=codec.encode(frames[:, :, lead:]),
             audio=ClipFeatures(heard[..., None], -lead - MARGIN),
             identity=Identity(latents=temporal_reference(codec, portrait, CHUNK.frames)),
-            windows=((0, 0),) * size,
             size=(1, 1),
         )
         return batch, frames
