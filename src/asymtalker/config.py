@@ -249,13 +249,9 @@ class TransformerConfig:
     audio_context: int = 2
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
-    prediction_type: Literal["velocity", "clean", "change"] = "velocity"
+    prediction_type: Literal["velocity", "change"] = "velocity"
     audio_modulation: bool = False
     """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
-    refiner_layers: int = 0
-    """Blocks of convolutions on latent cells behind the tokens [ours]; large patches need them."""
-    refiner_dim: int = 64
-    """Channels of these convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)

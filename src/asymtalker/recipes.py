@@ -118,14 +118,7 @@ def smoke() -> Recipe:
         ),
         teacher=replace(
             recipe.teacher,
-            model=replace(
-                recipe.teacher.model,
-                num_layers=2,
-                patch_size=(1, 4, 4),
-                prediction_type="clean",
-                refiner_layers=4,
-                refiner_dim=96,
-            ),
+            model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4)),
             chunk=chunk,
             audio_noise=0.3,
             own_reference=1.0,

@@ -55,7 +55,7 @@ MODEL = TransformerConfig(
     num_layers=2,
     patch_size=(1, 1, 1),
     freq_dim=32,
-    prediction_type="clean",
+    prediction_type="change",
     audio_modulation=True,
 )
 TEACHER = toy_teacher(

@@ -47,7 +47,7 @@ def losses_of(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["fm"]) for line in lines if "fm" in line]
 
 
-@pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
+@pytest.mark.parametrize("prediction_type", ["velocity", "change"])
 def test_the_loss_of_a_batch_falls_with_every_step_on_it(source, frozen, prediction_type):
     config = toy_teacher(model=replace(TOY_TRANSFORMER, prediction_type=prediction_type), pixel_max_sigma=1.0)
     torch.manual_seed(0)
