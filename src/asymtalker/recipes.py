@@ -52,9 +52,9 @@ def tiny() -> Recipe:
         ),
         teacher=TeacherConfig(
             model=TransformerConfig(
-                num_attention_heads=6,
+                num_attention_heads=4,
                 attention_head_dim=64,
-                ffn_dim=1536,
+                ffn_dim=1024,
                 num_layers=6,
                 patch_size=(1, 1, 1),
                 prediction_type="change",
@@ -120,10 +120,7 @@ def smoke() -> Recipe:
             recipe.teacher,
             model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4)),
             chunk=chunk,
-            audio_noise=0.3,
-            own_reference=1.0,
-            shift=3.0,
-            pixel_every=6,
+            pixel_every=3,
             loop=LoopConfig(steps=20, batch=1, checkpoint_every=10, sample_every=20),
         ),
         distill=replace(
