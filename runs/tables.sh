@@ -24,9 +24,7 @@ others=("${@:3}")
 made=runs/out/$recipe
 parts=${PARTS:-$made/parts}
 corpus=${CORPUS:-$made/corpus}
-# Whole frames in all rows, since CLIP and VTP can't be trained on windows; one of them has about as many cells as the
-# eight windows of the recipe's batch, and the steps are those of the three trainings of runs/tiny.sh together.
-teacher_flags=${TEACHER_FLAGS:---config.loop.batch 1 --config.loop.steps 4600}
+teacher_flags=${TEACHER_FLAGS:-}
 student_flags=${STUDENT_FLAGS:-}
 evaluate_flags=${EVALUATE_FLAGS:-}
 sample_steps=${SAMPLE_STEPS:-10}
@@ -38,7 +36,6 @@ vtp_encoder=${VTP_ENCODER:-}
 about=
 
 if [ "$recipe" = smoke ]; then
-    teacher_flags=${TEACHER_FLAGS:-}
     evaluate_flags=${EVALUATE_FLAGS:---offline}
     sample_steps=${SAMPLE_STEPS:-2}
     moments=${MOMENTS:-1,2,4,8}
@@ -74,14 +71,16 @@ PY
 
 # teacher STRATEGY [ENCODER]: trained from random weights on real continuity; the checkpoint is also what is sampled.
 teacher() {
-    local run=$out/runs/$1-teacher model=$out/models/$1-teacher parts_of=$out/parts/$1
+    local run=$out/runs/$1-teacher model=$out/models/$1-teacher parts_of=$out/parts/$1 flags=
+    # what is predicted can't be a change of the portrait's latents where there are none
+    case $1 in clip | vtp) flags="--config.model.prediction-type velocity" ;; esac
     mkdir -p "$parts_of"
     for part in vae audio_encoder feature_extractor; do
         ln -sfn "$(realpath "$parts/$part")" "$parts_of/$part"
     done
     [ -z "${2:-}" ] || ln -sfn "$(realpath "$2")" "$parts_of/image_encoder"
     asymtalker train --recipe "$recipe" --part teacher --corpus "$corpus" --model "$parts_of" --run "$run" \
-        --config.model.identity "$1" --config.crop 0 $teacher_flags
+        --config.model.identity "$1" $flags $teacher_flags
     assemble "$1" "$run" "$model" "${2:-}" --dtype float32 --steps "$sample_steps" --guidance "$guidance"
 }
 

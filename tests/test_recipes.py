@@ -44,7 +44,7 @@ def test_the_paper_sizes_have_the_paper_settings():
         ({"pixel_frames": 1}, r"--config\.pixel-frames"),
         ({"pixel_every": 0}, r"--config\.pixel-every"),
         ({"model": dataclasses.replace(tiny().teacher.model, audio_context=9)}, r"--config\.model\.audio-context"),
-        ({"crop": 14, "model": smoke().teacher.model}, r"--config\.crop"),
+        ({"model": dataclasses.replace(tiny().teacher.model, identity="clip")}, "which clip has not: give velocity"),
     ],
 )
 def test_lengths_that_no_causal_codec_makes_are_refused_by_flag(change, flag):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from asymtalker import timeline
+from asymtalker import flow, timeline
 from asymtalker.codec import Codec
 from asymtalker.config import (
     AudioEncoderConfig,
@@ -43,7 +43,7 @@ TOY_AUDIO = AudioEncoderConfig(
 )
 TOY_SPEECH = SpeechEncoderConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 TOY_TRANSFORMER = TransformerConfig(
-    num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32, prediction_type="clean"
+    num_attention_heads=2, attention_head_dim=12, ffn_dim=48, num_layers=2, freq_dim=32, prediction_type="change"
 )
 TOY_OPTIMIZER = OptimizerConfig(lr=1e-3, warmup_steps=2, ema_decay=0.9)
 
@@ -139,8 +139,6 @@ def toy_transformer(**changes) -> AsymTalkerTransformer3DModel:
     for module in (transformer.proj_out, *(block.attn2.to_out[0] for block in transformer.blocks)):
         torch.nn.init.normal_(module.weight, std=0.05)
     torch.nn.init.normal_(transformer.patch_embedding.weight, std=0.05)
-    if transformer.refiner is not None:
-        torch.nn.init.normal_(transformer.refiner.conv_out.weight, std=0.05)
     return transformer.eval()
 
 
@@ -234,10 +232,10 @@ class Pass:
 
 
 class RecordingNetwork:
-    """Stands for a transformer that predicts clean latents: notes every pass and answers as it is told.
+    """Stands for a transformer that predicts a change: notes every pass and answers as it is told.
 
     Args:
-        answer: clean latents, of a pass.
+        answer: clean latents, of a pass: what the portrait is changed to.
         channels: of the codec.
     """
 
@@ -245,11 +243,13 @@ class RecordingNetwork:
 
     def __init__(self, answer: Callable[[Pass], torch.Tensor], channels: int = TOY_CODEC.z_dim):
         self.answer, self.channels = answer, channels
-        self.config = SimpleNamespace(audio_context=2, prediction_type="clean", patch_size=(1, 1, 1))
+        self.config = SimpleNamespace(audio_context=2, prediction_type="change", patch_size=(1, 1, 1))
         self.passes: list[Pass] = []
 
     def __call__(self, hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image=None):
         sizes = (self.channels, MASK_CHANNELS, self.channels)
-        given = Pass(*hidden_states.split(sizes, 1), timestep, encoder_hidden_states, torch.is_grad_enabled())
+        changed, mask, identity = hidden_states.split(sizes, 1)
+        noisy = changed + (1 - flow.expand(timestep / 1000, changed)) * identity
+        given = Pass(noisy, mask, identity, timestep, encoder_hidden_states, torch.is_grad_enabled())
         self.passes.append(given)
         return SimpleNamespace(sample=self.answer(given))

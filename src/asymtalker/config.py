@@ -249,13 +249,9 @@ class TransformerConfig:
     audio_context: int = 2
     """Frames of audio on both sides of a latent frame's own that its tokens attend to."""
     identity: IdentityStrategy = "tre"
-    prediction_type: Literal["velocity", "clean", "change"] = "velocity"
+    prediction_type: Literal["velocity", "change"] = "velocity"
     audio_modulation: bool = False
     """Audio modulates the tokens of its latent frame besides being attended to [ours]."""
-    refiner_layers: int = 0
-    """Blocks of convolutions on latent cells behind the tokens [ours]; large patches need them."""
-    refiner_dim: int = 64
-    """Channels of these convolutions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +267,6 @@ class TeacherConfig:
     """Weight of the temporal gradient consistency loss; the paper's value is lost in the text."""
     ff_weight: float = 0.1
     """Weight of the face focus loss; the paper's value is lost in the text."""
-    mouth_weight: float = 1.0
-    """Weight of the mouth's latents in the flow-matching loss; the paper's is 1. In a short training the lips, a few
-    percent of the picture, would otherwise be learned last."""
     pixel_frames: int = 5
     """Frames decoded with gradient for the two pixel losses, ``1 + 4m``."""
     pixel_max_sigma: float = 0.5
@@ -286,13 +279,6 @@ class TeacherConfig:
     """Share of chunks trained on null audio, for guidance."""
     audio_noise: float = 0.0
     """Standard deviation of noise added to the audio features, which have about unit variance."""
-    crop: int = 0
-    """Side in latent cells of the windows that most steps are trained on [ours]; 0 trains on whole frames, as the
-    paper does. Ignored for CLIP and VTP, whose picture tokens are of the whole portrait."""
-    mouth_share: float = 0.5
-    """Share of the windows that lie around the mouth."""
-    whole_share: float = 0.25
-    """Share of steps on whole frames all the same."""
     own_reference: float = 0.0
     """Share of chunks whose identity reference is their own first frame and not one from elsewhere in the clip [ours].
     A small network can't tell how far the head has moved since a reference from elsewhere, and blurs the picture."""

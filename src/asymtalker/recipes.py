@@ -52,9 +52,9 @@ def tiny() -> Recipe:
         ),
         teacher=TeacherConfig(
             model=TransformerConfig(
-                num_attention_heads=6,
+                num_attention_heads=4,
                 attention_head_dim=64,
-                ffn_dim=1536,
+                ffn_dim=1024,
                 num_layers=6,
                 patch_size=(1, 1, 1),
                 prediction_type="change",
@@ -118,23 +118,9 @@ def smoke() -> Recipe:
         ),
         teacher=replace(
             recipe.teacher,
-            model=replace(
-                recipe.teacher.model,
-                num_layers=2,
-                patch_size=(1, 4, 4),
-                prediction_type="clean",
-                refiner_layers=4,
-                refiner_dim=96,
-            ),
+            model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4)),
             chunk=chunk,
-            mouth_weight=3.0,
-            audio_noise=0.3,
-            crop=12,
-            mouth_share=0.6,
-            whole_share=0.2,
-            own_reference=1.0,
-            shift=3.0,
-            pixel_every=6,
+            pixel_every=3,
             loop=LoopConfig(steps=20, batch=1, checkpoint_every=10, sample_every=20),
         ),
         distill=replace(

@@ -86,7 +86,7 @@ def test_costs_of_the_transformer_are_those_of_its_matrix_products(network):
     """Of one pass: tokens through the linear layers, and attention of all tokens on all. What remains is small."""
     sizes, tokens = network["transformer"], token_count(network)
     assert tokens == 9 * 1 * 2
-    width, ffn, layers = 6 * 64, sizes["ffn_dim"], sizes["num_layers"]
+    width, ffn, layers = 4 * 64, sizes["ffn_dim"], sizes["num_layers"]
     audio_tokens = 9 * 8
     linear = layers * (tokens * (6 * width**2 + 2 * width * ffn) + audio_tokens * 2 * width**2)
     attention = layers * (2 * tokens**2 * width + 2 * tokens * 8 * width)
@@ -127,7 +127,7 @@ def test_guidance_doubles_the_passes(random_smoke, monkeypatch):
 def test_ceiling_is_the_most_of_its_shapes(network):
     ceiling = measure_ceiling({"network": network, "attention": None})
     assert ceiling["dtype"] == "bfloat16"
-    assert {"18x384x384", "18x384x1536", "18x1536x384"} < ceiling["matmul"].keys()
+    assert {"18x256x256", "18x256x1024", "18x1024x256"} < ceiling["matmul"].keys()
     assert ceiling["matmul_tflops"] == max(ceiling["matmul"].values())
     assert ceiling["attention_tflops"] > 0
 

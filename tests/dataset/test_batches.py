@@ -2,7 +2,6 @@ import os
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,7 +12,6 @@ from asymtalker.dataset.batches import ChunkSource, encode_all, open_held_out
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import ShardWriter
-from asymtalker.dataset.mouth import box_coverage, mouth_boxes
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
@@ -97,33 +95,6 @@ def test_a_batch_is_a_pure_function_of_the_generator(source):
     assert (first.keys, first.starts) != (other.keys, other.starts)
 
 
-def test_windows_show_the_same_place_of_everything(source):
-    whole, seen = source.batch(3, generator(4)), source.batch(3, generator(4), crop=2)
-    assert seen.keys == whole.keys
-    assert whole.windows == ((0, 0),) * 3
-    assert seen.latents.shape[-2:] == seen.identity.latents.shape[-2:] == (2, 2)
-    cell = 32 // whole.latents.shape[-1]
-    for index, (top, left) in enumerate(seen.windows):
-        cells = slice(top, top + 2), slice(left, left + 2)
-        pixels = slice(cell * top, cell * (top + 2)), slice(cell * left, cell * (left + 2))
-        assert torch.equal(seen.latents[index], whole.latents[index][..., *cells])
-        assert torch.equal(seen.identity.latents[index], whole.identity.latents[index][..., *cells])
-        assert torch.equal(source.mouth(seen)[index], source.mouth(whole)[index][..., *cells])
-        for picture in (source.pixels, source.face_mask):
-            assert torch.equal(picture(seen, 0, 2)[index], picture(whole, 0, 2)[index][..., *pixels])
-
-
-def test_windows_lie_in_the_picture_and_often_at_the_mouth(source):
-    batches = [source.batch(2, generator(seed), crop=2) for seed in range(20)]
-    corners = torch.tensor([corner for batch in batches for corner in batch.windows])
-    assert corners.min() >= 0
-    assert corners.max() <= 2
-    assert len(corners.unique(dim=0)) > 5
-    shares = torch.cat([source.mouth(batch).mean((1, 2, 3, 4)) for batch in batches])
-    everywhere = torch.cat([source.mouth(source.batch(2, generator(seed))).mean((1, 2, 3, 4)) for seed in range(20)])
-    assert shares.mean() > 1.2 * everywhere.mean()
-
-
 def test_the_split_and_the_masks_are_those_of_the_corpus(source):
     batch = source.batch(8, generator())
     assert all(key.startswith("train-") for key in batch.keys)
@@ -137,31 +108,6 @@ def test_held_out_chunks_are_of_the_test_split(toy_corpus, frozen):
     held_out = open_held_out(toy_corpus, frozen, TOY_CHUNK, buckets=(), cache=True)
     assert {row.key for row in held_out.rows} == {"test-toy4", "test-toy5"}
     assert open_held_out(toy_corpus, frozen, ChunkConfig(frames=25), buckets=(), cache=True) is None
-
-
-def test_the_mouth_lies_low_in_the_face_and_covers_the_cells_of_its_box():
-    masks = np.zeros((2, 40, 40), np.uint8)
-    masks[0, 10:30, 8:28] = 255
-    boxes = mouth_boxes(masks)
-    np.testing.assert_allclose(boxes[0], [(10 + 0.6 * 20) / 40, (10 + 0.92 * 20) / 40, 12 / 40, 24 / 40], rtol=1e-5)
-    assert not boxes[1].any(), "no face, no mouth"
-    cover = box_coverage(torch.from_numpy(boxes), 5, 5)  # cells of 8 pixels
-    assert cover.shape == (2, 5, 5)
-    assert cover[1].max() == 0
-    torch.testing.assert_close(cover[0].sum() * 64, torch.tensor(6.4 * 12))
-    assert cover[0, 3, 2] == pytest.approx((28.4 - 24) / 8)
-    assert cover[0, 0].max() == 0
-
-
-def test_the_mouth_of_a_batch_is_where_its_latents_are(source):
-    batch = source.batch(3, generator())
-    mouth = source.mouth(batch)
-    assert mouth.shape == (3, 1, *batch.latents.shape[2:])
-    assert 0 <= mouth.min() < 0.01
-    assert 0.2 < mouth.max() <= 1
-    face = source.face_mask(batch, 0, 1)
-    cells = torch.nn.functional.adaptive_avg_pool2d(face[:, 0], mouth.shape[-2:])
-    assert (mouth[:, 0, :1][cells == 0]).max() < 0.2, "no mouth outside the face"
 
 
 def test_clips_are_encoded_once(source, toy_corpus, frozen, monkeypatch):
@@ -261,7 +207,7 @@ def test_the_reference_is_from_another_clip_of_the_same_person_where_there_is_on
     }
     portraits: dict[str, set[str]] = {}
     for seed in range(30):
-        batch = source.batch(2, generator(seed), masks=False, mouth=False)
+        batch = source.batch(2, generator(seed), masks=False)
         for key, latents in zip(batch.keys, batch.identity.latents, strict=True):
             far = {other: min((latents - one).abs().max() for one in those) for other, those in pictures.items()}
             portraits.setdefault(key, set()).add(min(far, key=lambda other: far[other]))
@@ -275,23 +221,20 @@ def test_a_critics_batch_is_the_same_without_ground_truth_and_encodes_none(toy_c
     source = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, chunks=2, cache=False)
     whole = source.batch(2, generator(3))
     monkeypatch.setattr(type(source.encoded), "latents", lambda *_: pytest.fail("ground truth is encoded"))
-    bare = source.batch(2, generator(3), target=False, masks=False, mouth=False)
+    bare = source.batch(2, generator(3), target=False, masks=False)
     assert (bare.keys, bare.starts, bare.size) == (whole.keys, whole.starts, whole.size)
     assert torch.equal(bare.audio.features, whole.audio.features)
     assert torch.equal(bare.identity.latents, whole.identity.latents)
     assert bare.latents.shape == (*whole.latents.shape[:2], 0, *whole.latents.shape[3:])
     assert bare.masks is None
-    assert bare.mouth is None
 
 
-def test_masks_and_mouths_are_read_with_the_batch(source, monkeypatch):
+def test_masks_are_read_with_the_batch(source, monkeypatch):
     """In the thread that reads ahead, so that training does not wait for them."""
     batch = source.batch(2, generator())
     monkeypatch.setattr(type(source.encoded), "mask", lambda *_: pytest.fail("masks are read later"))
-    monkeypatch.setattr(type(source.encoded), "mouth", lambda *_: pytest.fail("mouths are read later"))
     assert source.face_mask(batch, 0, TOY_CHUNK.frames).shape == (2, 1, TOY_CHUNK.frames, 32, 32)
     for index, (key, start) in enumerate(zip(batch.keys, batch.starts, strict=True)):
         clip = corpus.open_clip(source.folder, key)
         expected = torch.from_numpy(clip.mask(start + 2, start + 5)).float() / 255
         assert torch.equal(source.face_mask(batch, 2, 5)[index, 0], expected)
-    assert source.mouth(batch).shape == (2, 1, *batch.latents.shape[2:])

@@ -20,7 +20,6 @@ from asymtalker.dataset.buckets import View, nearest_bucket, view_of
 from asymtalker.dataset.cache import Cache
 from asymtalker.dataset.corpus import NewClip, ShardWriter
 from asymtalker.dataset.encode import Encoder
-from asymtalker.dataset.mouth import mouth_boxes
 from asymtalker.distill.loop import distill
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
@@ -118,15 +117,6 @@ def test_what_has_the_buckets_shape_is_scaled_as_a_whole_or_left_alone(mixed):
     assert view.cut(clip.mask()).shape == (21, 32, 32)
 
 
-def test_mouths_are_where_the_cut_shows_them(mixed):
-    clip = corpus.open_clip(mixed, "train-toy4")
-    view = view_of(clip, (32, 48))
-    wide = View((0, 0, 80, 32), (32, 80)).cut(clip.mask())
-    seen, whole = mouth_boxes(wide, view.box), mouth_boxes(wide)
-    np.testing.assert_allclose(seen[:, :2], whole[:, :2], rtol=1e-5)
-    np.testing.assert_allclose(seen[:, 2:] * 48 + view.box[0], whole[:, 2:] * 80, rtol=1e-4)
-
-
 def test_batches_hold_clips_of_one_bucket(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     assert set(source.sizes) == set(BUCKETS)
@@ -139,7 +129,6 @@ def test_batches_hold_clips_of_one_bucket(mixed, frozen):
         assert batch.latents.shape[-2:] == batch.identity.latents.shape[-2:] == (height // 8, width // 8)
         assert source.pixels(batch, 0, 2).shape == (3, 3, 2, height, width)
         assert source.face_mask(batch, 0, 2).shape == (3, 1, 2, height, width)
-        assert source.mouth(batch).shape == (3, 1, *batch.latents.shape[2:])
     assert seen == set(BUCKETS)
 
 
@@ -155,7 +144,7 @@ def test_one_bucket_changes_no_draw(toy_corpus, frozen):
     plain = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK)
     bucketed = ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     for seed in range(4):
-        one, other = (source.batch(3, numbered_generator(seed, 0), crop=2) for source in (plain, bucketed))
+        one, other = (source.batch(3, numbered_generator(seed, 0)) for source in (plain, bucketed))
         assert_same(vars(one) | {"audio": 0, "identity": 0}, vars(other) | {"audio": 0, "identity": 0})
         assert torch.equal(one.identity.latents, other.identity.latents)
     assert plain.encoded.folders(plain.clips[0]) == bucketed.encoded.folders(plain.clips[0]), (
@@ -178,25 +167,24 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
     frozen = with_strategy(frozen, strategy)
     before = files_of(folder)
     fly = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS, cache=False)
-    draws = [(numbered_generator(seed, 0), 2 * (seed % 2)) for seed in range(6)]
-    drawn = [fly.batch(2, generator, crop) for generator, crop in draws]
-    beside = [(fly.mouth(b), fly.face_mask(b, 3, 7), fly.pixels(b, -4, 2)) for b in drawn]
+    drawn = [fly.batch(2, numbered_generator(seed, 0)) for seed in range(6)]
+    beside = [(fly.face_mask(b, 3, 7), fly.pixels(b, -4, 2)) for b in drawn]
     assert files_of(folder) == before, "nothing is written"
     cached = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS)
     encode_all(cached)
     assert files_of(folder) != before
     for seed, (batch, more) in enumerate(zip(drawn, beside, strict=True)):
-        again = cached.batch(2, numbered_generator(seed, 0), 2 * (seed % 2))
+        again = cached.batch(2, numbered_generator(seed, 0))
         assert_same(
             vars(again) | {"audio": again.audio.features, "identity": vars(again.identity)},
             vars(batch) | {"audio": batch.audio.features, "identity": vars(batch.identity)},
         )
         assert again.audio.first == batch.audio.first
-        assert_same((cached.mouth(again), cached.face_mask(again, 3, 7), cached.pixels(again, -4, 2)), more)
+        assert_same((cached.face_mask(again, 3, 7), cached.pixels(again, -4, 2)), more)
 
 
 def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen, tmp_path):
-    config = toy_teacher(mouth_weight=2.0, pixel_max_sigma=1.0)
+    config = toy_teacher(pixel_max_sigma=1.0)
     transformer = toy_transformer()
     plain = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     values = []

@@ -34,5 +34,5 @@ def test_a_student_judged_on_the_real_continuity_drifts_less_than_one_judged_on_
         student = distilled(replace(SHORT_DISTILL, **VARIANTS[name]), World(), teacher, seed=0)
         errors = errors_by_chunk(World(), student)["light"]
         drift[name] = errors[-1] - errors[0]
-    assert drift["gen_gen"] > 0.1, f"nothing drifts: {drift}"
+    assert drift["gen_gen"] > 0.05, f"nothing drifts: {drift}"
     assert drift["gt_gen"] < 0.5 * drift["gen_gen"], f"{drift}"

@@ -55,7 +55,7 @@ MODEL = TransformerConfig(
     num_layers=2,
     patch_size=(1, 1, 1),
     freq_dim=32,
-    prediction_type="clean",
+    prediction_type="change",
     audio_modulation=True,
 )
 TEACHER = toy_teacher(
@@ -120,7 +120,6 @@ class World:
             latents=codec.encode(frames[:, :, lead:]),
             audio=ClipFeatures(heard[..., None], -lead - MARGIN),
             identity=Identity(latents=temporal_reference(codec, portrait, CHUNK.frames)),
-            windows=((0, 0),) * size,
             size=(1, 1),
         )
         return batch, frames

@@ -7,7 +7,6 @@ from asymtalker.models.transformer import (
     MASK_CHANNELS,
     AsymTalkerTransformer3DModel,
     FrameAlignedAttnProcessor,
-    LocalRefiner,
     attend,
     rotate,
 )
@@ -47,9 +46,9 @@ def test_cross_attention_of_a_latent_frame_sees_nothing_else():
         assert [t for t in range(LATENTS) if gradient[:, t].any()] == [latent]
 
 
-@pytest.mark.parametrize("ours", [{}, {"audio_modulation": True, "refiner_layers": 1}])
-def test_audio_far_away_does_not_reach_a_network_without_self_attention(ours):
-    model = toy_transformer(**ours)
+@pytest.mark.parametrize("audio_modulation", [False, True])
+def test_audio_far_away_does_not_reach_a_network_without_self_attention(audio_modulation):
+    model = toy_transformer(audio_modulation=audio_modulation)
     for block in model.blocks:
         torch.nn.init.zeros_(block.attn1.to_out[0].weight)
     hidden, audio = inputs(1)
@@ -115,9 +114,9 @@ def test_gradient_checkpointing_changes_nothing():
         torch.testing.assert_close(plain, recomputed)
 
 
-@pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
+@pytest.mark.parametrize("prediction_type", ["velocity", "change"])
 def test_saved_and_loaded_is_the_same(tmp_path, prediction_type):
-    model = toy_transformer(prediction_type=prediction_type, audio_modulation=True, refiner_layers=1)
+    model = toy_transformer(prediction_type=prediction_type, audio_modulation=True)
     model.save_pretrained(tmp_path)
     assert [path.suffix for path in tmp_path.iterdir() if path.name != "config.json"] == [".safetensors"]
     loaded = AsymTalkerTransformer3DModel.from_pretrained(tmp_path)
@@ -128,7 +127,7 @@ def test_saved_and_loaded_is_the_same(tmp_path, prediction_type):
 
 
 def test_image_tokens_reach_every_latent_frame():
-    model = toy_transformer(identity_channels=0, image_dim=10)
+    model = toy_transformer(identity_channels=0, image_dim=10, prediction_type="velocity")
     hidden, audio = inputs(channels=TOY_CODEC.z_dim + MASK_CHANNELS)
     tokens = torch.randn(2, 5, 10)
     level = torch.tensor([100.0, 900.0])
@@ -145,16 +144,13 @@ def test_unknown_prediction_is_refused():
         toy_transformer(prediction_type="noise")
 
 
-@pytest.mark.parametrize("refiner_layers", [0, 2])
-def test_a_new_predictor_of_clean_latents_starts_from_the_reference_and_the_sound(refiner_layers):
-    model = toy_transformer(audio_modulation=True, refiner_layers=refiner_layers, refiner_dim=8)
+def test_a_new_predictor_of_a_change_starts_from_the_reference_and_the_sound():
+    model = toy_transformer(audio_modulation=True)
     model.initialize()
     hidden, audio = inputs()
     fresh = (hidden, torch.tensor([500.0, 500.0]), audio)
     assert torch.equal(model(*fresh).sample, fresh[0][:, TOY_CODEC.z_dim + MASK_CHANNELS :])
     torch.nn.init.normal_(model.proj_out.weight)
-    if model.refiner is not None:
-        torch.nn.init.normal_(model.refiner.conv_out.weight)
     hidden, level, audio = fresh
     before = model(hidden, level, audio).sample
     assert not torch.allclose(model(hidden, level, audio + 1).sample, before)
@@ -165,19 +161,6 @@ def test_a_new_predictor_of_clean_latents_starts_from_the_reference_and_the_soun
     assert not torch.allclose(model(other, level, audio).sample - 1, before)
 
 
-def test_the_refiner_treats_a_window_as_the_whole_picture_and_each_latent_frame_by_itself():
-    torch.manual_seed(0)
-    refiner = LocalRefiner(channels=2, in_channels=3, dim=8, num_layers=1, modulation_dim=6)
-    sample, given, temb = torch.randn(1, 2, 3, 16, 16), torch.randn(1, 3, 3, 16, 16), torch.randn(3, 6)
-    whole = refiner(sample, given, temb)
-    part = refiner(sample[..., 2:, 2:], given[..., 2:, 2:], temb)
-    reach = 1 + 2 + 1  # 3x3 convolutions in a row
-    torch.testing.assert_close(part[..., reach:, reach:], whole[..., 2 + reach :, 2 + reach :])
-    sample[:, :, 1] += 1
-    changed = (refiner(sample, given, temb) - whole).abs().amax((0, 1, 3, 4)) > 0
-    assert changed.tolist() == [False, True, False]
-
-
 def test_patches_that_span_latent_frames_are_refused():
     with pytest.raises(ValueError, match="one latent frame"):
         toy_transformer(patch_size=(2, 2, 2))
@@ -185,7 +168,7 @@ def test_patches_that_span_latent_frames_are_refused():
 
 def test_noise_level_and_modulation_are_float32_under_autocast():
     """As in Wan: rounded to bfloat16, noise levels next to each other would be one."""
-    model = toy_transformer(refiner_layers=1)
+    model = toy_transformer()
     hidden, audio = inputs(1)
     embedder = model.condition_embedder
     recorded: dict[str, list[torch.Tensor]] = {}
@@ -193,7 +176,7 @@ def test_noise_level_and_modulation_are_float32_under_autocast():
     def record(name: str, module: torch.nn.Module) -> None:
         module.register_forward_hook(lambda _, given, made: recorded.setdefault(name, []).append(made.detach()))
 
-    parts = {"time": embedder.time_embedder, "modulation": embedder.time_proj, "refiner": model.refiner.modulations[0]}
+    parts = {"time": embedder.time_embedder, "modulation": embedder.time_proj}
     for name, module in (parts | {"queries": model.blocks[0].attn1.to_q, "normed": model.norm_out}).items():
         record(name, module)
     given: list[torch.Tensor] = []
@@ -206,7 +189,7 @@ def test_noise_level_and_modulation_are_float32_under_autocast():
     for name in (*parts, "normed"):
         assert recorded[name][1].dtype == torch.float32, name
     assert given[1].dtype == torch.float32
-    for name in ("time", "modulation"):
+    for name in parts:
         assert torch.equal(*recorded[name]), name
 
 

@@ -10,13 +10,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
-from asymtalker.codec import WanCodec, to_pixels
+from asymtalker.codec import WanCodec, build_vae, latent_statistics, to_pixels
 from asymtalker.config import AudioTrainConfig, CodecTrainConfig
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import load_audio_encoder
 from asymtalker.parts.audio import RealSpeech, speech_batch, train_audio
-from asymtalker.parts.codec import photograph_in_motion, train_codec
+from asymtalker.parts.codec import channel_visibility, equal_visibility, photograph_in_motion, train_codec
 from asymtalker.parts.recordings import Recording, read_index, write_index
 from asymtalker.synth.speech import split_of
 from toy import TOY_CODEC, TOY_OPTIMIZER, TOY_SPEECH, ToyFace, assert_same, saved_state, toy_loop
@@ -32,6 +32,10 @@ CODEC = CodecTrainConfig(
     optimizer=TOY_OPTIMIZER,
 )
 AUDIO = AudioTrainConfig(model=TOY_SPEECH, seconds=0.5, loop=toy_loop(), optimizer=TOY_OPTIMIZER)
+
+
+def faces(seeds: range, num_frames: int = 9) -> torch.Tensor:
+    return torch.cat([to_pixels(ToyFace(seed).clip("train", num_frames).frames) for seed in seeds])
 
 
 @pytest.fixture
@@ -51,10 +55,28 @@ def test_codec_training_resumes_bit_for_bit_and_writes_a_normalising_codec(tmp_p
     train_codec(CODEC, tmp_path / "resumed", toy_corpus, portraits)
     assert_same(saved_state(tmp_path / "straight"), saved_state(tmp_path / "resumed"))
     codec = WanCodec(AutoencoderKLWan.from_pretrained(tmp_path / "straight" / "vae"))
-    clips = torch.cat([to_pixels(ToyFace(seed).clip("train", 5).frames) for seed in range(4)])
-    latents = codec.encode(clips)
+    latents = codec.encode(faces(range(4), 5))
     assert latents.mean().abs() < 1
     assert latents.std() < 3
+
+
+def test_scaled_latents_are_seen_equally_well_in_every_channel(toy_vae):
+    vae, pixels = build_vae(TOY_CODEC).eval().requires_grad_(False), faces(range(4))
+    vae.load_state_dict(toy_vae.state_dict())
+    vae.post_quant_conv.weight *= torch.tensor([0.3, 0.6, 1.0, 1.5, 2.0, 3.0]).view(1, -1, 1, 1, 1)
+    _, std = latent_statistics([vae.encode(pixels).latent_dist.mode()])
+    visible = channel_visibility(vae, pixels, std)
+    assert max(visible) > 5 * min(visible)
+    vae.register_to_config(latents_std=equal_visibility(std, visible))
+    codec = WanCodec(vae)
+    latents = codec.encode(pixels)
+    assert float(latents.var((0, 2, 3, 4)).mean()) == pytest.approx(1.0, rel=0.2)
+    decoded, changes = codec.decode(latents), []
+    for channel in range(codec.channels):
+        moved = latents.clone()
+        moved[:, channel] += 0.05 * torch.randn(latents[:, 0].shape, generator=torch.Generator().manual_seed(channel))
+        changes.append(float((codec.decode(moved) - decoded).square().mean().sqrt()))
+    assert max(changes) < 1.5 * min(changes)
 
 
 def test_another_setting_in_the_same_folder_is_refused_by_name(tmp_path, portraits):

@@ -124,7 +124,7 @@ def test_dry_run_chooses_the_settings_that_need_no_folders():
     ],
 )
 def test_size_is_height_and_width(flags, shown, capsys):
-    main(["train", "--recipe", "smoke", "--dry-run", "--config.crop", "0", *flags])
+    main(["train", "--recipe", "smoke", "--dry-run", *flags])
     assert shown in capsys.readouterr().out
 
 

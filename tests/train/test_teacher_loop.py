@@ -47,7 +47,7 @@ def losses_of(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["fm"]) for line in lines if "fm" in line]
 
 
-@pytest.mark.parametrize("prediction_type", ["velocity", "clean"])
+@pytest.mark.parametrize("prediction_type", ["velocity", "change"])
 def test_the_loss_of_a_batch_falls_with_every_step_on_it(source, frozen, prediction_type):
     config = toy_teacher(model=replace(TOY_TRANSFORMER, prediction_type=prediction_type), pixel_max_sigma=1.0)
     torch.manual_seed(0)
@@ -132,19 +132,12 @@ def test_a_log_file_is_told_how_far_it_is(tmp_path, toy_corpus, tiny_pipeline_fo
     assert "0:00:00 left: fm " in said[-1]
 
 
-def test_windows_larger_than_the_clips_are_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
-    with pytest.raises(UserError, match=r"--config\.crop is 6 .* 4 x 4"):
-        train_teacher(toy_teacher(crop=6), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-
-
 @pytest.mark.parametrize("autocast", ["float32", "bfloat16"])
 def test_resumed_training_is_uninterrupted_training_bit_for_bit(
     tmp_path, toy_corpus, tiny_pipeline_folder, monkeypatch, autocast
 ):
     config = toy_teacher(
         optimizer=replace(TOY_OPTIMIZER, final_scale=0.1),
-        crop=2,
-        mouth_weight=3.0,
         audio_noise=0.1,
         loop=toy_loop(autocast=autocast),
     )
@@ -252,11 +245,12 @@ def test_weights_of_another_size_are_refused_by_name(frozen, tiny_pipeline_folde
 
 
 def test_a_refused_command_does_not_claim_the_run_folder(tmp_path, toy_corpus, tiny_pipeline_folder):
-    with pytest.raises(UserError, match="crop"):
-        train_teacher(toy_teacher(crop=6), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-    train_teacher(toy_teacher(crop=2), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
-    with pytest.raises(UserError, match="crop: 2 -> 4"):
-        train_teacher(toy_teacher(crop=4), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    coarse = toy_teacher(model=replace(TOY_TRANSFORMER, patch_size=(1, 3, 3)))
+    with pytest.raises(UserError, match="4 x 4 latent cells, which patches of 3 x 3 do not divide"):
+        train_teacher(coarse, tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+    with pytest.raises(UserError, match=r"shift: 3\.0 -> 4\.0"):
+        train_teacher(toy_teacher(shift=4.0), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, toy_corpus, tiny_pipeline_folder):

@@ -54,7 +54,7 @@ class RandomChunks:
         self.frozen, self.frames, self.count, self.size, self.lead = frozen, chunk.frames, batch, size, lead
 
     def batch(self, seed: int) -> Batch:
-        """A batch of whole frames."""
+        """A batch of chunks."""
         generator, device, codec = _generator(seed), self.frozen.device, self.frozen.codec
         shape = (self.count, codec.channels, timeline.latents_of_frames(self.frames))
         latents, identity = (
@@ -64,13 +64,8 @@ class RandomChunks:
         dim, before = self.frozen.audio_encoder.config.hidden_size, self.lead + AUDIO_MARGIN
         audio = torch.randn((self.count, before + self.frames + AUDIO_MARGIN, dim), generator=generator).to(device)
         names = tuple(f"random-{index}" for index in range(self.count))
-        corners = ((0, 0),) * self.count
         features = ClipFeatures(audio, -before)
-        return Batch(names, (0,) * self.count, latents, features, Identity(latents=identity), corners, self.size)
-
-    def mouth(self, batch: Batch) -> Tensor:
-        """No cell is covered by a mouth: ``(B, 1, T, h, w)``."""
-        return torch.zeros_like(batch.latents[:, :1])
+        return Batch(names, (0,) * self.count, latents, features, Identity(latents=identity), self.size)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """All of the frames is face: ``(B, 1, stop - start, H, W)``."""

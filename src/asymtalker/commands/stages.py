@@ -135,9 +135,8 @@ class PlanDistill(_Plan):
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode a corpus for training beforehand: latents, identity references, audio features, face masks and mouth
-    boxes, kept in CORPUS/cache. The same command goes on where it was stopped; under torchrun each process encodes its
-    share."""
+    """Encode a corpus for training beforehand: latents, identity references, audio features and face masks, kept in
+    CORPUS/cache. The same command goes on where it was stopped; under torchrun each process encodes its share."""
 
     config: TeacherConfig
     recipe: str = "tiny"
@@ -205,8 +204,8 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def check_lengths(config: CodecTrainConfig | MotionCodecTrainConfig | TeacherConfig | DistillConfig) -> None:
-    """Check that a causal codec makes clips of the lengths in a config, that windows are made of whole patches, and
-    that the audio of a chunk reaches no further than what is cached of it.
+    """Check that a causal codec makes clips of the lengths in a config, and that the audio of a chunk reaches no
+    further than what is cached of it.
 
     Raises:
         UserError: naming the flag that does not fit.
@@ -246,9 +245,11 @@ def _check_teacher(config: TeacherConfig) -> None:
         raise UserError("--config.pixel-every must be at least 1; above --config.loop.steps it is never.")
     if config.model.audio_context > AUDIO_MARGIN:
         raise UserError(f"--config.model.audio-context can be {AUDIO_MARGIN} at most.")
-    _, *patch = config.model.patch_size
-    if any(config.crop % side for side in patch):
-        raise UserError(f"--config.crop must be a multiple of the patch's sides, {patch[0]} and {patch[1]}.")
+    if config.model.prediction_type == "change" and config.model.identity not in ("tre", "etr"):
+        raise UserError(
+            "--config.model.prediction-type change is one of identity latents, which"
+            f" {config.model.identity} has not: give velocity."
+        )
 
 
 def check_loop(loop: LoopConfig) -> None:

@@ -15,10 +15,9 @@ from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig, LoopConfig
 from asymtalker.dataset.buckets import Size, by_bucket
 from asymtalker.dataset.cache import Cache, encode_corpus
-from asymtalker.dataset.chunks import AUDIO_MARGIN, Choice, Chooser, draw_clip, draw_index, usable_clips
+from asymtalker.dataset.chunks import AUDIO_MARGIN, Choice, Chooser, draw_clip, usable_clips
 from asymtalker.dataset.corpus import Clip, ManifestRow
 from asymtalker.dataset.encode import Encoder
-from asymtalker.dataset.mouth import latent_coverage
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.identity import Identity
@@ -60,10 +59,8 @@ class Batch:
         latents: ground truth ``(B, C, T, h, w)``, float32; ``T`` is 0 where nobody asked for it.
         audio: features by frame; frame 0 is the chunk's first. It reaches back over the chunks before it.
         identity: the identity reference.
-        windows: upper left latent cell of what is seen of each chunk, ``(B, 2)`` row and column.
-        size: height and width in pixels of the whole frames, the same for all chunks of a batch.
-        masks: what is seen of the face masks of the chunk's frames, ``(B, 1, F, H, W)`` uint8, if asked for.
-        mouth: share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1], if asked for.
+        size: height and width of the frames in pixels, the same for all chunks of a batch.
+        masks: face masks of the chunk's frames, ``(B, 1, F, H, W)`` uint8, if asked for.
     """
 
     keys: tuple[str, ...]
@@ -71,18 +68,8 @@ class Batch:
     latents: Tensor
     audio: ClipFeatures
     identity: Identity
-    windows: tuple[tuple[int, int], ...]
     size: Size
     masks: Tensor | None = None
-    mouth: Tensor | None = None
-
-
-def cut_windows(grids: Sequence[Tensor], windows: Sequence[tuple[int, int]], size: Sequence[int]) -> Tensor:
-    """Stack the windows of ``size`` rows and columns, upper left corners given, of grids ``(..., H, W)``."""
-    height, width = size
-    return torch.stack(
-        [grid[..., top : top + height, left : left + width] for grid, (top, left) in zip(grids, windows, strict=True)]
-    )
 
 
 class ChunkSource:
@@ -166,20 +153,14 @@ class ChunkSource:
         self,
         size: int,
         generator: torch.Generator,
-        crop: int = 0,
-        mouth_share: float = 0.5,
         own_reference: float = 0.0,
         *,
         target: bool = True,
         masks: bool = True,
-        mouth: bool = True,
     ) -> Batch:
         """``size`` random chunks (:meth:`asymtalker.dataset.chunks.Chooser.choose`) with their references, all of the
-        first one's bucket.
-
-        With ``crop`` and latent identity references only a square window of ``crop`` latent cells is seen of each
-        chunk, around the mouth of ``mouth_share`` of them on average, anywhere of the others. What takes time to read
-        is asked for: ``target`` the ground-truth latents, ``masks``, ``mouth``. It changes no draw.
+        first one's bucket. What takes time to read is asked for: ``target`` the ground-truth latents, ``masks``. It
+        changes no draw.
         """
         clips, choices = self.clips, list[Choice]()
         while len(choices) < size:
@@ -187,101 +168,60 @@ class ChunkSource:
             bucket = self._encoder.bucket(clip) if self.spatial else self.sizes[0]
             choices.append(self._of_size[bucket].choose(clip, generator, own_reference))
             clips = self._of_size[bucket].clips
-        references = [self.encoded.reference(choice.portrait, choice.reference) for choice in choices]
-        latent_identity = references[0].ndim == 4
+        spans = [(choice.clip, choice.start, choice.start + self.chunk_frames) for choice in choices]
         cells = (bucket[0] // self.spatial, bucket[1] // self.spatial) if self.spatial else (1, 1)
-        shape, windows = cells, ((0, 0),) * size
-        if crop and latent_identity:
-            shape = crop, crop
-            windows = tuple(self._window(choice, cells, crop, mouth_share, generator) for choice in choices)
-
-        def seen(grids: Sequence[Tensor], scale: int = 1) -> Tensor:
-            corners = [(top * scale, left * scale) for top, left in windows]
-            return cut_windows(grids, corners, [side * scale for side in shape]).to(self.device)
-
-        chunk = self.chunk_frames
-        spans = [(choice.clip, choice.start, choice.start + chunk) for choice in choices]
+        reference = self._stacked([self.encoded.reference(choice.portrait, choice.reference) for choice in choices])
         return Batch(
             keys=tuple(choice.clip.key for choice in choices),
             starts=tuple(choice.start for choice in choices),
-            latents=seen([self.encoded.latents(choice.clip, choice.chunk).float() for choice in choices])
+            latents=self._stacked([self.encoded.latents(choice.clip, choice.chunk) for choice in choices])
             if target
-            else torch.empty(size, self.channels, 0, *shape, device=self.device),
+            else torch.empty(size, self.channels, 0, *cells, device=self.device),
             audio=self._audio(spans),
-            identity=Identity(latents=seen([reference.float() for reference in references]))
-            if latent_identity
-            else Identity(tokens=_floats(torch.stack(references)).to(self.device)),
-            windows=windows,
+            identity=Identity(latents=reference) if reference.ndim == 5 else Identity(tokens=reference),
             size=bucket,
-            masks=seen([self.encoded.mask(*span)[None] for span in spans], self.spatial) if masks else None,
-            mouth=seen([latent_coverage(self.encoded.mouth(*span), *cells) for span in spans]) if mouth else None,
+            masks=self._stacked([self.encoded.mask(*span)[None] for span in spans]) if masks else None,
         )
+
+    def _stacked(self, pieces: Sequence[Tensor]) -> Tensor:
+        values = torch.stack(pieces)
+        return (values.float() if values.is_floating_point() else values).to(self.device)
 
     def _audio(self, spans: Sequence[tuple[Clip, int, int]]) -> ClipFeatures:
         """Features of chunks, of the chunks before them, and a margin on both sides."""
         first = -self.lead - AUDIO_MARGIN
         pieces = [self.encoded.audio(clip, start + first, stop + AUDIO_MARGIN) for clip, start, stop in spans]
-        return ClipFeatures(torch.stack(pieces).float().to(self.device), first)
-
-    def _window(
-        self, choice: Choice, cells: Size, crop: int, mouth_share: float, generator: torch.Generator
-    ) -> tuple[int, int]:
-        """Upper left cell of a random window."""
-        if torch.rand((), generator=generator) < mouth_share:
-            boxes = self.encoded.mouth(choice.clip, choice.start, choice.start + self.chunk_frames)
-            middle = boxes.mean(0).view(2, 2).mean(1) * torch.tensor(cells)
-            jitter = torch.randint(-(crop // 4), crop // 4 + 1, (2,), generator=generator)
-            corner = (middle.round().long() - crop // 2 + jitter).tolist()
-        else:
-            corner = [draw_index(side - crop + 1, generator) for side in cells]
-        top, left = (min(max(at, 0), side - crop) for at, side in zip(corner, cells, strict=True))
-        return top, left
+        return ClipFeatures(self._stacked(pieces), first)
 
     def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
-        assert self.spatial, "latents of motion have no window in a picture"
         chunks = ((self._clip[key], first) for key, first in zip(batch.keys, batch.starts, strict=True))
-        pictures = [to_pixels(self.frames(clip, first + start, first + stop))[0] for clip, first in chunks]
-        corners = [(top * self.spatial, left * self.spatial) for top, left in batch.windows]
-        return cut_windows(pictures, corners, [side * self.spatial for side in batch.latents.shape[-2:]]).to(
-            self.device
-        )
+        pieces = [to_pixels(self.frames(clip, first + start, first + stop)) for clip, first in chunks]
+        return torch.cat(pieces).to(self.device)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Face masks of frames ``[start, stop)`` of the chunks, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
         assert batch.masks is not None, "the batch was drawn without masks"
         return batch.masks[:, :, start:stop].float() / 255
 
-    def mouth(self, batch: Batch) -> Tensor:
-        """Share of each latent cell that the mouth covers, ``(B, 1, T, h, w)`` in [0, 1]."""
-        assert batch.mouth is not None, "the batch was drawn without mouths"
-        return batch.mouth
 
-
-def _floats(values: Tensor) -> Tensor:
-    return values.float() if values.is_floating_point() else values
-
-
-def check_sizes(source: ChunkSource, patch_size: Sequence[int], crop: int = 0) -> None:
-    """Check that windows and patches fit the clips.
+def check_sizes(source: ChunkSource, patch_size: Sequence[int]) -> None:
+    """Check that patches fit the clips.
 
     Args:
         source: of the clips.
         patch_size: latent frames, rows and columns of cells that make one token.
-        crop: sides of the windows in latent cells, 0 for whole frames.
 
     Raises:
         UserError: naming what does not.
     """
     for size in source.sizes if source.spatial else ():
         cells = tuple(side // source.spatial for side in size)
-        shown = " x ".join(map(str, cells))
-        if crop > min(cells):
-            raise UserError(f"--config.crop is {crop} latent cells, but clips of {source.folder} have {shown}.")
         if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
             raise UserError(
-                f"Clips of {source.folder} have {shown} latent cells, which patches of {patch_size[1]} x"
-                f" {patch_size[2]} do not divide: use clips of another size, or other --config.buckets."
+                f"Clips of {source.folder} have {cells[0]} x {cells[1]} latent cells, which patches of"
+                f" {patch_size[1]} x {patch_size[2]} do not divide: use clips of another size, or other"
+                " --config.buckets."
             )
 
 

@@ -1,8 +1,8 @@
 """What is encoded of a corpus, kept beside it.
 
 Encoding a chunk costs far more than a training step of a small network, and a small corpus is drawn from again and
-again, so latents, identity references, audio features, face masks and mouth boxes can be written once, floats as
-float16, as ``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
+again, so latents, identity references, audio features and face masks can be written once, floats as float16, as
+``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
 The hash covers the weights, precision, lengths and bucket the values depend on, so a retrained codec or audio encoder
 never meets stale values, and a new audio encoder does not throw away the latents. A file older than the shard of its
 clip is made again.
@@ -38,7 +38,6 @@ from asymtalker.dataset.chunks import (
 )
 from asymtalker.dataset.corpus import Clip
 from asymtalker.dataset.encode import Encoder
-from asymtalker.dataset.mouth import MOUTH
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import atomic_path
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
@@ -69,7 +68,7 @@ class Folders:
             root / f"latents-{codec}",
             root / f"{frozen.strategy}-{identity}",
             root / f"audio-{audio}",
-            root / f"face-{_hash(MOUTH, *seen)}",
+            root / f"face-{_hash(*seen)}",
         )
 
 
@@ -126,12 +125,6 @@ class Cache:
             return self.encoder.audio(clip, start, stop)
         return _read(folder, clip, "features", slice(start + AUDIO_MARGIN, stop + AUDIO_MARGIN))
 
-    def mouth(self, clip: Clip, start: int, stop: int) -> Tensor:
-        """See :meth:`Encoder.mouth`."""
-        if not self._has(folder := self.folders(clip).face, clip):
-            return self.encoder.mouth(clip, start, stop)
-        return _read(folder, clip, "boxes", slice(start, stop))
-
     def mask(self, clip: Clip, start: int, stop: int) -> Tensor:
         """See :meth:`Encoder.mask`."""
         if not self._has(folder := self.folders(clip).face, clip):
@@ -164,7 +157,6 @@ class Cache:
                 for mask in encoder.mask(clip, first, min(first + BLOCK, frames))
             ]
             return {
-                "boxes": encoder.mouth(clip, 0, frames),
                 "view": torch.tensor(encoder.view(clip).box, dtype=torch.float64),
                 "masks": torch.frombuffer(bytearray(b"".join(packed)), dtype=torch.uint8),
                 "mask_edges": torch.tensor([0, *accumulate(map(len, packed))]),
@@ -189,8 +181,8 @@ def encode_corpus(encoder: Encoder, clips: Sequence[Clip]) -> Cache:
 
     Per clip: latents ``(S, C, T, h, w)`` of chunks at :func:`chunk_starts`, identity references at
     :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and of the whole clip audio
-    features ``(F + 2 AUDIO_MARGIN, A)``, face masks and mouth boxes. Under ``torchrun`` each process encodes its share
-    and waits for the others.
+    features ``(F + 2 AUDIO_MARGIN, A)`` and face masks. Under ``torchrun`` each process encodes its share and waits
+    for the others.
 
     Args:
         encoder: of the frozen networks.

@@ -6,21 +6,19 @@ ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == 
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from asymtalker.codec import to_pixels
-from asymtalker.dataset.buckets import BLOCK, Size, View, nearest_bucket, view_of
+from asymtalker.dataset.buckets import Size, View, nearest_bucket, view_of
 from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import Clip
-from asymtalker.dataset.mouth import mouth_boxes
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.training.frozen import Frozen
 
 
 class Encoder:
-    """Latents, references, audio features, masks and mouths of clips.
+    """Latents, references, audio features and masks of clips.
 
     Floats are float16, as the cache holds them; everything is on the CPU.
 
@@ -66,12 +64,6 @@ class Encoder:
         source = ArraySource(clip.audio())
         features = AudioFeatures(self.frozen.audio_encoder, self.frozen.extractor, source, self.frozen.autocast)
         return features.frames(start, stop)[0].cpu().half()
-
-    def mouth(self, clip: Clip, start: int, stop: int) -> Tensor:
-        """:func:`mouth_boxes` ``(stop - start, 4)`` of frames ``[start, stop)``, as shares of what is seen."""
-        view = self.view(clip)
-        blocks = [(first, min(first + BLOCK, stop)) for first in range(start, stop, BLOCK)]
-        return torch.from_numpy(np.concatenate([mouth_boxes(clip.mask(*block), view.box) for block in blocks]))
 
     def mask(self, clip: Clip, start: int, stop: int) -> Tensor:
         """Face masks ``(stop - start, H, W)`` uint8 of frames ``[start, stop)``, as they are seen."""

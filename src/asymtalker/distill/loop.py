@@ -247,7 +247,7 @@ def draw_batch(config: DistillConfig, source: ChunkSource, number: int, generato
     the student goes on from it."""
     of_student = number % (config.critic_updates + 1) == config.critic_updates
     target = of_student or config.student_continuity == "ground_truth"
-    return source.batch(config.loop.batch, generator, target=target, masks=False, mouth=False)
+    return source.batch(config.loop.batch, generator, target=target, masks=False)
 
 
 def generate(

@@ -169,46 +169,6 @@ class VisualTokenEmbedding(nn.Module):
         return low + self.high(tokens >> self.low_bits) + self.positions
 
 
-class LocalRefiner(nn.Module):
-    """Residual 3x3 convolutions on the cells of each latent frame, modulated by noise level and, with
-    ``audio_modulation``, by sound [ours].
-
-    A token is one linear map of its patch: with large patches the network learns for every place in one anew how a lip
-    moves. Convolutions learn it once for all places. Norms are per cell, so a window of the picture is treated as the
-    whole picture is.
-
-    Args:
-        channels: channels of the sample.
-        in_channels: channels of the transformer's input.
-        dim: channels of the convolutions.
-        num_layers: residual blocks of two convolutions.
-        modulation_dim: size of the embedding that shifts and scales.
-    """
-
-    def __init__(self, channels: int, in_channels: int, dim: int, num_layers: int, modulation_dim: int):
-        super().__init__()
-        self.conv_in = nn.Conv2d(channels + in_channels, dim, 3, padding=1)
-        self.modulations = nn.ModuleList(nn.Linear(modulation_dim, 2 * dim) for _ in range(num_layers))
-        self.convs = nn.ModuleList(
-            nn.Sequential(nn.SiLU(), nn.Conv2d(dim, dim, 3, padding=1), nn.SiLU(), nn.Conv2d(dim, dim, 3, padding=1))
-            for _ in range(num_layers)
-        )
-        self.conv_out = nn.Conv2d(dim, channels, 3, padding=1)
-
-    def forward(self, sample: Tensor, hidden_states: Tensor, temb: Tensor) -> Tensor:
-        """Refine ``sample`` ``(B, C, T, H, W)``, given the transformer's input and ``temb`` ``(B T, D)``."""
-        frames = torch.cat([sample, hidden_states.type_as(sample)], dim=1).transpose(1, 2)
-        states = self.conv_in(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))  # (B T, dim, H, W)
-        temb = nn.functional.silu(temb).to(self.conv_in.weight.dtype)
-        for modulation, convs in zip(self.modulations, self.convs, strict=True):
-            with unrounded(temb.device):
-                shift, scale = modulation(temb)[:, None, None].chunk(2, dim=-1)
-            cells = states.movedim(1, -1)
-            cells = nn.functional.layer_norm(cells, cells.shape[-1:]) * (1 + scale) + shift
-            states = states + convs(cells.movedim(-1, 1).type_as(states))
-        return sample + self.conv_out(states).unflatten(0, (len(sample), -1)).transpose(1, 2)
-
-
 class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin, AttentionMixin):
     r"""Wan2.1 transformer with audio cross-attention (section 3.1) and identity and continuity channels (3.2, 3.3).
 
@@ -230,16 +190,14 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         audio_modulation: let the audio of a latent frame, besides being attended to, shift, scale and gate its tokens
             in every block as the noise level does [ours]. What sound does to a mouth depends on the mouth: a product
             of the two, which a short training finds sooner here than in what attention adds.
-        refiner_layers: blocks of :class:`LocalRefiner` behind the tokens, 0 for none.
-        refiner_dim: its channels.
         image_dim: size of an image token (CLIP, VTP), ``None`` without.
         image_codebook_bits: bits of a discrete image token (VTP), ``None`` where image tokens are features.
         num_image_tokens: discrete image tokens of a picture (VTP).
         rope_max_seq_len: longest axis the rotary embedding covers.
-        prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"clean"`` predicts the clean
-            latents as a change of the identity latents, which a narrow network learns faster because the noise
-            need not pass through it; :func:`asymtalker.rollout.predict_velocity` converts. ``"change"`` is given the
-            noisy latents too as a change, for latents that tell people apart by far more than they move.
+        prediction_type: what the output layer predicts. ``"velocity"`` is Wan's. ``"change"`` predicts the clean
+            latents as a change of the identity latents, which a narrow network learns faster because the noise need
+            not pass through it, and is given the noisy latents as such a change too, as latents may tell people apart
+            by far more than they move; :func:`asymtalker.rollout.predict_velocity` converts.
     """
 
     _supports_gradient_checkpointing = True
@@ -278,8 +236,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         cross_attn_norm: bool = True,
         eps: float = 1e-6,
         audio_modulation: bool = False,
-        refiner_layers: int = 0,
-        refiner_dim: int = 64,
         image_dim: int | None = None,
         image_codebook_bits: int | None = None,
         num_image_tokens: int = 256,
@@ -287,8 +243,8 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         prediction_type: str = "velocity",
     ) -> None:
         super().__init__()
-        if prediction_type not in ("velocity", "clean", "change"):
-            raise ValueError(f"prediction_type must be 'velocity', 'clean' or 'change', got {prediction_type!r}")
+        if prediction_type not in ("velocity", "change"):
+            raise ValueError(f"prediction_type must be 'velocity' or 'change', got {prediction_type!r}")
         if patch_size[0] != 1:
             raise ValueError(f"a patch must span one latent frame, got {patch_size[0]}")
         width = num_attention_heads * attention_head_dim
@@ -339,9 +295,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         self.norm_out = FP32LayerNorm(width, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(width, latent_channels * math.prod(patch_size))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
-        self.refiner = None
-        if refiner_layers:
-            self.refiner = LocalRefiner(latent_channels, in_channels, refiner_dim, refiner_layers, width)
         self.gradient_checkpointing = False
 
     def initialize(self) -> None:
@@ -363,17 +316,9 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         for block in cast(Iterable[WanTransformerBlock], self.blocks):
             nn.init.zeros_(cast(nn.Linear, block.attn2.to_out[0]).weight)
             block.scale_shift_table.data[:, 5] += 1  # the gate of the feed-forward layer
-        latent_channels = self.config.latent_channels
-        if (
-            self.config.prediction_type != "velocity"
-        ):  # a velocity holds the noise, which then must pass from the start
-            self.patch_embedding.weight.data[:, :latent_channels] = 0
-            if self.refiner is not None:
-                self.refiner.conv_in.weight.data[:, latent_channels : 2 * latent_channels] = 0
+        if self.config.prediction_type == "change":  # a velocity holds the noise, which must pass from the start
+            self.patch_embedding.weight.data[:, : self.config.latent_channels] = 0
         nn.init.zeros_(self.proj_out.weight)
-        if self.refiner is not None:
-            nn.init.zeros_(self.refiner.conv_out.weight)
-            nn.init.zeros_(cast(Tensor, self.refiner.conv_out.bias))
 
     def embed_noise_level(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """What a noise level says to the output layer ``(N, D)`` and to the blocks ``(N, 6 D)``, of ``(N,)`` noise
@@ -425,8 +370,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         batch, _, num_latents, height, width = hidden_states.shape
         _, p_h, p_w = self.config.patch_size
         rows, columns = height // p_h, width // p_w
-        given = hidden_states
-        identity = given[:, self.config.latent_channels + MASK_CHANNELS :]
+        identity = hidden_states[:, self.config.latent_channels + MASK_CHANNELS :]
 
         cos, sin = self.rope(hidden_states)
         hidden_states, cos, sin = self.frame_tokens(self.patch_embedding(hidden_states), cos, sin)
@@ -464,8 +408,6 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
 
         sample = hidden_states.reshape(batch, num_latents, rows, columns, p_h, p_w, -1)
         sample = sample.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (B, C, T, H, W)
-        if self.config.prediction_type != "velocity" and identity.shape[1]:
+        if self.config.prediction_type == "change":
             sample = sample + identity
-        if self.refiner is not None:
-            sample = self.refiner(sample, given, temb)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)

@@ -23,7 +23,6 @@ from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import save_atomic
 from asymtalker.media.read import PICTURE_SUFFIXES, read_picture
-from asymtalker.parts.codec_start import start_codec
 from asymtalker.synth.portraits import photo_identity, reserved_portraits
 from asymtalker.synth.speech import split_of
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
@@ -38,8 +37,6 @@ from asymtalker.training.run_folder import (
     optimizer_step,
     run_steps,
 )
-
-START_BATCHES, START_CLIPS = 10, 3
 
 
 def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | None, portraits: Path | None) -> None:
@@ -62,10 +59,6 @@ def train_codec(config: CodecTrainConfig, run_path: Path, corpus_path: Path | No
     vae = build_vae(config.model)
     if config.init:
         vae = load_like(vae, config.init)
-    if not (config.init or config.model.is_residual or run.checkpoint.exists()):
-        # two latent frames a clip are enough for the linear start
-        numbers = [numbered_generator(loop.seed, index, "start") for index in range(START_BATCHES)]
-        start_codec(vae, [source.batch(START_CLIPS, generator)[:, :, :9] for generator in numbers])
     torch.nn.Module.to(vae.train(), loop.device)
     optimizer = build_optimizer(vae, config.optimizer)
     ema = EMA(vae, config.optimizer.ema_decay)

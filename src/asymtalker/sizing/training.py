@@ -230,8 +230,6 @@ def plan_training(
     # What passes do not depend on is left out, so that they are measured once for all of it.
     loop = replace(config.loop, device="cuda", micro_batches=1, cache=True, cpu_offload=False)
     cells = latent_size(size, frozen.codec.spatial, model.patch_size)
-    if isinstance(config, TeacherConfig) and config.crop and model.identity in ("tre", "etr"):
-        cells = config.crop, config.crop  # whole frames come in batches of as many cells
     network = passes(model, config.chunk.frames, frozen, loop, config.lora_rank, cells)
     distilled, updates, verb, names = False, 1, "teacher", ["transformer"]
     if isinstance(config, DistillConfig):

@@ -9,19 +9,15 @@ from asymtalker.codec import Codec
 LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
 
 
-def flow_matching_loss(
-    velocity: Tensor, target: Tensor, weight: Tensor | None = None, focus: Tensor | None = None
-) -> Tensor:
+def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """``L_FM = E || v - (noise - clean) ||^2`` (eq. 2); of the student's samples it is the critic's loss (eq. 15).
 
     Args:
         velocity: prediction ``(B, C, T, h, w)``, generated latent frames only.
         target: ``noise - clean`` of the same latent frames.
         weight: per sample ``(B,)``; ``None`` is 1.
-        focus: per latent cell ``(B, 1, T, h, w)``; ``None`` is 1.
     """
-    error = (velocity - target).square()
-    error = (error if focus is None else error * focus).flatten(1).mean(1)
+    error = (velocity - target).square().flatten(1).mean(1)
     return (error if weight is None else error * weight).mean()
 
 

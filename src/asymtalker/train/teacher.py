@@ -75,7 +75,7 @@ def train_teacher(
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
-    check_sizes(source, config.model.patch_size, config.crop)
+    check_sizes(source, config.model.patch_size)
     held_out = open_held_out(corpus_path, frozen, config.chunk, **kept)
     if check_fits:
         check_fits(config, frozen, source.largest)
@@ -144,7 +144,7 @@ def teacher_losses(
         config: weights, dropout, noise levels.
         transformer: the teacher.
         frozen: the codec that decodes.
-        source: where ``batch`` came from, which knows its masks and mouths.
+        source: where ``batch`` came from, which knows its masks.
         batch: ground truth.
         generator: source of noise levels, noise and dropout, on the CPU.
         decode: compute the pixel losses, for chunks whose noise level is low enough.
@@ -163,10 +163,7 @@ def teacher_losses(
         velocity = predict_velocity(transformer, noisy, sigma, conditions)
     head = 0 if conditions.continuity is None else conditions.continuity.shape[2]
     target = flow.velocity(clean, noise)
-    focus = None
-    if config.mouth_weight != 1:
-        focus = (1 + (config.mouth_weight - 1) * source.mouth(batch))[:, :, head:]
-    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight, focus)}
+    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight)}
 
     first, stop = pixel_window(config, clean.shape[2], head, generator)
     if decode and near.any():
@@ -182,15 +179,8 @@ def decodes(config: TeacherConfig, index: int) -> bool:
 
 
 def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator: torch.Generator) -> Batch:
-    """A batch of the step ``index``: windows or, for ``whole_share`` of the steps, as many whole frames as have about
-    as many cells."""
-    crop = config.crop if config.model.identity in ("tre", "etr") else 0
-    size = config.loop.batch
-    if crop and torch.rand((), generator=generator) < config.whole_share:
-        cells = max(height * width for height, width in source.sizes) // source.spatial**2
-        crop, size = 0, max(1, config.loop.batch * crop**2 // cells)
-    asked = {"masks": decodes(config, index), "mouth": config.mouth_weight != 1}
-    return source.batch(size, generator, crop, config.mouth_share, config.own_reference, **asked)
+    """A batch of the step ``index``, with face masks if it is decoded."""
+    return source.batch(config.loop.batch, generator, config.own_reference, masks=decodes(config, index))
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
@@ -225,8 +215,7 @@ def held_out_losses(
     """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     generator = numbered_generator(config.loop.seed, 0, "held-out")
-    own = config.own_reference
-    batch = source.batch(HELD_OUT_CHUNKS, generator, own_reference=own, masks=False, mouth=False)
+    batch = source.batch(HELD_OUT_CHUNKS, generator, config.own_reference, masks=False)
     noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
     audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])

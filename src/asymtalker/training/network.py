@@ -90,8 +90,6 @@ def build_transformer(config: TransformerConfig, frozen: Frozen) -> AsymTalkerTr
         num_layers=config.num_layers,
         prediction_type=config.prediction_type,
         audio_modulation=config.audio_modulation,
-        refiner_layers=config.refiner_layers,
-        refiner_dim=config.refiner_dim,
         **transformer_arguments(
             config.identity, latent_channels=frozen.codec.channels, image_encoder=frozen.image_encoder
         ),
