@@ -99,3 +99,16 @@ def test_streams_of_neighbouring_seeds_share_no_step():
     purposes = ("step", "extent", "chunk", "held-out", "weights")
     first = [tuple(drawn(seed, index, name)) for seed in range(4) for index in range(20) for name in purposes]
     assert len(set(first)) == len(first)
+
+
+def test_preconditioning_is_the_linear_estimate_of_latents_of_unit_variance():
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 200_000, generator=generator)
+    for level in (0.05, 0.4, 0.5, 0.9, 1.0):
+        sigma = torch.tensor(level)
+        scale, skip = flow.preconditioning(sigma)
+        noisy = (1 - sigma) * clean + sigma * noise
+        lacks = (noise - clean) - skip * noisy
+        assert float((scale * noisy).std()) == pytest.approx(1, abs=0.01)
+        assert float((lacks * noisy).mean()) == pytest.approx(0, abs=0.01)
+        assert float(lacks.std()) == pytest.approx(float(scale), rel=0.01)

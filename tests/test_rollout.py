@@ -143,10 +143,23 @@ def test_conversion_of_what_the_network_predicts(identity, prediction_type):
     noisy, sigma = torch.randn(1, 6, 3, 4, 4), torch.tensor([0.4])
     velocity = predict_velocity(model, noisy, sigma, conditions(identity))
     mask = torch.zeros(1, 4, 3, 4, 4)
-    seen = noisy if prediction_type == "velocity" else noisy - 0.6 * identity.latents
+    change, variance = noisy - 0.6 * identity.latents, 0.4**2 + 0.6**2
+    seen = noisy if prediction_type == "velocity" else change / variance**0.5
     output = model(torch.cat([seen, mask, identity.latents], 1), sigma * 1000, conditions(identity).audio).sample
-    expected = output if prediction_type == "velocity" else (noisy - output) / 0.4
+    of_change = output / variance**0.5 + (2 * 0.4 - 1) / variance * change
+    expected = output if prediction_type == "velocity" else of_change - identity.latents
     torch.testing.assert_close(velocity, expected)
+
+
+def test_a_change_is_predicted_whoever_the_portrait_shows(identity):
+    """The same change of another person: noisy latents and velocity differ by what the identity latents do."""
+    model, sigma = toy_transformer(prediction_type="change"), torch.tensor([0.4])
+    model.patch_embedding.weight.data[:, -identity.latents.shape[1] :] = 0  # what it knows of the person besides
+    other = Identity(latents=identity.latents + torch.randn(1, 6, 1, 4, 4))
+    noisy, further = torch.randn(1, 6, 3, 4, 4), other.latents - identity.latents
+    first = predict_velocity(model, noisy, sigma, conditions(identity))
+    second = predict_velocity(model, noisy + 0.6 * further, sigma, conditions(other))
+    torch.testing.assert_close(second, first - further, atol=1e-4, rtol=1e-4)
 
 
 def test_weights_in_half_precision_need_no_autocast(identity):
@@ -179,12 +192,13 @@ def test_guidance_of_one_is_none_and_zero_is_null_audio(model, identity):
 
 @pytest.mark.parametrize("renew_noise", [False, True])
 def test_a_network_that_knows_the_clean_latents_is_sampled_exactly(identity, renew_noise):
-    model = toy_transformer()
-    torch.nn.init.zeros_(model.proj_out.weight)  # predicts the identity latents, whatever the noise
+    network = RecordingNetwork(lambda given: given.identity)
     sampler = SamplerConfig(num_steps=4, renew_noise=renew_noise)
     with torch.no_grad():
-        sample = sample_chunk(model, conditions(identity), (1, 6, 3, 4, 4), sampler, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(sample, identity.latents)
+        sample = sample_chunk(
+            network, conditions(identity), (1, 6, 3, 4, 4), sampler, torch.Generator().manual_seed(0)
+        )
+    torch.testing.assert_close(sample, identity.latents, atol=1e-5, rtol=1e-5)
 
 
 def test_videos_side_by_side_hear_their_own_sound(model, toy_codec, features, identity):
@@ -274,7 +288,7 @@ def test_noise_between_steps_is_fresh_or_the_one_the_step_found(identity, renew_
 @pytest.mark.parametrize("exit_step", [0, 2])
 def test_the_exit_step_alone_records_a_graph(identity, exit_step):
     """Gradients of a chunk that is left at a step are those of this step alone, on latents that are given to it."""
-    model = toy_transformer().train()
+    model = toy_transformer(prediction_type="velocity").train()
     given: list = []
     model.register_forward_pre_hook(lambda module, args: given.append((args, torch.is_grad_enabled())))
     sampler = SamplerConfig(num_steps=4, renew_noise=True)
@@ -284,9 +298,9 @@ def test_the_exit_step_alone_records_a_graph(identity, exit_step):
     left.square().sum().backward()
     gradients = [p.grad for p in model.parameters()]
     model.zero_grad(set_to_none=True)
-    hidden, *others = given[-1][0]
+    hidden, level, *others = given[-1][0]
     assert not hidden.requires_grad, "the latents of the exit step hang on the steps before it"
-    clean = model(hidden.detach(), *others).sample
+    clean = hidden[:, :6] - level / 1000 * model(hidden.detach(), level, *others).sample
     torch.testing.assert_close(left, clean, msg="what is returned is not the clean prediction of the exit step")
     clean.square().sum().backward()
     for one, parameter in zip(gradients, model.parameters(), strict=True):

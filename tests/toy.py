@@ -230,6 +230,11 @@ class Pass:
     audio: torch.Tensor
     records: bool
 
+    @property
+    def sigma(self) -> torch.Tensor:
+        """Its noise levels, to be multiplied with latents."""
+        return flow.expand(self.timestep / 1000, self.noisy)
+
 
 class RecordingNetwork:
     """Stands for a transformer that predicts a change: notes every pass and answers as it is told.
@@ -249,7 +254,11 @@ class RecordingNetwork:
     def __call__(self, hidden_states, timestep, encoder_hidden_states, encoder_hidden_states_image=None):
         sizes = (self.channels, MASK_CHANNELS, self.channels)
         changed, mask, identity = hidden_states.split(sizes, 1)
-        noisy = changed + (1 - flow.expand(timestep / 1000, changed)) * identity
+        sigma = flow.expand(timestep / 1000, changed)
+        scale, skip = flow.preconditioning(sigma)
+        change = changed / scale
+        noisy = change + (1 - sigma) * identity
         given = Pass(noisy, mask, identity, timestep, encoder_hidden_states, torch.is_grad_enabled())
         self.passes.append(given)
-        return SimpleNamespace(sample=self.answer(given))
+        velocity = (noisy - self.answer(given)) / sigma.clamp_min(1e-3)  # that of a given head is not asked for
+        return SimpleNamespace(sample=(velocity + identity - skip * change) / scale)

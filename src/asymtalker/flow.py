@@ -38,6 +38,14 @@ def noise_from_velocity(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tenso
     return noisy + (1 - expand(sigma, noisy)) * velocity
 
 
+def preconditioning(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """``scale`` and ``skip`` of noise levels of any shape. Where clean latents have unit variance, ``scale`` brings
+    noisy ones to it, ``skip`` times these is the best linear estimate of their velocity, and ``scale`` is the
+    deviation of what that estimate lacks (Karras et al. 2022, for this path)."""
+    variance = sigma.square() + (1 - sigma).square()
+    return variance.rsqrt(), (2 * sigma - 1) / variance
+
+
 def score_from_velocity(noisy: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     """Score of the noisy distribution, ``-noise / sigma`` (the conversion of eq. 12); ``sigma`` must be positive."""
     return -noise_from_velocity(noisy, velocity, sigma) / expand(sigma, noisy)

@@ -25,7 +25,6 @@ from asymtalker.timeline import Span, latents_of_frames
 
 NUM_TIMESTEPS = 1000  # the transformer's time embedding is told sigma * 1000, as in Wan
 TAIL_CONTEXT = 3  # latent frames decoded before those whose frames are wanted, for the codec's memory of the past
-MIN_SIGMA = 0.05  # a clean prediction turns into a velocity by division; below this it would only amplify error
 
 
 class FrameFeatures(Protocol):
@@ -89,13 +88,16 @@ def predict_velocity(
     generated = generated_mask(noisy, conditions)
     given = (1 - generated).expand(batch, MASK_CHANNELS, num_latents, height, width).to(noisy)
     sigmas = sigma[:, None] * generated.view(1, -1)  # (B, T)
-    seen = noisy
-    if transformer.config.prediction_type == "change":
-        assert conditions.identity.latents is not None, "a change is one of identity latents"
-        seen = noisy - (1 - flow.expand(sigmas, noisy)) * conditions.identity.latents
+    seen, portrait = noisy, conditions.identity.latents
+    scale, skip = flow.preconditioning(flow.expand(sigmas, noisy))
+    changes = transformer.config.prediction_type == "change"
+    if changes:
+        assert portrait is not None, "a change is one of identity latents"
+        change = noisy - (1 - flow.expand(sigmas, noisy)) * portrait
+        seen = scale * change
     channels = [seen, given]
-    if conditions.identity.latents is not None:
-        channels.append(conditions.identity.latents)
+    if portrait is not None:
+        channels.append(portrait)
     dtype, tokens = transformer.dtype, conditions.identity.tokens
     output = transformer(
         torch.cat(channels, dim=1).to(dtype),
@@ -103,9 +105,7 @@ def predict_velocity(
         conditions.audio.to(dtype),
         tokens.to(dtype) if tokens is not None and tokens.is_floating_point() else tokens,
     ).sample.float()
-    if transformer.config.prediction_type == "velocity":
-        return output
-    return (noisy - output) / flow.expand(sigmas.clamp_min(MIN_SIGMA), noisy)
+    return scale * output + skip * change - portrait if changes else output
 
 
 def guided_velocity(

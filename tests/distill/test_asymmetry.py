@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from asymtalker import flow
 from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.corpus import open_clip
 from asymtalker.distill import loop as distill_loop
@@ -204,9 +205,9 @@ def test_the_critic_learns_what_the_student_makes():
         msg="the critic's loss counts the given head",
     )
     torch.testing.assert_close(
-        critic_loss_of(always(made + 1), generated),
+        critic_loss_of(RecordingNetwork(lambda given: made + given.sigma), generated),
         torch.tensor(1.0),
-        msg="the critic's loss is not that of the clean latents",
+        msg="the critic's loss is not that of the velocity",
     )
     weight = torch.zeros(SHAPE, requires_grad=True)
     critic_loss_of(always(made + weight + 1), generated).backward()
@@ -394,7 +395,9 @@ def test_gradient_of_a_rollout_is_that_of_its_exit_step_alone(frozen, source):
     (arguments,) = recording
     assert not any(a.requires_grad for a in arguments if a is not None), "the exit step's input has a gradient"
     alone = student(*(a.detach() if a is not None else None for a in arguments)).sample
-    (alone[:, :, HEAD:] * pull[:, :, HEAD:]).sum().backward()
+    sigma = flow.expand(arguments[1] / 1000, alone)
+    clean = -sigma * flow.preconditioning(sigma)[0] * alone  # but for what has no gradient
+    (clean[:, :, HEAD:] * pull[:, :, HEAD:]).sum().backward()
     for one, parameter in zip(rolled, student.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad, msg="the gradient is not the exit step's alone")
 

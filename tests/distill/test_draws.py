@@ -9,7 +9,7 @@ import torch
 from asymtalker.distill.loop import Extent, check_draws, draw_batch
 from asymtalker.errors import UserError
 from asymtalker.recipes import RECIPES
-from toy import TOY_TRANSFORMER, toy_distill
+from toy import toy_distill
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -47,7 +47,7 @@ def test_rollouts_do_not_depend_on_what_else_is_drawn_and_runs_differ():
 @pytest.mark.parametrize(("change", "flag"), [({"chunks": 0}, "chunks"), ({"first_share": 1.2}, "first-share")])
 def test_rollouts_that_cannot_be_drawn_are_refused_by_flag(change, flag):
     with pytest.raises(UserError, match=f"--config.{flag}"):
-        check_draws(toy_distill(**change), TOY_TRANSFORMER)
+        check_draws(toy_distill(**change))
 
 
 def test_only_the_students_batches_hold_ground_truth():

@@ -184,11 +184,11 @@ def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, 
 
 
 def test_a_wrong_body_is_the_loss_at_every_noise_level_without_the_head(source, batch, frozen):
-    network = RecordingNetwork(lambda given: batch.latents + 2)
+    network = RecordingNetwork(lambda given: batch.latents + 2 * given.sigma)
     for dropout in (0.0, 1.0):
         config = toy_teacher(continuity_dropout=dropout)
         lost = losses_of(config, network, frozen, source, batch)
-        torch.testing.assert_close(lost["fm"], torch.tensor(4.0), msg="not the mean square of clean latents")
+        torch.testing.assert_close(lost["fm"], torch.tensor(4.0), msg="not the mean square of the velocity")
 
 
 def test_noise_levels_are_drawn_from_the_shifted_grid():

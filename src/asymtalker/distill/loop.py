@@ -24,9 +24,9 @@ from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.rollout import MIN_SIGMA, Conditions, guided_velocity, predict_velocity, rollout
+from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout
 from asymtalker.timeline import Span
-from asymtalker.train.losses import clean_prediction_weight, flow_matching_loss
+from asymtalker.train.losses import flow_matching_loss
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device
 from asymtalker.training.frozen import Frozen, load_frozen
@@ -146,7 +146,7 @@ def distill(
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, identity_strategy(model_path), loop)
     teacher = transformer_config(model_path / "transformer", frozen.strategy)
-    check_draws(config, teacher)
+    check_draws(config)
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, config.chunks, **kept)
@@ -226,8 +226,8 @@ def start_networks(
     return nets, student, critic, ema
 
 
-def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
-    """Check that lengths of rollouts can be drawn, and that the teacher can judge at the lowest noise level.
+def check_draws(config: DistillConfig) -> None:
+    """Check that lengths of rollouts can be drawn.
 
     Raises:
         UserError: naming what does not do.
@@ -236,10 +236,6 @@ def check_draws(config: DistillConfig, teacher: TransformerConfig) -> None:
         raise UserError("--config.chunks must be at least 1.")
     if not 0 <= config.first_share <= 1:
         raise UserError(f"--config.first-share is a share from 0 to 1, not {config.first_share}.")
-    if teacher.prediction_type != "velocity" and config.min_sigma < MIN_SIGMA:
-        raise UserError(
-            f"min_sigma is {config.min_sigma}, but this teacher predicts clean latents: give {MIN_SIGMA} or more"
-        )
 
 
 def draw_batch(config: DistillConfig, source: ChunkSource, number: int, generator: torch.Generator) -> Batch:
@@ -326,8 +322,7 @@ def critic_update_loss(
     with frozen.network():
         velocity = predict_velocity(nets.critic, noisy, sigma, generated.student)
     target = flow.velocity(latents, noise)
-    weight = clean_prediction_weight(sigma) if nets.critic.config.prediction_type != "velocity" else None
-    return flow_matching_loss(velocity[:, :, generated.head :], target[:, :, generated.head :], weight)
+    return flow_matching_loss(velocity[:, :, generated.head :], target[:, :, generated.head :])
 
 
 def renoise(config: DistillConfig, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

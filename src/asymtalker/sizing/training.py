@@ -195,7 +195,6 @@ def _distill_costs(
     there_and_back = network.forward + network.backward + network.again
     generated, shares = config.student_continuity == "generated", config.rollout_shares
     before = sum(index * share for index, share in enumerate(shares)) if generated else 0.0  # chunks before the last
-    heads = before if generated else sum(shares[1:])
     denoised = before * config.steps_per_sample + (config.steps_per_sample + 1) / 2  # steps of a rollout
     updates = config.critic_updates + 1
     scores = 2 if config.guidance_scale == 1 else 3  # of critic and teacher
@@ -204,7 +203,7 @@ def _distill_costs(
         "student: the step with gradient, there and back": there_and_back,
         "critic: there and back": config.critic_updates * there_and_back,
         "critic and teacher: scores": scores * network.forward,
-        "codec: decoding and encoding again": updates * (before * decoding.flops + heads * encoding.flops),
+        "codec: decoding and encoding again": updates * before * (decoding.flops + encoding.flops),
     }
     phases = {
         "forward and backward": network.peak,

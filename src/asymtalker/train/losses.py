@@ -9,23 +9,14 @@ from asymtalker.codec import Codec
 LEAD_LATENTS = 2  # ground-truth latent frames decoded before the window of the pixel losses
 
 
-def flow_matching_loss(velocity: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def flow_matching_loss(velocity: Tensor, target: Tensor) -> Tensor:
     """``L_FM = E || v - (noise - clean) ||^2`` (eq. 2); of the student's samples it is the critic's loss (eq. 15).
 
     Args:
         velocity: prediction ``(B, C, T, h, w)``, generated latent frames only.
         target: ``noise - clean`` of the same latent frames.
-        weight: per sample ``(B,)``; ``None`` is 1.
     """
-    error = (velocity - target).square().flatten(1).mean(1)
-    return (error if weight is None else error * weight).mean()
-
-
-def clean_prediction_weight(sigma: Tensor) -> Tensor:
-    """``sigma^2`` of ``(B,)`` [ours]: turns the velocity error of a network that predicts clean latents into the error
-    of the clean latents themselves. Without it the few chunks with little noise, where the same error counts
-    ``1 / sigma^2`` times, drown those with much noise, where the sound decides what the lips do."""
-    return sigma.square()
+    return (velocity - target).square().mean()
 
 
 def temporal_consistency_loss(decoded: Tensor, pixels: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
-from asymtalker.rollout import MIN_SIGMA, Conditions, predict_velocity
+from asymtalker.rollout import Conditions, predict_velocity
 from asymtalker.timeline import Span
-from asymtalker.train.losses import clean_prediction_weight, decoded_frames, flow_matching_loss, pixel_losses
+from asymtalker.train.losses import decoded_frames, flow_matching_loss, pixel_losses
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import check_world, gradient_share, is_sharded, on_its_device
 from asymtalker.training.frozen import Frozen, load_frozen
@@ -136,9 +136,7 @@ def teacher_losses(
 ) -> dict[str, Tensor]:
     """The terms of eq. 5 on one batch: ``fm``, and ``tgc`` and ``ff`` where some chunk is decoded.
 
-    The flow-matching loss covers the generated latent frames, not the given head. A network that predicts clean
-    latents is trained at no noise level below :data:`asymtalker.rollout.MIN_SIGMA`, where its conversion to a velocity
-    is clamped, and its loss is that of the clean latents (:func:`asymtalker.train.losses.clean_prediction_weight`).
+    The flow-matching loss covers the generated latent frames, not the given head.
 
     Args:
         config: weights, dropout, noise levels.
@@ -153,17 +151,14 @@ def teacher_losses(
     conditions = draw_conditions(config, batch, generator)
     sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
     near = sigma <= config.pixel_max_sigma  # on the CPU, which then need not wait for the GPU to know
-    sigma, weight = sigma.to(clean), None
-    if config.model.prediction_type != "velocity":
-        sigma = sigma.clamp_min(MIN_SIGMA)
-        weight = clean_prediction_weight(sigma)
+    sigma = sigma.to(clean)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     noisy = flow.interpolate(clean, noise, sigma)
     with frozen.network():
         velocity = predict_velocity(transformer, noisy, sigma, conditions)
     head = 0 if conditions.continuity is None else conditions.continuity.shape[2]
     target = flow.velocity(clean, noise)
-    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:], weight)}
+    losses = {"fm": flow_matching_loss(velocity[:, :, head:], target[:, :, head:])}
 
     first, stop = pixel_window(config, clean.shape[2], head, generator)
     if decode and near.any():
