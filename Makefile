@@ -33,7 +33,7 @@ smoke: .venv/.all
 
 tiny: .venv/.all
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[voices]"  # compiles
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh $(PORTRAITS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash runs/tiny.sh $(PORTRAITS) $(CLIPS) $(SPEECH) $(WHISPER)
 
 .venv/.core: pyproject.toml constraints.txt runs/setup.sh
 	bash runs/setup.sh $(PYTHON) .

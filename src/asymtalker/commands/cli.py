@@ -147,7 +147,7 @@ class Generate:
     gaze: Literal["free", "camera"] = "free"
     """"camera" keeps the eyes on what they look at in the portrait, however the head turns."""
     blinks: bool = True
-    """--blinks False keeps the eyes open."""
+    """Blink as the model makes it; --no-blinks keeps the eyes as open as in the portrait."""
     device: str = "auto"
     """"auto" takes a GPU if there is one, else the CPU."""
     inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)

@@ -28,7 +28,7 @@ def codec_of(network: ModelMixin, autocast: torch.dtype | None = None, control: 
         return MotionCodec(network, autocast, control)
     assert isinstance(network, AutoencoderKLWan), "there are two kinds"
     if control != AS_MADE:
-        raise UserError("--motion, --gaze and --blinks need a model with a codec of motion; this one makes pixels.")
+        raise UserError("--motion, --gaze and --no-blinks need a model with a codec of motion; this one makes pixels.")
     return WanCodec(network, autocast)
 
 
