@@ -23,7 +23,7 @@ from asymtalker.media.atomic import write_atomic
 from asymtalker.models.precision import choose_precision, precision_name
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-CONVOLUTIONS = (  # of the bundled codec's decoder and encoder at 256x256: the input, padded, and the kernel
+CONVOLUTIONS = (  # of a small codec of Wan's kind at 256x256: the input, padded, and the kernel
     ((1, 24, 3, 34, 34), (24, 24, 3, 3, 3)),
     ((1, 24, 4, 66, 66), (24, 24, 3, 3, 3)),
     ((1, 12, 6, 130, 130), (24, 12, 3, 3, 3)),

@@ -29,7 +29,7 @@ WAN_BUCKETS = ((512, 512), (640, 416), (416, 640))
 
 
 def tiny() -> Recipe:
-    """The bundled model: 256x256, trained from nothing on a synthetic corpus; runs on a laptop's CPU."""
+    """The bundled model: a codec of motion, trained on real clips and animated portraits; runs on a laptop's CPU."""
     chunk = ChunkConfig(frames=73, continuity_frames=5)  # GRID's clips have 75
     return Recipe(
         codec=MotionCodecTrainConfig(
@@ -64,8 +64,8 @@ def tiny() -> Recipe:
             audio_noise=0.1,
             own_reference=0.5,
             pixel_every=NEVER,
-            shift=2.0,
-            loop=LoopConfig(steps=3_000, batch=48, sample_every=1_000),
+            shift=5.0,
+            loop=LoopConfig(steps=1_500, batch=32, sample_every=500),
             optimizer=OptimizerConfig(lr=8e-4, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
         ),
         distill=DistillConfig(

@@ -18,7 +18,6 @@ from asymtalker.commands.cli import main
 from asymtalker.config import CodecConfig, InferenceConfig
 from asymtalker.errors import UserError
 from asymtalker.generate import placement
-from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import RECOMPILE_LIMIT, channels_last, check_inference, check_split
 from asymtalker.media.video import read_video
@@ -33,6 +32,7 @@ from torchrun import torchrun
 from toy import TOY_CODEC, toy_transformer
 from whole_loop import whole_loop
 
+TRAINED_CODEC = Path(__file__).parents[1] / "wan_codec"
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "prediction_type": "velocity"}
 TESTS = Path(__file__).parents[1]
 
@@ -333,7 +333,7 @@ def test_preview_shows_its_own_frames_but_the_codec_makes_the_head(checkpoint, p
 
 
 def test_the_end_of_a_chunk_is_decoded_nearly_as_if_after_the_rest():
-    codec = WanCodec(load_part(AutoencoderKLWan, checkpoint_folder(None) / "vae"))  # a random one hardly forgets
+    codec = WanCodec(load_part(AutoencoderKLWan, TRAINED_CODEC))  # a random one hardly forgets
     latents = torch.randn(1, codec.channels, 11, 4, 4, generator=torch.Generator().manual_seed(0))
     span = Span(index=0, start=0, stop=41, continuity=0, new=range(41))
     whole = Chunk(span, latents, codec, Identity())
