@@ -183,7 +183,7 @@ class ChunkSource:
             masks=self._stacked([self.encoded.mask(*span)[None] for span in spans]) if masks else None,
         )
 
-    def _stacked(self, pieces: Sequence[Tensor]) -> Tensor:
+    def _stacked(self, pieces: list[Tensor]) -> Tensor:
         values = torch.stack(pieces)
         return (values.float() if values.is_floating_point() else values).to(self.device)
 
