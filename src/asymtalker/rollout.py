@@ -201,8 +201,13 @@ class Chunk:
             yield self.new_pixels
             return
         start, stop = self.span.new.start - self.span.start, self.span.new.stop - self.span.start
-        with torch.no_grad():
-            yield from self.codec.decode_frames(self.latents, start, stop, self.portrait, self.identity.latents)
+        frames = self.codec.decode_frames(self.latents, start, stop, self.portrait, self.identity.latents)
+        while True:
+            with torch.no_grad():  # entered anew: a generator that is paused inside would leave it on for its caller
+                part = next(frames, None)
+            if part is None:
+                return
+            yield part
 
     def continuity(self, count: int) -> Tensor:
         """The continuity reference of the next chunk: the last ``count`` frames, encoded anew."""

@@ -29,7 +29,7 @@ def test_command_writes_the_video_and_says_where(checkpoint, portrait, voice, so
 
 
 def test_command_makes_the_size_that_is_asked_for(checkpoint, portrait, voice, tmp_path, capsys):
-    main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), "--size", "32x48"])
+    main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), "--crop", "--size", "32x48"])
     assert read_video(tmp_path / "a.mp4")[0].shape[1:3] == (32, 48)
     with pytest.raises(SystemExit) as stop:
         main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), "--size", "tall"])
