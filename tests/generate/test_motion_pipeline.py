@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
@@ -53,6 +54,12 @@ def test_a_crop_is_made_chunk_by_chunk_at_any_size(pipeline, picture):
     assert np.array_equal(frames, streamed)
     with pytest.raises(UserError, match="must be even, not 160x121"):
         pipeline(picture, SOUND, crop=True, size=(160, 121))
+
+
+def test_streaming_leaves_torch_as_it_was(pipeline, picture):
+    for _ in pipeline.stream(picture, SOUND, crop=True):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
 
 
 def test_a_whole_picture_is_seen_and_rests_far_from_the_face(pipeline, whole, tmp_path):
