@@ -167,6 +167,25 @@ class MotionBasis(nn.Module):
         return expression, Pose(scale, rotation_matrix(vector[..., 3:]), place)
 
 
+def without_steps(motion: Tensor, begin: int) -> Tensor:
+    """Motion ``(B, F, D)`` of a chunk without the steps where the frames of one latent end and those of the next begin
+    [ours]: latents that were made err each by itself. What a step differs by from the motion on both sides of it is
+    spread over the frames before and after; frames before ``begin`` have been seen and stay as they are."""
+    fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
+    spread = torch.zeros_like(motion)
+    for first in range(1 + STACK, motion.shape[1] - 1, STACK):
+        if first < begin:
+            continue
+        before, after = motion[:, first - 1] - motion[:, first - 2], motion[:, first + 1] - motion[:, first]
+        step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
+        share = 1.0 if first == begin else 0.5
+        stop = min(first + STACK, motion.shape[1])
+        spread[:, first:stop] -= share * fading[: stop - first] * step
+        if first > begin:
+            spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
+    return motion + spread
+
+
 def _unit(size: tuple[int, int]) -> float:
     return (size[0] * size[1]) ** 0.5
 
