@@ -99,14 +99,19 @@ class Chooser:
         return Choice(clip, index, starts[index], portrait, elsewhere[draw_index(len(elsewhere), generator)])
 
 
-def draw_clip(clips: Sequence[Clip], generator: torch.Generator) -> Clip:
-    """A random clip. Of people of whom there are many clips each is drawn less often: a person counts as the root of
-    their number, or one speaker of whom there are hundreds would be all that is learned."""
+def clip_weights(clips: Sequence[Clip]) -> list[float]:
+    """How often each clip is drawn, up to a factor. A person counts as the root of the number of their clips, or one
+    speaker of whom there are hundreds would be all that is learned."""
     people = Counter(clip.row.identity_id for clip in clips)
-    if len(set(people.values())) == 1:
+    return [people[clip.row.identity_id] ** -0.5 for clip in clips]
+
+
+def draw_clip(clips: Sequence[Clip], generator: torch.Generator) -> Clip:
+    """A random clip, by :func:`clip_weights`."""
+    weights = clip_weights(clips)
+    if len(set(weights)) == 1:
         return clips[draw_index(len(clips), generator)]
-    weights = torch.tensor([people[clip.row.identity_id] for clip in clips]).float().rsqrt()
-    return clips[int(torch.multinomial(weights, 1, generator=generator))]
+    return clips[int(torch.multinomial(torch.tensor(weights), 1, generator=generator))]
 
 
 def draw_index(length: int, generator: torch.Generator) -> int:

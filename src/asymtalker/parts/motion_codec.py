@@ -5,7 +5,6 @@ that was moved from another frame of the clip, and the same square of the true f
 """
 
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from asymtalker.codec import to_pixels
 from asymtalker.config import MotionCodecTrainConfig
+from asymtalker.dataset.chunks import clip_weights
 from asymtalker.dataset.corpus import Clip, read_clips
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
@@ -128,10 +128,9 @@ def _save(codec: MotionCodecModel, painter: nn.Module, run_path: Path) -> None:
 
 
 def weights(clips: Sequence[Clip]) -> list[float]:
-    """How much a clip counts: a person of whom there are many counts as the root of their number, and real people as
-    much together as all others."""
-    people = Counter(clip.row.identity_id for clip in clips)
-    single = [people[clip.row.identity_id] ** -0.5 for clip in clips]
+    """How much a clip counts: see :func:`asymtalker.dataset.chunks.clip_weights`; and real people as much together as
+    all others."""
+    single = clip_weights(clips)
     real = [clip.row.kind == "real" for clip in clips]
     sums = {kind: sum(w for w, r in zip(single, real, strict=True) if r == kind) for kind in (True, False)}
     return [w / sums[kind] for w, kind in zip(single, real, strict=True)]
