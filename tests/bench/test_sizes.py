@@ -25,8 +25,11 @@ from asymtalker.config import InferenceConfig, to_dict
 from asymtalker.errors import UserError
 from asymtalker.generate import pipeline as generating
 from asymtalker.generate import placement
+from asymtalker.models.motion.painter import SIDE
 from asymtalker.recipes import smoke, wan_1_3b
+from asymtalker.sizing.costs import count_flops
 from asymtalker.sizing.empty import describe_chunk
+from asymtalker.timeline import latents_of_frames
 
 CPU = torch.device("cpu")
 
@@ -113,6 +116,19 @@ def test_a_preview_costs_its_decoder_and_the_end_of_a_chunk(network):
     cells = math.prod(side // network["vae"]["scale_factor_spatial"] for side in network["size"])
     assert shown["preview"] > 2 * 64 * 3 * 9 * 64 * cells * network["frames"]
     assert "preview" not in whole
+
+
+def test_a_codec_of_motion_costs_its_painter_whatever_the_size():
+    bundled = generating.load_pipeline(None, "cpu")
+    network = bundled.describe()
+    costs, larger = count_costs(network), count_costs(network | {"size": [1024, 768]})
+    squares = [torch.zeros(1, channels, SIDE, SIDE) for channels in (3, 1, 3, 1)]
+    assert costs["decode"] == costs["new_frames"] * count_flops(lambda: bundled.vae.painter(*squares))
+    assert costs["chunk"] == pytest.approx(4 * costs["transformer"] + costs["decode"] + costs["audio"])
+    assert larger == costs
+    assert token_count(network) == latents_of_frames(network["frames"])
+    with pytest.raises(UserError, match="no codec of motion"):
+        measure_stock({"network": network, "inference": to_dict(InferenceConfig()), "runs": 1})
 
 
 def test_guidance_doubles_the_passes(random_smoke, monkeypatch):

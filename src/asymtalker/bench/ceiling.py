@@ -9,13 +9,12 @@ import torch
 from diffusers.models.attention_dispatch import AttentionBackendName
 
 from asymtalker.bench.machine import synchronize
-from asymtalker.codec import latent_size
 from asymtalker.generate.placement import set_attention
 from asymtalker.models.audio import BLOCK_FRAMES
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel, attend
 from asymtalker.sizing.costs import count_flops, on_meta
-from asymtalker.sizing.empty import empty_transformer, parts_of_chunk
+from asymtalker.sizing.empty import empty_transformer, latent_cells, parts_of_chunk
 from asymtalker.timeline import latents_of_frames
 
 SQUARE = {"cuda": 8192, "cpu": 1024}
@@ -26,8 +25,7 @@ MEASURED_SECONDS = 0.5
 def token_count(network: dict[str, Any]) -> int:
     """Tokens of a chunk that the transformer sees at once."""
     patch = network["transformer"]["patch_size"]
-    cells = math.prod(latent_size(network["size"], network["vae"]["scale_factor_spatial"], patch))
-    return latents_of_frames(network["frames"]) * cells // math.prod(patch)
+    return latents_of_frames(network["frames"]) * math.prod(latent_cells(network)) // math.prod(patch)
 
 
 def measure_limits(job: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +109,8 @@ def count_costs(network: dict[str, Any]) -> dict[str, float]:
         network: of a pipeline.
 
     Returns:
-        ``transformer``, one pass; ``decode``, ``re_encode``, ``audio`` and, where one is shown, ``preview``;
-        ``identity``, once for a video; ``chunk``, all that a later chunk takes; ``new_frames``, what it gives.
+        Those of :func:`asymtalker.sizing.empty.parts_of_chunk`, ``audio`` of a chunk; ``chunk``, all that a later
+        chunk takes; ``new_frames``, what it gives.
     """
     new_frames = network["frames"] - network["continuity_frames"]
     parts = parts_of_chunk(network, empty_transformer(network))

@@ -23,6 +23,7 @@ from asymtalker.bench.machine import describe_machine, peak_memory, peak_of_load
 from asymtalker.bench.random_weights import random_network, random_pipeline
 from asymtalker.codec import to_frames
 from asymtalker.config import InferenceConfig
+from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import check_inference, fit
 from asymtalker.media.read import AudioFile, read_picture
@@ -33,6 +34,7 @@ from asymtalker.models.motion.codec import MotionCodecModel
 from asymtalker.models.precision import weights_precision
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.recipes import recipe_named
+from asymtalker.sizing.empty import holds_motion
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.training.distributed import start, world
 
@@ -246,8 +248,11 @@ def measure_stock(job: Job) -> dict[str, Any]:
         job: ``network`` of a pipeline, ``inference``, ``runs``.
 
     Raises:
-        UserError: if the GPU's memory is too small for it, or its attention cannot be used here.
+        UserError: if it has no codec such as ours, the GPU's memory is too small for it, or its attention cannot be
+            used here.
     """
+    if holds_motion(job["network"]):
+        raise UserError("diffusers' Wan pipeline has no codec of motion")
     inference, device = _inference(job), torch.device(job["network"]["device"])
     with explain_out_of_memory("The GPU's memory is too small for the stock pipeline."):
         pipeline = _stock_pipeline(job["network"], _drawing_device(device, inference))

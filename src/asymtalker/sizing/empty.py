@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asymtalker.codec import latent_size
 from asymtalker.config import ChunkConfig
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, audio_encoder_like
+from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
 from asymtalker.rollout import TAIL_CONTEXT
@@ -90,22 +91,31 @@ def decode(vae: AutoencoderKLWan, batch: int, num_latents: int, cells: tuple[int
     return vae.decode(latents).sample.float()
 
 
+def holds_motion(network: Network) -> bool:
+    """Whether its codec is one of motion."""
+    return "scale_factor_spatial" not in network["vae"]
+
+
+def latent_cells(network: Network) -> tuple[int, int]:
+    """Height and width of a latent frame: a motion has one cell, whatever the size of its frames."""
+    if holds_motion(network):
+        return 1, 1
+    return latent_size(network["size"], network["vae"]["scale_factor_spatial"], network["transformer"]["patch_size"])
+
+
 def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) -> dict[str, Callable[[], Tensor]]:
     """What runs for a later chunk of a pipeline, and once for a video (``identity``), without memory and gradient.
 
     By name ``transformer`` (one pass), ``decode``, ``re_encode``, ``identity``, ``audio`` (one block of sound) and,
-    where one is shown, ``preview``.
+    where one is shown, ``preview``. What a codec of motion does is the painter's work, if every mouth is open, and
+    looking pixels up, which is neither matrix product nor convolution; its ``re_encode`` and ``identity`` are no work.
     """
-    frames, size, dtype = network["frames"], network["size"], getattr(torch, network["codec_dtype"])
-    vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)
+    frames, dtype, cells = network["frames"], getattr(torch, network["codec_dtype"]), latent_cells(network)
     encoder = frozen_on_meta(lambda: audio_encoder_like(network["audio_encoder"]), dtype)
-    cells = latent_size(size, network["vae"]["scale_factor_spatial"], network["transformer"]["patch_size"])
     block = torch.empty(1, (BLOCK_FRAMES + 2 * CONTEXT_FRAMES) * SAMPLES_PER_FRAME, dtype=dtype, device="meta")
     parts: dict[str, Callable[[], Tensor]] = {
         "transformer": partial(denoise, transformer, 1, frames, cells),
-        "decode": partial(decode, vae, 1, network["decoded_latents"], cells),
-        "re_encode": partial(encode, vae, 1, network["continuity_frames"], size),
-        "identity": partial(encode, vae, 1, frames, size),
+        **(_painting(network) if holds_motion(network) else _parts_of_codec(network, dtype, cells)),
         "audio": lambda: encoder(block).last_hidden_state,
     }
     if network["preview"]:
@@ -114,3 +124,19 @@ def parts_of_chunk(network: Network, transformer: AsymTalkerTransformer3DModel) 
         latents = torch.empty(1, channels, latents_of_frames(frames), *cells, device="meta")
         parts["preview"] = partial(decoder.decode, latents)
     return {name: torch.no_grad()(run) for name, run in parts.items()}
+
+
+def _parts_of_codec(network: Network, dtype: torch.dtype, cells: tuple[int, int]) -> dict[str, Callable[[], Tensor]]:
+    vae = frozen_on_meta(lambda: cast(AutoencoderKLWan, AutoencoderKLWan.from_config(network["vae"])), dtype)
+    return {
+        "decode": partial(decode, vae, 1, network["decoded_latents"], cells),
+        "re_encode": partial(encode, vae, 1, network["continuity_frames"], network["size"]),
+        "identity": partial(encode, vae, 1, network["frames"], network["size"]),
+    }
+
+
+def _painting(network: Network) -> dict[str, Callable[[], Tensor]]:
+    painter = frozen_on_meta(lambda: Painter(network["vae"]["widths"]))
+    new_frames = network["frames"] - network["continuity_frames"]
+    squares = [torch.empty(new_frames, channels, SIDE, SIDE, device="meta") for channels in (3, 1, 3, 1)]
+    return {"decode": partial(painter, *squares)}

@@ -9,7 +9,7 @@ from torch import nn
 
 from asymtalker.config import InferenceConfig
 from asymtalker.sizing.costs import measure
-from asymtalker.sizing.empty import Network, empty_transformer, parts_of_chunk
+from asymtalker.sizing.empty import Network, empty_transformer, holds_motion, parts_of_chunk
 from asymtalker.sizing.fit import GB, SLACK, Option, Way, shortage, what_fits
 
 TILE = 256
@@ -96,7 +96,8 @@ def describe_shortage(
 
     fitting = ways(needs)
     if not fitting:
-        step = [network["vae"]["scale_factor_spatial"] * side for side in network["transformer"]["patch_size"][1:]]
+        spatial = 2 if holds_motion(network) else network["vae"]["scale_factor_spatial"]
+        step = [spatial * side for side in network["transformer"]["patch_size"][1:]]
         half = [max(side // 2 // each, 1) * each for side, each in zip((height, width), step, strict=True)]
         fewer, smaller = count_needs(network | {"size": half}, beside), f"--size {half[0]}x{half[1]}"
         if (total := fewer.total(config, processes)) <= available:

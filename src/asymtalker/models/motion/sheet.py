@@ -41,7 +41,7 @@ class Layer:
         """``(B, 2, h, w)`` in pixels, for points that go to ``turn @ point + shift`` (``(B, 3, 3)``, ``(B, 3)``) after
         an expression ``(B, K)``."""
         _, height, width = self.place.shape
-        moved = (self.modes @ expression.T).T.reshape(-1, 3, height, width)
+        moved = (expression @ self.modes.T).reshape(-1, 3, height, width)
         points = self.place + moved
         goes = torch.einsum("bij,bjhw->bihw", turn, points) + shift[:, :, None, None]
         return (moved + self.weight * (goes - points))[:, :2]
