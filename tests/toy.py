@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from asymtalker import flow, timeline
-from asymtalker.codec import Codec
+from asymtalker.codec import Codec, to_pixels
 from asymtalker.config import (
     AudioEncoderConfig,
     ChunkConfig,
@@ -22,6 +22,7 @@ from asymtalker.config import (
     TeacherConfig,
     TransformerConfig,
 )
+from asymtalker.dataset.batches import Batch, ChunkSource
 from asymtalker.dataset.corpus import NewClip
 from asymtalker.distill.loop import Generated, generate
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
@@ -169,6 +170,13 @@ def assert_same(first, second):
         assert torch.equal(first, second)
     else:
         assert first == second
+
+
+def real_pixels(source: ChunkSource, batch: Batch, start: int, stop: int) -> torch.Tensor:
+    """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
+    clips = {clip.key: clip for clip in source.clips}
+    chunks = [(clips[key], first) for key, first in zip(batch.keys, batch.starts, strict=True)]
+    return torch.cat([to_pixels(source.frames(clip, first + start, first + stop)) for clip, first in chunks])
 
 
 def roll_out(config: DistillConfig, nets, frozen, source, extent, generator: torch.Generator) -> Generated:

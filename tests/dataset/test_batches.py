@@ -16,7 +16,7 @@ from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.models.identity import encode_then_repeat, temporal_reference
 from asymtalker.training.frozen import load_frozen
-from toy import TOY_CHUNK, ToyFace, toy_loop
+from toy import TOY_CHUNK, ToyFace, real_pixels, toy_loop
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_references_are_fixed_by_the_key_and_inside_the_clip():
 
 def test_the_reference_is_the_chunks_own_first_frame_where_that_is_asked_for(source, frozen):
     batch = source.batch(3, generator(), own_reference=1.0)
-    first = source.pixels(batch, 0, 1)
+    first = real_pixels(source, batch, 0, 1)
     for index in range(3):
         expected = temporal_reference(frozen.codec, first[index : index + 1], TOY_CHUNK.frames)
         close(batch.identity.latents[index : index + 1], expected)
@@ -78,12 +78,12 @@ def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):
         picture = [to_pixels(clip.frames(f, f + 1)) for f in reference_frames(key, clip.num_frames, TOY_CHUNK.frames)]
         references = [temporal_reference(frozen.codec, p, TOY_CHUNK.frames)[0] for p in picture]
         assert min((batch.identity.latents[index] - r).abs().max() for r in references) < 5e-3
-        assert torch.equal(source.pixels(batch, 2, 5)[index], pixels[0, :, 2:5])
+        assert torch.equal(real_pixels(source, batch, 2, 5)[index], pixels[0, :, 2:5])
 
 
 def test_the_head_of_a_chunk_is_the_encoding_of_its_first_frames(source, frozen):
     batch = source.batch(2, generator())
-    head = frozen.codec.encode(source.pixels(batch, 0, TOY_CHUNK.continuity_frames))
+    head = frozen.codec.encode(real_pixels(source, batch, 0, TOY_CHUNK.continuity_frames))
     close(batch.latents[:, :, :2], head)
 
 
@@ -161,7 +161,7 @@ def test_chunks_in_a_row_leave_room_before_the_last(toy_corpus, frozen):
     assert min(batch.starts) >= 8  # two chunks of 9 frames that share 5
     moved = batch.audio.moved(8)
     assert torch.equal(moved.frames(8, 17), batch.audio.frames(0, 9))
-    rollout.pixels(batch, -8, -3)
+    real_pixels(rollout, batch, -8, -3)
 
 
 def test_clips_that_are_too_short_are_named(toy_corpus, frozen):

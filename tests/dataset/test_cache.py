@@ -28,7 +28,17 @@ from asymtalker.train.teacher import teacher_losses, train_teacher
 from asymtalker.training.distributed import micro_batches
 from asymtalker.training.frozen import load_frozen
 from torchrun import torchrun
-from toy import TOY_CHUNK, ToyFace, assert_same, saved_state, toy_distill, toy_loop, toy_teacher, toy_transformer
+from toy import (
+    TOY_CHUNK,
+    ToyFace,
+    assert_same,
+    real_pixels,
+    saved_state,
+    toy_distill,
+    toy_loop,
+    toy_teacher,
+    toy_transformer,
+)
 
 BUCKETS = ((32, 32), (48, 32), (32, 48))
 
@@ -127,7 +137,7 @@ def test_batches_hold_clips_of_one_bucket(mixed, frozen):
         assert {nearest_bucket(rows(mixed)[key], BUCKETS) for key in batch.keys} == {batch.size}
         height, width = batch.size
         assert batch.latents.shape[-2:] == batch.identity.latents.shape[-2:] == (height // 8, width // 8)
-        assert source.pixels(batch, 0, 2).shape == (3, 3, 2, height, width)
+        assert real_pixels(source, batch, 0, 2).shape == (3, 3, 2, height, width)
         assert source.face_mask(batch, 0, 2).shape == (3, 1, 2, height, width)
     assert seen == set(BUCKETS)
 
@@ -136,7 +146,7 @@ def test_the_latents_of_a_bucket_are_of_the_frames_it_shows(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     for seed in range(6):
         batch = source.batch(1, numbered_generator(seed, 0))
-        expected = frozen.codec.encode(source.pixels(batch, 0, TOY_CHUNK.frames))
+        expected = frozen.codec.encode(real_pixels(source, batch, 0, TOY_CHUNK.frames))
         torch.testing.assert_close(batch.latents, expected, atol=5e-3, rtol=2e-3)  # the cache holds float16
 
 
@@ -168,7 +178,7 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
     before = files_of(folder)
     fly = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS, cache=False)
     drawn = [fly.batch(2, numbered_generator(seed, 0)) for seed in range(6)]
-    beside = [(fly.face_mask(b, 3, 7), fly.pixels(b, -4, 2)) for b in drawn]
+    beside = [(fly.face_mask(b, 3, 7), real_pixels(fly, b, -4, 2)) for b in drawn]
     assert files_of(folder) == before, "nothing is written"
     cached = ChunkSource(folder, "train", frozen, TOY_CHUNK, 2, buckets=BUCKETS)
     encode_all(cached)
@@ -180,7 +190,7 @@ def test_cached_equals_on_the_fly(mixed, frozen, strategy, tmp_path):
             vars(batch) | {"audio": batch.audio.features, "identity": vars(batch.identity)},
         )
         assert again.audio.first == batch.audio.first
-        assert_same((cached.face_mask(again, 3, 7), cached.pixels(again, -4, 2)), more)
+        assert_same((cached.face_mask(again, 3, 7), real_pixels(cached, again, -4, 2)), more)
 
 
 def test_losses_are_the_same_cached_and_on_the_fly(mixed, frozen, tmp_path):

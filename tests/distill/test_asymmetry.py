@@ -32,6 +32,7 @@ from toy import (
     TOY_CHUNK,
     TOY_OPTIMIZER,
     RecordingNetwork,
+    real_pixels,
     roll_out,
     saved_state,
     toy_distill,
@@ -248,7 +249,7 @@ def test_a_rollout_hands_the_real_head_to_the_teacher_and_the_students_to_the_cr
     teacher, critic = always(1.0), always(0.0)
     losses_of(teacher, critic, generated)
     critic_loss_of(critic, generated)
-    real = frozen.codec.encode(source.pixels(generated.batch, 0, TOY_CHUNK.continuity_frames))
+    real = frozen.codec.encode(real_pixels(source, generated.batch, 0, TOY_CHUNK.continuity_frames))
     close = {"atol": 5e-3, "rtol": 2e-3}  # the cache holds float16
     for given in teacher.passes:
         torch.testing.assert_close(given.noisy[:, :, :HEAD], real, **close, msg="the teacher's head is not E(x[:K])")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asymtalker.codec import to_pixels
 from asymtalker.config import ChunkConfig, LoopConfig
 from asymtalker.dataset.buckets import Size, by_bucket
 from asymtalker.dataset.cache import Cache, encode_corpus
@@ -117,7 +116,6 @@ class ChunkSource:
         self._encoder, self._cache = Encoder(frozen, chunk.frames, buckets), cache
         groups = by_bucket(self.clips, buckets, self.spatial)
         self._of_size = {size: Chooser(clips, chunk.frames, self.lead) for size, clips in groups.items()}
-        self._clip = {clip.key: clip for clip in self.clips}
 
     @property
     def rows(self) -> list[ManifestRow]:
@@ -192,12 +190,6 @@ class ChunkSource:
         first = -self.lead - AUDIO_MARGIN
         pieces = [self.encoded.audio(clip, start + first, stop + AUDIO_MARGIN) for clip, start, stop in spans]
         return ClipFeatures(self._stacked(pieces), first)
-
-    def pixels(self, batch: Batch, start: int, stop: int) -> Tensor:
-        """Real frames ``[start, stop)`` counted from each chunk's first, ``(B, 3, stop - start, H, W)`` in [-1, 1]."""
-        chunks = ((self._clip[key], first) for key, first in zip(batch.keys, batch.starts, strict=True))
-        pieces = [to_pixels(self.frames(clip, first + start, first + stop)) for clip, first in chunks]
-        return torch.cat(pieces).to(self.device)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
         """Face masks of frames ``[start, stop)`` of the chunks, ``(B, 1, stop - start, H, W)`` in [0, 1]."""

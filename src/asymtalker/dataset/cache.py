@@ -162,14 +162,13 @@ class Cache:
                 "mask_edges": torch.tensor([0, *accumulate(map(len, packed))]),
             }
 
-        return {
-            _file(folders.latents, clip): latents,
-            _file(folders.identity, clip): identity,
-            _file(folders.audio, clip): lambda: {
-                "features": encoder.audio(clip, -AUDIO_MARGIN, frames + AUDIO_MARGIN)
-            },
-            _file(folders.face, clip): face,
-        }
+        def audio() -> dict[str, Tensor]:
+            return {"features": encoder.audio(clip, -AUDIO_MARGIN, frames + AUDIO_MARGIN)}
+
+        files = {folders.latents: latents, folders.identity: identity, folders.audio: audio}
+        if encoder.frozen.codec.spatial:  # the losses on decoded frames, which masks are for, need pixels
+            files[folders.face] = face
+        return {_file(folder, clip): make for folder, make in files.items()}
 
     def missing(self, clip: Clip) -> dict[Path, Callable[[], dict[str, Tensor]]]:
         """Those of :meth:`files` that are not there or older than the clip: a corpus can be written again."""
