@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import ArraySource, AudioEncoder, AudioFeatures, at_frames, load_audio_encoder
 from asymtalker.parts.audio import feature_extractor
 from asymtalker.parts.recordings import Recording, split_of_recording

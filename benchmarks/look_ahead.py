@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import ArraySource, AudioFeatures, load_audio_encoder
 from asymtalker.parts.audio import feature_extractor
 

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, load_audio_encoder
 from asymtalker.parts.audio import HEAD, STEP, output_phonemes
 from asymtalker.parts.recordings import Recording, read_index

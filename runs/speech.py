@@ -24,7 +24,7 @@ import pocketsphinx
 from tokenizers import Tokenizer
 from transformers import WhisperFeatureExtractor
 
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.parts.recordings import Recording, write_index
 from asymtalker.synth.phonemes import SILENCE, phoneme_class
 from asymtalker.synth.speech import Voice, synthesize

@@ -13,7 +13,7 @@ from asymtalker.bench.settings import BenchDistill, BenchGenerate, BenchTrain
 from asymtalker.commands.cli import main
 from asymtalker.commands.measuring import TASKS
 from asymtalker.errors import UserError
-from asymtalker.media.read import AudioFile
+from asymtalker.media.sound import AudioFile
 from asymtalker.models.precision import quick_in_bfloat16
 from asymtalker.timeline import SAMPLE_RATE
 

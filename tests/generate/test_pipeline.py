@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from asymtalker.generate import folder as folders
 from asymtalker.generate.inputs import FileRequest, FramesRequest, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.generate.provenance import read_provenance
-from asymtalker.media.read import SoundTrack
+from asymtalker.media.sound import SoundTrack
 from asymtalker.media.video import VideoWriter, probe_video, read_video
 from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
@@ -48,6 +49,55 @@ def test_every_form_of_input_gives_the_same(pipeline, portrait, voice, tmp_path)
     streamed = list(pipeline.stream(portrait, voice))
     assert [len(part) for part in streamed[:2]] == [9, 4]
     assert np.array_equal(np.concatenate(streamed), expected)
+
+
+def test_threads_share_a_pipeline(pipeline, portrait, sound):
+    alone = [pipeline(portrait, (sound, SAMPLE_RATE), seed=seed).frames for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        made = list(pool.map(lambda seed: pipeline(portrait, (sound, SAMPLE_RATE), seed=seed).frames, range(3)))
+    streams = [pipeline.stream(portrait, (sound, SAMPLE_RATE), seed=seed) for seed in range(3)]
+    taken = [
+        np.concatenate(parts) for parts in zip(*zip(*streams, strict=True), strict=True)
+    ]  # a chunk of each in turn
+    for seed in range(3):
+        assert np.array_equal(made[seed], alone[seed])
+        assert np.array_equal(taken[seed], alone[seed])
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1.0, 1e6])
+def test_guidance_without_sense_is_refused(pipeline, portrait, sound, scale):
+    with pytest.raises(UserError, match="from 0 to 20"):
+        pipeline(portrait, (sound, SAMPLE_RATE), guidance_scale=scale)
+
+
+@pytest.mark.parametrize(
+    "image", [None, 3, object(), b"no picture", np.zeros((80, 80, 3)), np.zeros((2, 80, 80, 3), "u1")]
+)
+def test_what_is_no_picture_is_one_sentence(pipeline, sound, image):
+    with pytest.raises(UserError):
+        pipeline(image, (sound, SAMPLE_RATE))
+
+
+@pytest.mark.parametrize(
+    "audio", [None, 3, object(), b"no sound", np.zeros(100), ("voice", "rate"), (np.zeros(9), None)]
+)
+def test_what_is_no_sound_is_one_sentence(pipeline, portrait, audio):
+    with pytest.raises(UserError):
+        pipeline(portrait, audio)
+
+
+def test_pipes_are_read_and_hashed(pipeline, portrait, voice, tmp_path):
+    """As a shell's ``<(...)`` and ``/dev/stdin``."""
+    pipes = [tmp_path / "a.png", tmp_path / "a.wav"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    with ThreadPoolExecutor(2) as pool:
+        for pipe, source in zip(pipes, (portrait, voice), strict=True):
+            pool.submit(pipe.write_bytes, source.read_bytes())
+        made = pipeline.generate_to_file(*pipes, tmp_path / "a.mp4")
+    expected = pipeline.generate_to_file(portrait, voice, tmp_path / "b.mp4")
+    assert read_provenance(made) == read_provenance(expected)
+    assert np.array_equal(read_video(made)[0], read_video(expected)[0])
 
 
 def test_streaming_leaves_torch_as_it_was(pipeline, portrait, sound):

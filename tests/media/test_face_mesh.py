@@ -13,7 +13,7 @@ from PIL import Image
 
 from asymtalker.media import face_mesh
 from asymtalker.media.face_mesh import Face, Region, cut, detect, find_face, read_face, track
-from asymtalker.media.read import read_picture
+from asymtalker.media.picture import read_picture
 from asymtalker.media.video import decode_frames
 from real_data import DATA
 

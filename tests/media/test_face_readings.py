@@ -7,7 +7,7 @@ import pytest
 from asymtalker.media import face_mesh
 from asymtalker.media.face_mesh import find_face, track
 from asymtalker.media.face_readings import face_mask, gaze, head_pose, lid_openings, lip_aperture
-from asymtalker.media.read import read_picture
+from asymtalker.media.picture import read_picture
 from asymtalker.media.video import decode_frames
 from asymtalker.synth.pose import rotation
 from real_data import DATA

@@ -6,6 +6,7 @@ from PIL import Image
 
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS
+from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import (
     FaceBox,
     Placement,
@@ -18,7 +19,6 @@ from asymtalker.media.portrait import (
     paste_back,
     resize_for_video,
 )
-from asymtalker.media.read import read_picture
 from drawn_face import background, draw_face
 from real_data import DATA
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asymtalker.errors import UserError
-from asymtalker.media.read import AudioFile, read_audio
+from asymtalker.media.sound import AudioFile, read_audio
 from asymtalker.media.video import VideoWriter, decode_frames, probe_video, read_video, write_video
 from asymtalker.timeline import FPS, SAMPLE_RATE, frames_of_samples
 from real_data import DATA

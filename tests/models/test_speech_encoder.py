@@ -11,7 +11,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import asymtalker
 from asymtalker.config import SpeechEncoderConfig
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import ArraySource, AudioFeatures, audio_encoder_like, load_audio_encoder
 from asymtalker.models.speech_encoder import SpeechEncoder, build_speech_encoder, whisper_weights
 from real_data import DATA

@@ -26,7 +26,8 @@ from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.generate.placement import check_inference, fit
-from asymtalker.media.read import AudioFile, read_picture
+from asymtalker.media.picture import read_picture
+from asymtalker.media.sound import AudioFile
 from asymtalker.media.video import VideoWriter
 from asymtalker.models.codecs import codec_of
 from asymtalker.models.loading import explain_out_of_memory

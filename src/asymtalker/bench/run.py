@@ -23,7 +23,7 @@ from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import check_writable, write_atomic
 from asymtalker.media.portrait import parse_size
-from asymtalker.media.read import AudioFile
+from asymtalker.media.sound import AudioFile
 from asymtalker.recipes import recipe_named
 from asymtalker.timeline import SAMPLE_RATE
 

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -137,6 +138,8 @@ class Generate:
     """Audio guidance, 1 is none; by default what the checkpoint was made for."""
     face: int | None = None
     """Which face, counted from 1, the largest (default)."""
+    track: int | None = None
+    """Which sound track, counted from 1; by default the one that the file says is its default."""
     crop: bool = False
     """Show what is around the face alone, not the whole picture."""
     size: str | None = None
@@ -186,6 +189,7 @@ def generate(settings: Generate) -> None:
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance,
             face=settings.face,
+            track=settings.track,
             crop=settings.crop,
             size=size,
             control=control,
@@ -248,7 +252,7 @@ def parse(name: str, settings: Any, arguments: Sequence[str]) -> Any:
         if not stop.code:
             raise
     flags = set(re.findall(r"--[a-z][\w.-]*", _printed(lambda: run(["--help"]))))
-    sentence = _unknown_flag(arguments, flags) or _sentence(_printed(lambda: run(arguments)))
+    sentence = _unknown_flag(arguments, flags) or _sentence(_printed(lambda: run(arguments)), arguments)
     raise UserError(f"{sentence} See asymtalker {name} --help.")
 
 
@@ -262,21 +266,39 @@ def _printed(run: Callable[[], Any]) -> str:
 
 def _unknown_flag(arguments: Sequence[str], flags: set[str]) -> str | None:
     """A sentence about the first flag that does not exist, which tyro mentions only when nothing else is wrong."""
-    for argument in arguments:
+    known = {flag.replace("_", "-") for flag in flags}
+    for before, argument in pairwise(["", *arguments]):
         flag = argument.split("=")[0].replace("_", "-")
-        if flag.startswith("--") and flag not in {known.replace("_", "-") for known in flags}:
-            near = difflib.get_close_matches(flag, flags, n=1)
-            return f"There is no option {flag}{f': did you mean {near[0]}?' if near else '.'}"
+        if not re.match(r"-+[a-zA-Z]", flag) or flag in {*known, "-h"}:
+            continue
+        if before in known and not flag.startswith("--") and "." in flag:
+            return f"{before} {argument} looks like an option: give the file as {before} ./{argument}."
+        near = difflib.get_close_matches(flag, known, n=1) or [name for name in known if name.startswith(f"-{flag}")]
+        return f"There is no option {flag}{f': did you mean {near[0]}?' if near else '.'}"
     return None
 
 
-def _sentence(printed: str) -> str:
-    """What tyro says between its first two rules, in one sentence; of missing options their names alone."""
+KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "a text"}
+
+
+def _sentence(printed: str, arguments: Sequence[str]) -> str:
+    """What tyro says between its first two rules, in one sentence; of missing options their names alone, and of a
+    wrong value what is right."""
     sections = re.split(r"^\s*-{4,}\s*$", printed, flags=re.MULTILINE)
     lines = [line.strip() for line in sections[min(1, len(sections) - 1)].splitlines() if line.strip()]
+    said = " ".join(lines).rstrip(".:")
+    if alone := re.match(r"Missing value for argument '(--\S+)'", said):
+        return f"{alone[1]} is without a value."
     if lines and lines[0].startswith("Missing"):
         return f"Missing: {', '.join(line.split()[0] for line in lines if line.startswith('--'))}."
-    return f"{' '.join(lines).rstrip('.:')}."
+    if wrong := re.match(r"Error parsing (--\S+):", said):
+        flag = wrong[1]
+        help_line = next((line.strip() for line in printed.splitlines() if line.strip().startswith(f"{flag} ")), flag)
+        kinds = set(help_line.removeprefix(flag).strip().split("|")) - {"{None}"}
+        given = next((f", not {value}" for name, value in pairwise(arguments) if name.replace("_", "-") == flag), "")
+        if len(kinds) == 1 and (kind := KINDS.get(kinds.pop())):
+            return f"{flag} takes {kind}{given}."
+    return f"{said}."
 
 
 def _run(arguments: Sequence[str]) -> None:

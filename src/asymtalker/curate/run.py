@@ -16,7 +16,7 @@ from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.media.face_readings import face_mask
 from asymtalker.media.portrait import crop_frame, find_faces
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import decode_frames
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 from asymtalker.training.run_folder import tracked

@@ -13,7 +13,8 @@ from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.evaluate.pairs import PAIRS, read_pairs
 from asymtalker.evaluate.record import RECORD, read_record
-from asymtalker.media.read import PICTURE_SUFFIXES, read_audio, read_picture
+from asymtalker.media.picture import PICTURE_SUFFIXES, read_picture
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import VIDEO_SUFFIXES, VideoInfo, decode_frames, probe_video
 from asymtalker.timeline import FPS, SAMPLE_RATE
 

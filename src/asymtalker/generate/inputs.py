@@ -4,13 +4,15 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import IO, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.media.picture import is_animation, picture_array, read_picture
 from asymtalker.media.portrait import (
     Placement,
     Portrait,
@@ -20,11 +22,12 @@ from asymtalker.media.portrait import (
     find_upright,
     resize_for_video,
 )
-from asymtalker.media.read import AudioFile, AudioSamples, AudioSource, picture_array, read_picture
+from asymtalker.media.read import array_of, spool
+from asymtalker.media.sound import AudioFile, AudioSamples
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 
-Picture = str | Path | Image.Image | np.ndarray
-Sound = str | Path | tuple[np.ndarray, int]
+Picture = str | Path | Image.Image | np.ndarray | bytes | BytesIO
+Sound = str | Path | tuple[Any, int]
 Progress = Callable[[int, int], None]
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
@@ -39,12 +42,13 @@ class Request:
     """What is to be generated. All ways to generate take these as their arguments.
 
     Attributes:
-        image: path, Pillow image, or ``H W 3`` uint8 array, showing a face.
-        audio: path of anything with sound, or ``(samples, rate)``.
+        image: path, Pillow image, ``H W 3`` uint8 array or tensor, or the bytes of a file, showing a face.
+        audio: path of anything with sound, or ``(samples, rate)``, see :class:`asymtalker.media.sound.AudioSamples`.
         seed: the same seed gives the same video on one machine.
         num_inference_steps: per chunk; by default what the checkpoint was made for.
         guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
         face: which face, counted from 1, the largest (default).
+        track: which sound track of a file, counted from 1; by default the one that the file says is its default.
         crop: show what is around the face alone, not the whole picture.
         size: height and width in pixels, of the frames if ``crop``; else of what the whole picture is fitted into, or,
             of a model that makes pixels, of the part that it makes. By default the checkpoint's size, and the
@@ -62,6 +66,7 @@ class Request:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     face: int | None = None
+    track: int | None = None
     crop: bool = False
     size: tuple[int, int] | None = None
     framed: bool = False
@@ -135,12 +140,14 @@ class Inputs:
         whole: the picture that is to be seen, ``None`` for the portrait.
         points: ``(478, 3)`` of the face in that picture, in pixels.
         audio: the sound.
+        sources: files or arrays that picture and sound were read from.
     """
 
     portrait: Portrait
-    whole: np.ndarray | None
-    points: np.ndarray | None
-    audio: AudioSource
+    whole: np.ndarray | None = None
+    points: np.ndarray | None = None
+    audio: AudioFile | AudioSamples
+    sources: "Sources"
 
     def faces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The pictures that there are and the points of the face in them, as far as these were read."""
@@ -154,6 +161,31 @@ class Inputs:
         return self.portrait.picture if self.whole is None else self.whole
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a request's picture and sound are read from: a file, or what is in memory.
+
+    Attributes:
+        picture, sound: paths of files that can be read again, or what was given.
+        spooled: copies of pipes, which are gone with this.
+    """
+
+    picture: Picture
+    sound: Sound
+    spooled: tuple[IO[bytes], ...] = ()
+
+    @classmethod
+    def of(cls, request: Request) -> "Sources":
+        """Those of a request."""
+        given: list[Any] = [request.image, request.audio]
+        spooled = list[IO[bytes]]()
+        for index, what in enumerate(("picture", "audio file")):
+            if isinstance(given[index], str | Path) and (copy := spool(given[index], what)):
+                spooled.append(copy)
+                given[index] = Path(copy.name)
+        return cls(*given, tuple(spooled))
+
+
 def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | None) -> Inputs:
     """Read and check picture and sound.
 
@@ -165,14 +197,16 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
     Raises:
         UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
     """
-    picture, name = read_image(request.image)
-    audio = request.audio
-    source = AudioFile(audio) if isinstance(audio, str | Path) else AudioSamples(*audio)
+    sources = Sources.of(request)
+    picture, name = read_image(sources.picture)
+    audio = read_sound(sources.sound, request.track)
+    for remark in audio.remarks:
+        request.say(remark)
     if request.framed:
         if picture.shape[:2] != size:
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
             raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
-        return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), whole=None, points=None, audio=source)
+        return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), audio=audio, sources=sources)
     if not request.crop:
         scale = min(sides / own for sides, own in zip(fit, picture.shape, strict=False)) if fit else None
         picture = resize_for_video(picture, scale or min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2])))
@@ -183,8 +217,28 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
     check_face(box, picture.shape, name, request.say)
     portrait = crop_frame(picture, box, size)
     if request.crop:
-        return Inputs(portrait=portrait, whole=None, points=None, audio=source)
-    return Inputs(portrait=portrait, whole=picture, points=box.mesh and box.mesh.points, audio=source)
+        return Inputs(portrait=portrait, audio=audio, sources=sources)
+    points = box.mesh and box.mesh.points
+    return Inputs(portrait=portrait, whole=picture, points=points, audio=audio, sources=sources)
+
+
+def read_sound(audio: Sound, track: int | None) -> AudioFile | AudioSamples:
+    """The sound of a file, or of samples in memory.
+
+    Raises:
+        UserError: if it can't be read or is no sound.
+    """
+    if isinstance(audio, str | Path):
+        return AudioFile(audio, track)
+    if track is not None:
+        raise UserError("Samples have no sound tracks to choose from: a track is one of a file.")
+    if not isinstance(audio, tuple | list) or len(audio) != 2:
+        raise UserError(f"Sound is the path of a file, or (samples, rate), not {_described(audio)}.")
+    return AudioSamples(*audio)
+
+
+def _described(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
 
 
 def read_image(image: Picture) -> tuple[np.ndarray, str]:
@@ -193,14 +247,21 @@ def read_image(image: Picture) -> tuple[np.ndarray, str]:
     Raises:
         UserError: if it can't be read or is no picture.
     """
+    name = "the picture"
     if isinstance(image, str | Path):
-        return read_picture(image), str(image)
-    if isinstance(image, np.ndarray):
-        try:
-            image = Image.fromarray(image)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"A picture array must be H W 3 uint8, not {image.shape} {image.dtype}.") from error
-    return picture_array(image), "the picture"
+        picture = read_picture(image)
+        return picture, f"the first picture of {image}" if is_animation(image) else str(image)
+    if isinstance(image, bytes | BytesIO):
+        return read_picture(BytesIO(image) if isinstance(image, bytes) else image), name
+    if isinstance(image, Image.Image):
+        return picture_array(image), name
+    values = array_of(image, "A picture")
+    if values.dtype != np.uint8 or values.ndim not in (2, 3):
+        raise UserError(f"A picture array must be H W 3 uint8, not {values.shape} {values.dtype}.")
+    try:
+        return picture_array(Image.fromarray(values)), name
+    except (TypeError, ValueError) as error:
+        raise UserError(f"A picture array must be H W 3 uint8, not {values.shape} {values.dtype}.") from error
 
 
 def check_not_input(output: Path, *inputs: object) -> None:

@@ -5,6 +5,7 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 """
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -55,6 +56,8 @@ from asymtalker.sizing.generation import describe_shortage
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.training.distributed import start, world
 
+MOST_GUIDANCE = 20.0
+"""Far beyond what any checkpoint is made for; the values soon overflow."""
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
     "vae": (AutoencoderKLWan, MotionCodecModel),
@@ -106,6 +109,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         renew_noise: draw fresh noise after every step, as a distilled student expects.
         identity: how the portrait enters the network.
         name: what the checkpoint is called in the tags of the videos it makes.
+
+    Several threads may generate with one pipeline: its networks work for one at a time, on a chunk or a few frames.
 
     :meth:`place` moves it to where it runs and fits it to the machine; then ``preview`` is the decoder that shows the
     video, if not the codec, ``processes`` how many make it together, and ``inference`` what it was given.
@@ -165,6 +170,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         self.preview: PreviewDecoder | None = None
         self.processes = 1
         self.inference = InferenceConfig()
+        self._networks = threading.RLock()  # codecs and offloading keep on the networks what they are doing
         for part in (transformer, vae, audio_encoder):
             part.eval().requires_grad_(False)
 
@@ -300,7 +306,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             inputs.seen.shape[:2],
             audio_rate=track.rate,
             audio_channels=track.channels,
-            metadata=provenance(self.settings.name, request.seed, request.image, request.audio).tags(),
+            metadata=provenance(self.settings.name, request.seed, inputs.sources.picture, inputs.sources.sound).tags(),
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:
@@ -348,6 +354,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
             sampler = replace(sampler, guidance_scale=request.guidance_scale)
         if sampler.num_steps < 1:
             raise UserError(f"The number of steps must be at least 1, not {sampler.num_steps}.")
+        if not 0 <= sampler.guidance_scale <= MOST_GUIDANCE:  # which is so of NaN too
+            raise UserError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {sampler.guidance_scale:g}.")
         return sampler
 
     @property
@@ -389,6 +397,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             shown = made.shown()
             while True:
                 with (
+                    self._networks,
                     self._explain_out_of_memory(inputs.portrait.picture.shape[:2]),
                     torch.inference_mode(),
                     self._precision(),
@@ -413,7 +422,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             for seen, points in inputs.faces():
                 codec.note_face(seen, points)
         features = AudioFeatures(self.audio_encoder, self.feature_extractor, inputs.audio, self._autocast)
-        with self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+        with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(device),
@@ -436,7 +445,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+            with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
                 made = next(chunks, None)
             if made is None:
                 return

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 import asymtalker
 from asymtalker.errors import UserError
+from asymtalker.media.read import array_of
 from asymtalker.media.video import probe_video
 
 TITLE = "AI-generated talking head video"
@@ -52,8 +54,11 @@ def _sha256(source: object) -> str:
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    values = source[0] if isinstance(source, tuple) else source
-    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    if isinstance(source, BytesIO):
+        source = source.getvalue()
+    values = source[0] if isinstance(source, tuple | list) else source
+    held = values if isinstance(values, bytes) else np.ascontiguousarray(array_of(values, "A hash")).tobytes()
+    return hashlib.sha256(held).hexdigest()
 
 
 def read_provenance(path: str | Path) -> Provenance:

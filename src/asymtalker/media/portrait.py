@@ -69,6 +69,8 @@ SAME_FACE = 0.3
 """Least overlap (intersection over union) of two boxes of one face."""
 SAME_BOX = 0.7
 """That of detections one of which stands for both; a part of a face can be surer than the face, so others are read."""
+LARGEST_SIDE = 4096
+"""Pixels of a video, as hardware that plays H.264 takes."""
 MIN_FACE = 24
 """Pixels: below this a face box holds nothing that could be enlarged into a portrait."""
 BORDER_BLUR, BORDER_BLEND = 0.06, 0.03  # of the crop's shorter side
@@ -284,11 +286,13 @@ def parse_size(text: str) -> tuple[int, int]:
     """Height and width of ``"HEIGHTxWIDTH"``, such as ``"640x416"``, or of one number, for a square.
 
     Raises:
-        UserError: if it is neither.
+        UserError: if it is neither, or of more pixels than H.264 players take.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(f"--size must be HEIGHTxWIDTH in pixels, such as 640x416, not {text}.")
+    if max(map(int, sides)) > LARGEST_SIDE:
+        raise UserError(f"--size may be at most {LARGEST_SIDE} pixels a side, not {text}.")
     return int(sides[0]), int(sides[-1])
 
 

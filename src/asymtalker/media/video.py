@@ -22,7 +22,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import FULL_DISK, check_writable, write_error
-from asymtalker.media.read import check_file, open_media, read_audio
+from asymtalker.media.read import check_file, open_media
+from asymtalker.media.sound import read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from asymtalker import timeline
 from asymtalker.config import AudioEncoderConfig
-from asymtalker.media.read import window
+from asymtalker.media.sound import window
 from asymtalker.models.loading import load_part, send
 from asymtalker.models.speech_encoder import SpeechEncoder
 

@@ -22,7 +22,7 @@ from asymtalker.dataset import corpus
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import save_atomic
-from asymtalker.media.read import PICTURE_SUFFIXES, read_picture
+from asymtalker.media.picture import PICTURE_SUFFIXES, read_picture
 from asymtalker.synth.portraits import photo_identity, reserved_portraits
 from asymtalker.synth.speech import split_of
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights

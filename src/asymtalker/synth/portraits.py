@@ -12,7 +12,7 @@ import numpy as np
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import atomic_path
 from asymtalker.media.face_mesh import find_face
-from asymtalker.media.read import PICTURE_SUFFIXES, read_picture
+from asymtalker.media.picture import PICTURE_SUFFIXES, read_picture
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from asymtalker.dataset.corpus import Clip, NewClip, ShardWriter, read_clips
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.media.face_readings import lid_openings, lip_aperture
+from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import LIDS_CLOSED, crop_frame, find_faces
-from asymtalker.media.read import read_picture
 from asymtalker.media.registry import named_portraits
 from asymtalker.models.codecs import load_codec_network
 from asymtalker.models.motion.codec import MotionCodecModel, read_points

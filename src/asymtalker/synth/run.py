@@ -27,7 +27,7 @@ from asymtalker.config import SynthConfig
 from asymtalker.dataset.corpus import ManifestRow, NewClip, ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import write_atomic
-from asymtalker.media.read import read_picture
+from asymtalker.media.picture import read_picture
 from asymtalker.media.registry import named_portraits
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.mesh import BLENDSHAPES

@@ -29,7 +29,7 @@ from asymtalker.evaluate.baselines.run import (
     run_baseline,
 )
 from asymtalker.evaluate.pairs import Pair, read_pairs, write_pairs
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import probe_video, read_video, write_video
 from toy import ToyFace
 

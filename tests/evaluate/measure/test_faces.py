@@ -15,7 +15,7 @@ from asymtalker.evaluate.measure.faces import (
     track_faces,
     yunet_detector,
 )
-from asymtalker.media.read import read_picture
+from asymtalker.media.picture import read_picture
 from asymtalker.media.video import decode_frames
 from drawn_face import background, draw_face
 from real_data import DATA

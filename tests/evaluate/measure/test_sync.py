@@ -17,7 +17,7 @@ from asymtalker.evaluate.measure.sync import (
     smooth_places,
     sync_score,
 )
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import read_video
 from asymtalker.models.syncnet import SyncNet, load_syncnet
 

@@ -5,7 +5,7 @@ import pytest
 
 from asymtalker.evaluate.measure.readings import READINGS, Truth
 from asymtalker.evaluate.measure.truth import closures, lip_score, sound_delay, truth_score
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import write_video
 from asymtalker.timeline import SAMPLE_RATE
 

@@ -20,7 +20,7 @@ from asymtalker.evaluate.test_sets.lists import (
 )
 from asymtalker.evaluate.test_sets.prepare import Benchmark, given_box, prepare_benchmark
 from asymtalker.media.portrait import Placement, crop_frame
-from asymtalker.media.read import read_audio
+from asymtalker.media.sound import read_audio
 from asymtalker.media.video import VideoWriter, probe_video, read_video
 from drawn_face import background, draw_face
 

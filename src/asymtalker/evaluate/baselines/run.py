@@ -35,7 +35,8 @@ from asymtalker.evaluate.clips import held_out
 from asymtalker.evaluate.pairs import Pair, read_pairs
 from asymtalker.evaluate.record import RECORD, read_record, write_record
 from asymtalker.media.atomic import atomic_path, check_writable, clear_unfinished, disk_is_full
-from asymtalker.media.read import AudioFile, open_media
+from asymtalker.media.read import open_media
+from asymtalker.media.sound import AudioFile
 from asymtalker.timeline import frames_of_samples
 
 INPUTS = "inputs"

@@ -22,7 +22,7 @@ from asymtalker.evaluate.pairs import PAIRS, Pair, write_pairs
 from asymtalker.evaluate.test_sets.lists import COLUMNS, ListedClip, choose_clips, find_video, read_list
 from asymtalker.media.atomic import disk_is_full, write_atomic
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
-from asymtalker.media.read import AudioFile
+from asymtalker.media.sound import AudioFile
 from asymtalker.media.video import VideoWriter, probe_video, resample_frames, timed_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
