@@ -1,6 +1,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from asymtalker.errors import UserError
 from asymtalker.media.sound import AudioFile, read_audio
-from asymtalker.media.video import VideoWriter, decode_frames, probe_video, read_video, write_video
+from asymtalker.media.video import VideoWriter, check_output, decode_frames, probe_video, read_video, write_video
 from asymtalker.timeline import FPS, SAMPLE_RATE, frames_of_samples
 from real_data import DATA
 
@@ -126,9 +128,72 @@ def test_a_video_that_cannot_take_its_name_is_kept_and_said(tmp_path):
     (tmp_path / "a.mp4" / "in the way").mkdir(parents=True)
     with pytest.raises(UserError, match="what was written lies in") as error:
         writer.close()
-    (kept,) = tmp_path.glob(".*.part")
+    (kept,) = tmp_path.glob(".*.mp4")
     assert str(kept) in str(error.value)
     assert len(list(decode_frames(kept))) == 5
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    """Two threads, or two containers, which may have the same process number."""
+    lengths = (10, 20, 30)
+    writers = [VideoWriter(tmp_path / "a.mp4", (64, 96)) for _ in lengths]
+    for length, writer in zip(lengths, writers, strict=True):
+        writer.write(moving(length))
+    for length, writer in zip(lengths, writers, strict=True):
+        writer.close()
+        assert len(list(decode_frames(tmp_path / "a.mp4"))) == length
+    assert os.listdir(tmp_path) == ["a.mp4"]
+
+
+@pytest.mark.parametrize("name", ["x" * 240 + ".mp4", "\u6f22" * 80 + ".mp4", "x" * 251 + ".mp4"])
+def test_long_names_are_written(tmp_path, name):
+    write_video(tmp_path / name, moving(3))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_name_that_is_too_long_is_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match=r"name of the output .* too long"):
+        check_output(tmp_path / ("x" * 252 + ".mp4"))
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "there" / "b.mp4")
+    for length in (3, 5):
+        write_video(tmp_path / "a.mp4", moving(length))
+        assert (tmp_path / "a.mp4").is_symlink()
+        assert len(list(decode_frames(tmp_path / "there" / "b.mp4"))) == length
+    assert os.listdir(tmp_path / "there") == ["b.mp4"]
+
+
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    (tmp_path / "b.mp4").symlink_to("/dev/null")
+    for name in ("a.mp4", "b.mp4"):
+        with pytest.raises(UserError, match="pipe or a device"):
+            check_output(tmp_path / name)
+
+
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(tmp_path):
+    script = f"""
+import os, signal, numpy as np
+from asymtalker.media.video import VideoWriter
+writer = VideoWriter({str(tmp_path / "a.mp4")!r}, (64, 96))
+writer.write(np.zeros((3, 64, 96, 3), np.uint8))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    dead = set(tmp_path.iterdir())
+    assert len(dead) == 2  # with the room kept back
+    living = VideoWriter(tmp_path / "b.mp4", (64, 96))
+    mine = set(tmp_path.iterdir()) - dead
+    for left in (*dead, *mine):
+        os.utime(left, (0, 0))
+    write_video(tmp_path / "c.mp4", moving(3))
+    assert set(tmp_path.iterdir()) == {*mine, tmp_path / "c.mp4"}
+    living.write(moving(3))
+    living.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"b.mp4", "c.mp4"}
 
 
 class InterruptedContainer:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -12,14 +13,26 @@ from pathlib import Path
 from asymtalker.errors import UserError
 
 FULL_DISK = (ENOSPC, EDQUOT, EFBIG)
+LONGEST_NAME = 255
+"""Bytes, of all usual file systems."""
+SHOWN = 80
+"""Bytes of a file's name, and characters of a machine's, in the name of what is to become it."""
+WRITER = r"\d+(?:-[0-9a-f]+)?"
+"""Of :func:`beside`, as a regular expression."""
 
 
 def check_writable(path: Path, folder: bool = False) -> None:
     """Make the folder that a file, or a ``folder``, is going to be written into, before the work whose result it is.
 
     Raises:
-        UserError: if ``path`` is there and the other of the two, or its folder can't be made or written to.
+        UserError: if ``path`` is there and is something else, its name is too long, or its folder can't be made or
+            written to.
     """
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise UserError(f"The name of the output {path} is too long: give a shorter one.")
+    path = written_through(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"The output {path} is a pipe or a device: give the name of a file.")
     if path.is_dir() and not folder:
         raise UserError(f"The output {path} is a folder: give the name of a file in it.")
     if path.is_file() and folder:
@@ -30,6 +43,18 @@ def check_writable(path: Path, folder: bool = False) -> None:
         raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+
+
+def written_through(path: Path) -> Path:
+    """Where a link leads, so that what it points to is replaced and not the link itself; other paths as they are."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def beside(path: Path, ending: str) -> Path:
+    """A hidden name beside ``path`` for what is to take its place, which no other thread, process or machine uses."""
+    shown = os.fsencode(path.name)[:SHOWN].decode(errors="ignore")  # or long names would become too long
+    writer = f"{socket.gethostname().split('.')[0][:SHOWN]}.{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{shown}.{writer}.{ending}")
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -57,8 +82,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         UserError: if the disk is full or ``path`` can't be written; other errors of the block pass through.
     """
-    writer = f"{socket.gethostname().split('.')[0]}.{os.getpid()}"  # machines may share a disk
-    partial, old = (path.with_name(f".{path.name}.{writer}.{ending}") for ending in ("part", "old"))
+    path = written_through(path)
+    partial, old = beside(path, "part"), beside(path, "old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -100,10 +125,10 @@ def clear_unfinished(folder: Path) -> None:
     What was to be replaced takes its place again where nothing has taken it, and all else that is left goes.
     """
     for left in list(folder.glob(".*")):
-        if old := re.fullmatch(r"\.(.+)\.[^.]+\.\d+\.old", left.name):
+        if old := re.fullmatch(rf"\.(.+)\.[^.]+\.{WRITER}\.old", left.name):
             path = folder / old[1]
             _remove(left) if path.exists() else os.replace(left, path)
-        elif re.fullmatch(r"\..+(\.\d+\.part(\.reserve)?|\.part\.mp4)", left.name):  # the latter two of videos
+        elif re.fullmatch(rf"\..+(\.{WRITER}(\.mp4)?\.part(\.reserve)?|\.part\.mp4)", left.name):
             _remove(left)
 
 

@@ -4,11 +4,13 @@ A video is ``F H W 3`` uint8 RGB, its sound float32 in [-1, 1]. Memory does not 
 """
 
 import contextlib
+import fcntl
 import math
 import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,7 +23,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
-from asymtalker.media.atomic import FULL_DISK, check_writable, write_error
+from asymtalker.media.atomic import FULL_DISK, beside, check_writable, write_error, written_through
 from asymtalker.media.read import check_file, open_media
 from asymtalker.media.sound import read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
@@ -29,6 +31,7 @@ from asymtalker.timeline import FPS, SAMPLE_RATE
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")
 """Of files taken for videos where a folder is read."""
 DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
+JUST_BEGUN = 60.0  # seconds
 MIN_DECODED = 0.98
 """Share of the frames a header promises that must be there."""
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
@@ -45,7 +48,8 @@ class _Output:
         self._reserve = Path(f"{path}.reserve")
         self.full: OSError | None = None
         self.error: OSError | None = None
-        self._file = path.open("wb", buffering=0)
+        self._file = path.open("xb", buffering=0)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or its process is gone
         try:
             with self._reserve.open("wb") as reserve:
                 reserve.write(os.urandom(DISK_RESERVE))  # zeros would take no room where the disk compresses
@@ -79,6 +83,19 @@ class _Output:
     def remove(self) -> None:
         self.close()
         self.path.unlink(missing_ok=True)
+
+
+def clear_unfinished_videos(folder: Path) -> None:
+    """Remove what killed processes of this or another machine have left in a folder of videos: parts that nobody has
+    locked. Those of the last minute stay, as they may not be locked yet."""
+    for part in folder.glob(".*.mp4.part"):
+        with contextlib.suppress(OSError):  # somebody writes it, or has just removed it
+            if time.time() - part.stat().st_mtime < JUST_BEGUN:
+                continue
+            with part.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                part.unlink()
+                Path(f"{part}.reserve").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -128,11 +145,12 @@ class VideoWriter:
         height, width = size
         if height % 2 or width % 2:
             raise ValueError(f"H.264 in 4:2:0 needs even sizes, got {height}x{width}")
-        self.path = check_output(path)
+        self.path = written_through(check_output(path))
+        clear_unfinished_videos(self.path.parent)
         self.kept_seconds: float | None = None
         self._size, self._frames, self._samples = size, 0, 0
         try:
-            self._output = _Output(self.path.with_name(f".{self.path.name}.{os.getpid()}.part"))
+            self._output = _Output(beside(self.path, "mp4.part"))
         except OSError as error:
             raise write_error(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
@@ -214,8 +232,11 @@ class VideoWriter:
                 raise
             self._output.close()
             self.kept_seconds = 0.0
+            kept = self._output.path.with_suffix("")  # which no later run takes for left over
+            with contextlib.suppress(OSError):
+                os.replace(self._output.path, kept)
             raise UserError(
-                f"Cannot finish {self.path} ({error.strerror}): what was written lies in {self._output.path}."
+                f"Cannot finish {self.path} ({error.strerror}): what was written lies in {kept}."
             ) from error
         self.kept_seconds = self.seconds
 
@@ -250,7 +271,9 @@ def check_output(path: str | Path) -> Path:
         UserError: if it is a folder, does not end in .mp4, .m4v or .mov, or its folder cannot be made or written to.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not path.is_dir():
+    if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not os.path.isdir(
+        path
+    ):  # False of a name that is too long
         raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
     check_writable(path)
     return path
