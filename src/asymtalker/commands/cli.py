@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import asymtalker
-from asymtalker.commands.exits import exit_by
+from asymtalker.commands.exits import exit_by, steady_streams
 from asymtalker.commands.threads import limit_threads
 from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError, join_or
@@ -335,4 +335,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; see :func:`asymtalker.commands.exits.exit_by`."""
     _quiet_libraries()
     limit_threads()
-    exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    with steady_streams():
+        exit_by(lambda: _run(sys.argv[1:] if arguments is None else arguments))

@@ -15,6 +15,59 @@ from asymtalker.errors import LostProcessError, UserError
 from asymtalker.media.atomic import FULL_DISK
 
 
+class _Steady:
+    """A stream whose reader may leave, or whose disk may be full: what is written to it then is lost, and the work
+    that it tells of goes on."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._lost = stream, False
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # of letters that its encoding lacks
+
+    def write(self, text: str) -> int:
+        """Write as far as that is possible."""
+        self._guard(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as that is possible."""
+        self._guard(self._stream.flush)
+
+    def _guard(self, act: Callable[[], object]) -> None:
+        if self._lost:
+            return
+        try:
+            act()
+        except (OSError, ValueError) as error:
+            self._lost = True
+            with contextlib.suppress(OSError, ValueError):  # or Python would try once more while shutting down
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, OSError) and error.errno in FULL_DISK and sys.stderr is not self:
+                print(f"asymtalker: standard output could not be written ({error.strerror}).", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def steady_streams() -> Iterator[None]:
+    """Standard streams that change nothing about how the work ends, whatever becomes of them; where they are closed,
+    their numbers are taken, or the next file that is opened would be written to by what writes to them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Steady(stream or open(os.devnull, "w")) for stream in streams)  # noqa: SIM115
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = streams
+
+
 @contextlib.contextmanager
 def _explain_errors() -> Iterator[None]:
     """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
@@ -104,10 +157,6 @@ def exit_by(work: Callable[[], None]) -> None:
             name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
             print(f"asymtalker: stopped by {name}.", file=sys.stderr)
         _exit(128 + number)
-    except BrokenPipeError:
-        # Whoever read our output has left; without this Python would complain once more while shutting down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        _exit(128 + signal.SIGPIPE)
     except Exception:
         if not _has_others():
             raise

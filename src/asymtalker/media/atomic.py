@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
@@ -52,7 +53,9 @@ def written_through(path: Path) -> Path:
 
 def beside(path: Path, ending: str) -> Path:
     """A hidden name beside ``path`` for what is to take its place, which no other thread, process or machine uses."""
-    shown = os.fsencode(path.name)[:SHOWN].decode(errors="ignore")  # or long names would become too long
+    shown = os.fsencode(path.name)[:SHOWN].decode(
+        sys.getfilesystemencoding(), errors="ignore"
+    )  # or long names would become too long
     writer = f"{socket.gethostname().split('.')[0][:SHOWN]}.{os.getpid()}-{secrets.token_hex(4)}"
     return path.with_name(f".{shown}.{writer}.{ending}")
 
