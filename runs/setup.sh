@@ -16,7 +16,13 @@ if ! .venv/bin/python -c "$new_enough" 2>/dev/null || ! .venv/bin/python -m pip 
     "$python" -m venv --clear .venv
 fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-pip=(.venv/bin/python -m pip install --quiet --retries 2)
+
+# pip install, a line for each package that it fetches.
+fetch() {
+    .venv/bin/python -m pip install --retries 2 --progress-bar off "$@" | awk '
+        /^ *(Downloading|Using cached) .*\(.*B\)/ { n = split($(NF - 2), path, "/"); print "  " path[n], $(NF - 1), $NF; fflush() }
+        /^Installing collected packages/ { print "  unpacking them, which takes as long"; fflush() }'
+}
 
 answers() {
     .venv/bin/python - <<'PY'
@@ -43,9 +49,9 @@ installed=$(.venv/bin/python -c 'from importlib.metadata import version; print(v
 if [ "${installed%+cpu}" != "$pinned" ] && [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
     echo "installing PyTorch for the CPU"
     # Alone: what it depends on is pinned to versions of the usual index, which PyTorch's own may lack.
-    if ! answers || ! "${pip[@]}" --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$pinned"; then
-        echo "PyTorch's own index can't be reached or lacks torch $pinned: the usual index serves, on Linux with a larger build"
+    if ! answers || ! fetch --no-deps --index-url https://download.pytorch.org/whl/cpu "torch==$pinned"; then
+        echo "PyTorch comes from the usual index, in its larger build: its own can't be reached from here"
     fi
 fi
-echo "installing $requirement: 1.4 GB, with all extras 3.4, which takes minutes the first time and says nothing meanwhile"
-"${pip[@]}" --constraint constraints.txt --editable "$requirement"
+echo "installing $requirement: 1.4 GB, with all extras 3.4, which takes minutes the first time"
+fetch --constraint constraints.txt --editable "$requirement"

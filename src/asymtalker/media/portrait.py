@@ -226,7 +226,7 @@ def choose_face(
     if not faces:
         raise UserError(
             f"No human face was found in {name}, neither upright nor turned: give a picture that shows one from the "
-            f"front, at least a twentieth of the picture's longer side wide."
+            f"front, at least a twentieth of the picture's longer side wide: crop it around a smaller one."
         )
     if number is None:
         if len(faces) > 1:

@@ -157,6 +157,30 @@ class MotionBasis(nn.Module):
         stacks = (latents[..., 0, 0].transpose(1, 2) * self.spread) @ self.basis + self.mean
         return stacks.unflatten(2, (STACK, -1)).flatten(1, 2)[:, STACK - 1 :]
 
+    def without_steps(self, motion: Tensor, begin: int) -> Tensor:
+        """Motion ``(B, F, components + 6)`` of a chunk without the steps where the frames of one latent end and those of
+        the next begin [ours]: latents that were made err each by itself.
+
+        What a step differs by from the motion on both sides of it is spread over the frames before and after; frames
+        before ``begin`` have been seen and stay as they are. A head's pose never steps; a large step of the face is
+        meant, as of lids that close.
+        """
+        fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
+        spread = torch.zeros_like(motion)
+        for first in range(1 + STACK, motion.shape[1] - 1, STACK):
+            if first < begin:
+                continue
+            before, after = motion[:, first - 1] - motion[:, first - 2], motion[:, first + 1] - motion[:, first]
+            step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
+            face = step[..., :-POSE]
+            step = torch.cat([face / (1 + (face / self.noise[:-POSE]).square()), step[..., -POSE:]], -1)
+            share = 1.0 if first == begin else 0.5
+            stop = min(first + STACK, motion.shape[1])
+            spread[:, first:stop] -= share * fading[: stop - first] * step
+            if first > begin:
+                spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
+        return motion + spread
+
     def split(self, motion: Tensor, size: tuple[int, int]) -> tuple[Tensor, Pose]:
         """Expression ``(..., components)`` and pose in pixels of a frame of ``size`` that a motion stands for. The
         depth of the pose's place is not part of it and zero."""
@@ -165,25 +189,6 @@ class MotionBasis(nn.Module):
         place = vector[..., 1:3] * scale[..., None] + vector.new_tensor(size[::-1]) / 2
         place = torch.cat([place, torch.zeros_like(place[..., :1])], -1)
         return expression, Pose(scale, rotation_matrix(vector[..., 3:]), place)
-
-
-def without_steps(motion: Tensor, begin: int) -> Tensor:
-    """Motion ``(B, F, D)`` of a chunk without the steps where the frames of one latent end and those of the next begin
-    [ours]: latents that were made err each by itself. What a step differs by from the motion on both sides of it is
-    spread over the frames before and after; frames before ``begin`` have been seen and stay as they are."""
-    fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
-    spread = torch.zeros_like(motion)
-    for first in range(1 + STACK, motion.shape[1] - 1, STACK):
-        if first < begin:
-            continue
-        before, after = motion[:, first - 1] - motion[:, first - 2], motion[:, first + 1] - motion[:, first]
-        step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
-        share = 1.0 if first == begin else 0.5
-        stop = min(first + STACK, motion.shape[1])
-        spread[:, first:stop] -= share * fading[: stop - first] * step
-        if first > begin:
-            spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
-    return motion + spread
 
 
 def _unit(size: tuple[int, int]) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
-from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, without_steps
+from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -249,7 +249,7 @@ class MotionCodec(Codec):
         assert portrait is not None, "motion moves a picture"
         device, latents = latents.device, latents.cpu()
         with torch.autocast("cpu", enabled=False):
-            motions = without_steps(self.vae.motion.to_motion(latents.float()), start)
+            motions = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.float()), start)
             pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
             rests = torch.stack([picture.motion for picture in pictures])
             if identity is not None:
@@ -279,7 +279,7 @@ class MotionCodec(Codec):
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
         with torch.autocast("cpu", enabled=False):
-            motion = without_steps(self.vae.motion.to_motion(latents.cpu().float()), 0)
+            motion = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.cpu().float()), 0)
             return self.vae.motion.of_motion(motion[:, -num_frames:]).to(latents.device)
 
     def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
