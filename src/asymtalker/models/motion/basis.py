@@ -158,7 +158,7 @@ class MotionBasis(nn.Module):
         return stacks.unflatten(2, (STACK, -1)).flatten(1, 2)[:, STACK - 1 :]
 
     def without_steps(self, motion: Tensor, begin: int) -> Tensor:
-        """Motion ``(B, F, components + 6)`` of a chunk without the steps where the frames of one latent end and those of
+        """Motion ``(B, F, components + 6)`` of a chunk without steps where the frames of one latent end and those of
         the next begin [ours]: latents that were made err each by itself.
 
         What a step differs by from the motion on both sides of it is spread over the frames before and after; frames
