@@ -223,7 +223,9 @@ def echo(given):
     return FoldingCodec().encode(frames.expand(-1, 3, -1, 1, 1))
 
 
-def test_frame_k_of_a_rollout_is_made_from_the_sound_of_frame_k():
+@pytest.mark.parametrize("memoryless", [False, True])
+def test_frame_k_of_a_rollout_is_made_from_the_sound_of_frame_k(monkeypatch, memoryless):
+    monkeypatch.setattr(FoldingCodec, "memoryless", memoryless)
     network = RecordingNetwork(echo, FoldingCodec.channels)
     portrait = Identity(latents=torch.zeros(1, FoldingCodec.channels, 3, 1, 1))
     made = list(roll(network, FoldingCodec(), Numbers(), portrait, num_frames=17, size=(1, 1)))
@@ -232,8 +234,10 @@ def test_frame_k_of_a_rollout_is_made_from_the_sound_of_frame_k():
         shown = chunk.pixels[0, 0, :, 0, 0].round().int().tolist()
         span = chunk.span
         assert shown == list(range(span.start, span.stop)), f"frames {span.start} to {span.stop} show those of {shown}"
-    video = torch.cat([chunk.new_pixels for chunk in made], dim=2)[0, 0, :, 0, 0].round().int().tolist()
-    assert video == list(range(17)), f"the video is made of the frames {video}"
+    parts = {"at once": [chunk.new_pixels for chunk in made], "in parts": [p for chunk in made for p in chunk.shown()]}
+    for how, pixels in parts.items():
+        video = torch.cat(pixels, dim=2)[0, 0, :, 0, 0].round().int().tolist()
+        assert video == list(range(17)), f"the video, {how}, is made of the frames {video}"
 
 
 def test_a_given_head_is_clean_and_marked_and_a_first_chunk_has_none(model, toy_codec, features, identity):

@@ -194,10 +194,16 @@ class Codec(ABC):
         """
 
     def decode_frames(
-        self, latents: Tensor, start: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
     ) -> Iterator[Tensor]:
-        """Frames ``[start, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``."""
-        yield self.decode(latents, portrait, identity)[:, :, start:stop]
+        """Frames ``[begin, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``;
+        where it fits frames to each other, they are fitted to those before ``begin``, which have been seen."""
+        yield self.decode(latents, portrait, identity)[:, :, begin:stop]
+
+    def compared(self, latents: Tensor) -> Tensor:
+        """Decoded frames ``(B, D, F, H, W)`` as the teacher's losses on them compare them (eq. 16, 17), with gradient:
+        pixels, or what the codec holds in their place."""
+        return self.decode(latents)
 
     def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
         """Latents of the last ``num_frames`` frames that ``latents`` decode to, encoded anew as a chunk begins

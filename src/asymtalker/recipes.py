@@ -23,7 +23,6 @@ from asymtalker.config import (
 )
 from asymtalker.errors import UserError
 
-NEVER = 10**9
 WAN_BUCKETS = ((512, 512), (640, 416), (416, 640))
 """Square, portrait and landscape of about as many tokens: 1,024 and 1,040 a latent frame."""
 
@@ -63,7 +62,9 @@ def tiny() -> Recipe:
             chunk=chunk,
             audio_noise=0.1,
             own_reference=0.5,
-            pixel_every=NEVER,
+            tgc_weight=2.0,
+            pixel_frames=chunk.frames,  # of motion, which costs nothing
+            pixel_max_sigma=0.65,  # the last step of four begins at 0.625
             shift=5.0,
             loop=LoopConfig(steps=1_500, batch=32, sample_every=500),
             optimizer=OptimizerConfig(lr=8e-4, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
@@ -120,6 +121,9 @@ def smoke() -> Recipe:
             recipe.teacher,
             model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4)),
             chunk=chunk,
+            tgc_weight=0.1,
+            pixel_frames=5,
+            pixel_max_sigma=0.5,
             pixel_every=3,
             loop=LoopConfig(steps=20, batch=1, checkpoint_every=10, sample_every=20),
         ),

@@ -192,16 +192,18 @@ class Chunk:
     @property
     def new_pixels(self) -> Tensor:
         """The frames this chunk adds to the video, without the repeated head and the padded end."""
-        pixels = self.pixels if self.preview is None else self.preview.decode(self.latents.detach())
-        return pixels[:, :, self.span.new.start - self.span.start : self.span.new.stop - self.span.start]
+        return torch.cat(list(self.shown()), 2)
 
     def shown(self) -> Iterator[Tensor]:
         """:attr:`new_pixels`, of a codec without memory a few at a time."""
-        if self.preview is not None or not self.codec.memoryless:
-            yield self.new_pixels
+        begin, stop = self.span.new.start - self.span.start, self.span.new.stop - self.span.start
+        if self.preview is not None:
+            yield self.preview.decode(self.latents.detach())[:, :, begin:stop]
             return
-        start, stop = self.span.new.start - self.span.start, self.span.new.stop - self.span.start
-        frames = self.codec.decode_frames(self.latents, start, stop, self.portrait, self.identity.latents)
+        if not self.codec.memoryless:
+            yield self.pixels[:, :, begin:stop]
+            return
+        frames = self.codec.decode_frames(self.latents.detach(), begin, stop, self.portrait, self.identity.latents)
         while True:
             with torch.no_grad():  # entered anew: a generator that is paused inside would leave it on for its caller
                 part = next(frames, None)

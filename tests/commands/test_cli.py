@@ -72,7 +72,7 @@ def test_flags_become_settings():
         (["generate", "-i", "a.png", *REQUIRED[2:]], "no option -i: did you mean --image?"),
         (["generate", "--image", "-p.png", *REQUIRED[2:]], "give the file as --image ./-p.png"),
         (["generate", "--image", "https://a.b/c.jpg", *REQUIRED[2:]], "is an address: download it"),
-        (["generate", *REQUIRED, "--size", "100000x100000"], "at most 4096"),
+        (["generate", *REQUIRED, "--size", "100000x100000"], "from 16 to 4096 pixels, not 100000x100000"),
         (["generate", *REQUIRED, "stray"], "stray"),
         (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate, bench train or bench distill?"),
         (["evaluate", "--out", "report"], "Give what to compare with: --reference"),

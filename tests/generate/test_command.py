@@ -10,7 +10,9 @@ import pytest
 
 from asymtalker.commands.cli import main
 from asymtalker.dataset.corpus import encode_wav
+from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
+from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
 
 
@@ -26,6 +28,18 @@ def test_command_writes_the_video_and_says_where(checkpoint, portrait, voice, so
     assert "generating" in said.err
     frames, heard = read_video(tmp_path / "a.mp4")
     assert (len(frames), len(heard)) == (31, len(sound))
+
+
+def test_every_option_reaches_the_pipeline(checkpoint, portrait, voice, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(AsymTalkerPipeline, "generate_to_file", lambda _, *paths, **options: given.update(options))
+    named = {"seed": 3, "face": 2, "track": 1}
+    renamed = {"steps": 5, "guidance": 1.5, "size": "32x48", "motion": 0.5, "gaze": "camera"}
+    flags = [word for name, value in (named | renamed).items() for word in (f"--{name}", str(value))]
+    main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), *flags, "--crop", "--no-blinks"])
+    wanted = named | {"num_inference_steps": 5, "guidance_scale": 1.5, "size": (32, 48), "crop": True}
+    assert {name: given[name] for name in wanted} == wanted
+    assert given["control"] == MotionControl(0.5, "camera", False)
 
 
 def test_command_makes_the_size_that_is_asked_for(checkpoint, portrait, voice, tmp_path, capsys):

@@ -9,6 +9,7 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
+from asymtalker.models.motion.control import MotionControl
 from drawn_face import background, draw_face
 from moving_face import SIDE, mesh_points, motion_network, textured_face
 from toy import TOY_CHUNK, toy_transformer
@@ -54,6 +55,16 @@ def test_a_crop_is_made_chunk_by_chunk_at_any_size(pipeline, picture):
     assert np.array_equal(frames, streamed)
     with pytest.raises(UserError, match="must be even, not 160x121"):
         pipeline(picture, SOUND, crop=True, size=(160, 121))
+
+
+def test_a_control_is_seen(pipeline, picture):
+    """Of a network that is not trained, whose head and lids do move."""
+    made = pipeline(picture, SOUND, crop=True).frames.astype(int)
+    gazes = pipeline(picture, SOUND, crop=True, control=MotionControl(gaze="camera")).frames.astype(int)
+    assert np.abs(gazes - made).max() > 3
+    rests = pipeline(picture, SOUND, crop=True, control=MotionControl(motion=0)).frames.astype(int)
+    corner = np.s_[:, 20:40, 54:74]  # the forehead
+    assert np.abs(rests - rests[:1])[corner].mean() < 0.5 * np.abs(made - made[:1])[corner].mean()
 
 
 def test_streaming_leaves_torch_as_it_was(pipeline, picture):

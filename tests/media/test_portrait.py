@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from asymtalker.errors import UserError
-from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS
+from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS, find_face
 from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import (
     FaceBox,
@@ -280,3 +280,13 @@ def test_rows_that_are_padded_change_nothing():
     assert expected
     for _ in range(3):
         assert find_faces(padded[:, :360]) == expected
+
+
+def test_the_points_of_a_crop_are_those_of_its_face():
+    picture = draw_face(background(400, 600), (370, 230), 130)
+    (box,) = find_faces(picture)
+    for size in ((256, 256), (160, 320)):
+        crop = crop_frame(picture, box, size)
+        found = find_face(crop.picture).points
+        width = found[:, 0].max() - found[:, 0].min()
+        assert np.abs(crop.points - found)[:, :2].mean() < 0.03 * width

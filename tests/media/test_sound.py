@@ -270,6 +270,8 @@ def test_of_several_tracks_the_default_is_heard_said_and_another_can_be_asked_fo
     path = write_tracks(tmp_path / "a.mkv", [still, voice], default=1)
     audio = AudioFile(path)
     assert agreement(audio.read(0, SAMPLE_RATE), voice) > 0.9
+    assert agreement(audio.track().take_until(1.0)[:, 0], voice) > 0.9, "another track plays than is spoken"
+    assert not AudioFile(path, track=1).track().take_until(1.0).any()
     assert [remark for remark in audio.remarks if "number 2" in remark and "--track" in remark]
     first = AudioFile(path, track=1)
     assert not first.read(0, SAMPLE_RATE).any()

@@ -5,11 +5,20 @@ import pytest
 import torch
 
 from asymtalker.errors import UserError
-from asymtalker.models.motion.basis import INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, Pose, rotation_matrix, rotation_vector
-from asymtalker.models.motion.control import IRISES, MotionControl
+from asymtalker.models.motion.basis import (
+    CHIN,
+    INNER_LIPS,
+    LEFT_LIDS,
+    RIGHT_LIDS,
+    Pose,
+    rotation_matrix,
+    rotation_vector,
+)
+from asymtalker.models.motion.control import IRISES, LIDS_GAIN, MotionControl
 from moving_face import SIDE, mesh_points, motion_network, opened, textured_face
 
 BROW = 105
+JAW = (136, 150, 172, 365, 379, 397)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +72,10 @@ def test_lips_lids_and_eyes_move_as_they_were_made(network):
     made = network.motion.modes
     for motion in (0.0, 2.0):
         modes = MotionControl(motion=motion).modes(network.motion)
-        for points in (INNER_LIPS, LEFT_LIDS, RIGHT_LIDS, IRISES):
+        for points in (INNER_LIPS, IRISES, CHIN, JAW):
             assert torch.equal(modes[list(points)], made[list(points)])
+        for points in (LEFT_LIDS, RIGHT_LIDS):
+            torch.testing.assert_close(modes[list(points)], LIDS_GAIN * made[list(points)])
         torch.testing.assert_close(modes[BROW], motion * made[BROW])
 
 

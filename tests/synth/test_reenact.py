@@ -13,6 +13,7 @@ from asymtalker.errors import UserError
 from asymtalker.media.face_readings import lip_aperture
 from asymtalker.models.motion.codec import read_points
 from asymtalker.synth import reenact as module
+from asymtalker.synth.portraits import photo_identity
 from asymtalker.synth.reenact import FADE, Reenact, joined, reenact
 from drawn_face import drawn_clip
 from moving_face import mesh_points, motion_network, textured_face
@@ -45,7 +46,7 @@ def usable(monkeypatch):
 def settings(given, output, **changes) -> Reenact:
     values = {"clips": 2, "seconds": 2.0, "size": 128} | changes
     where = {"corpus": given / "corpus", "portraits": given / "photos", "model": given / "model"}
-    return Reenact(output=output, **where, **values)
+    return Reenact(output=output, **(where | values))
 
 
 def test_photographs_move_and_sound_as_the_people_of_the_clips(given, tmp_path):
@@ -60,6 +61,39 @@ def test_photographs_move_and_sound_as_the_people_of_the_clips(given, tmp_path):
     assert frames.shape == (50, 128, 128, 3)
     assert len(clip.audio()) == 50 * 640
     assert lip_aperture(read_points(frames)).std() > 0.005, "the lips move"
+
+
+def test_test_clips_show_people_and_pictures_of_no_training_clip(given, tmp_path, monkeypatch):
+    photos = sorted((given / "photos").iterdir())
+    held_out = photo_identity(photos[0])
+    monkeypatch.setattr(module, "split_of", lambda identity: "test" if identity == held_out else "train")
+    writer = ShardWriter(tmp_path / "corpus")
+    people = {"anna": "train", "berta": "test"}
+    writer.write(
+        0,
+        [
+            replace(drawn_clip(0, 30), key=f"clip-{name}", split=split, kind="real", identity_id=name)
+            for name, split in people.items()
+        ],
+    )
+    writer.write_manifest()
+    reenact(settings(given, tmp_path / "out", corpus=tmp_path / "corpus", clips=10, seconds=0.4))
+    rows = read_manifest(tmp_path / "out")
+    assert [row.split for row in rows] == ["train"] * 9 + ["test"]
+    for row in rows:
+        assert people[row.voice_id] == row.split
+        assert (row.identity_id == held_out) == (row.split == "test")
+
+
+def test_what_moves_a_photograph_is_the_change_from_closed_lips_with_its_sound(given):
+    """Frame k of what is read of a clip has the sound of frame k."""
+    clip = next(clip for clip in module.read_clips(given / "corpus") if clip.row.kind == "real")
+    network = module.load_codec_network(given / "model" / "vae")
+    film = module._Film(settings(given, given), network, [clip], module._portraits(settings(given, given)))
+    motion, sound = film._read(clip)
+    rest = int(lip_aperture(read_points(clip.frames())).argmin())
+    assert not motion[rest].any()
+    assert np.array_equal(sound[: len(clip.audio())], clip.audio()[: len(sound)])
 
 
 def test_a_stopped_run_goes_on(given, tmp_path, monkeypatch):
@@ -90,7 +124,7 @@ def test_clips_are_joined_without_a_step():
 
 def test_what_cannot_be_used_is_refused(given, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LIPS_CLOSED", 0.0)
-    with pytest.raises(UserError, match="no photograph there has closed lips"):
+    with pytest.raises(UserError, match="no photograph there has an upright head, closed lips"):
         reenact(settings(given, tmp_path / "out"))
     monkeypatch.setattr(module, "load_codec_network", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="its codec makes pixels"):

@@ -178,7 +178,9 @@ class ChunkSource:
             audio=self._audio(spans),
             identity=Identity(latents=reference) if reference.ndim == 5 else Identity(tokens=reference),
             size=bucket,
-            masks=self._stacked([self.encoded.mask(*span)[None] for span in spans]) if masks else None,
+            masks=self._stacked([self.encoded.mask(*span)[None] for span in spans])
+            if masks and self.spatial
+            else None,
         )
 
     def _stacked(self, pieces: list[Tensor]) -> Tensor:
@@ -192,7 +194,10 @@ class ChunkSource:
         return ClipFeatures(self._stacked(pieces), first)
 
     def face_mask(self, batch: Batch, start: int, stop: int) -> Tensor:
-        """Face masks of frames ``[start, stop)`` of the chunks, ``(B, 1, stop - start, H, W)`` in [0, 1]."""
+        """Face masks of frames ``[start, stop)`` of the chunks, ``(B, 1, stop - start, H, W)`` in [0, 1]; of motion,
+        which is the face's alone, ones with one row and column."""
+        if not self.spatial:
+            return torch.ones(len(batch.keys), 1, stop - start, 1, 1, device=self.device)
         assert batch.masks is not None, "the batch was drawn without masks"
         return batch.masks[:, :, start:stop].float() / 255
 

@@ -209,7 +209,8 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
         return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), audio=audio, sources=sources)
     if not request.crop:
         scale = min(sides / own for sides, own in zip(fit, picture.shape, strict=False)) if fit else None
-        picture = resize_for_video(picture, scale or min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2])))
+        scale = min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2])) if scale is None else scale
+        picture = resize_for_video(picture, scale)
     picture, faces, turn = find_upright(picture)
     if turn:
         request.say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")

@@ -39,7 +39,7 @@ from asymtalker.generate.inputs import (
 )
 from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
 from asymtalker.generate.provenance import provenance
-from asymtalker.media.portrait import paste_back
+from asymtalker.media.portrait import check_size, paste_back
 from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
@@ -331,6 +331,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     def _inputs(self, request: Request) -> Inputs:
         """Picture and sound of a request, read and checked; and that tokens divide the size that is made."""
+        if request.size is not None:
+            check_size(request.size)
         size, fit = request.size or self.settings.size, None
         if self.moves_pictures and not (request.crop or request.framed):
             size, fit = self.settings.size, request.size

@@ -72,9 +72,12 @@ def _said_of(name: str) -> Iterator[None]:
 
 
 def is_animation(path: str | Path) -> bool:
-    """Whether a file that :func:`read_picture` can read holds several pictures."""
-    with Image.open(path) as image:
-        return getattr(image, "n_frames", 1) > 1
+    """Whether a file that :func:`read_picture` can read shows one picture after another."""
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # damaged further on, which is no matter here
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            return image.format in ("GIF", "PNG", "WEBP", "AVIF") and getattr(image, "n_frames", 1) > 1
+    return False
 
 
 def picture_array(image: Image.Image, name: str = "given") -> np.ndarray:
@@ -84,11 +87,16 @@ def picture_array(image: Image.Image, name: str = "given") -> np.ndarray:
         raise UserError(f"The picture {name} is only {width}x{height} pixels: give one of at least 64x64.")
     with _said_of(name):  # one that is lazily loaded may be damaged
         image = _upright(image)
+        return _rgb(_scaled(image, name))
+
+
+def _scaled(image: Image.Image, name: str) -> Image.Image:
+    """At most ``MAX_PICTURE_SIDE`` pixels on a side."""
     if max(image.size) > MAX_PICTURE_SIDE:
         image.thumbnail((MAX_PICTURE_SIDE, MAX_PICTURE_SIDE), Image.Resampling.LANCZOS)
         if min(image.size) < MIN_PICTURE_SIDE:
             raise UserError(f"The picture {name} is too long and narrow: crop it around the face.")
-    return _rgb(image)
+    return image
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -69,8 +69,8 @@ SAME_FACE = 0.3
 """Least overlap (intersection over union) of two boxes of one face."""
 SAME_BOX = 0.7
 """That of detections one of which stands for both; a part of a face can be surer than the face, so others are read."""
-LARGEST_SIDE = 4096
-"""Pixels of a video, as hardware that plays H.264 takes."""
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+"""Pixels of a video; hardware that plays H.264 takes no more."""
 MIN_FACE = 24
 """Pixels: below this a face box holds nothing that could be enlarged into a portrait."""
 BORDER_BLUR, BORDER_BLEND = 0.06, 0.03  # of the crop's shorter side
@@ -97,6 +97,10 @@ class Placement:
     top: int
     height: int
     width: int
+
+    def seen(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Points ``(n, 3)`` of the picture in the crop's pixels, of which it has ``size``, height and width."""
+        return (points - (self.left, self.top, 0)) * (size[0] / self.height)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,14 @@ def _tiles(picture: np.ndarray, part: int) -> Iterator[Region]:
             yield Region(float(x), float(y), side, 0.0)
 
 
+def box_of(points: np.ndarray) -> FaceBox:
+    """The box of a face whose mesh ``(478, 3)`` in pixels is known."""
+    pose = head_pose(points)
+    side = BOX_SIDE * float(pose.scale)
+    x, y = map(float, pose.place(BOX_CENTRE))
+    return FaceBox(x - side / 2, y - side / 2, side, side, 1.0)
+
+
 def _read_box(picture: np.ndarray, found: Detection, shrink: int) -> FaceBox:
     """The box of what may be a face, by its mesh, found in a copy of the picture ``1 / shrink`` as large.
 
@@ -153,11 +165,8 @@ def _read_box(picture: np.ndarray, found: Detection, shrink: int) -> FaceBox:
     region = found.region
     region = Region(region.x * shrink, region.y * shrink, region.side * shrink, region.angle)
     mesh = read_face(picture, read_face(picture, region).region)
-    pose = head_pose(mesh.points)
-    side = BOX_SIDE * float(pose.scale)
-    x, y = map(float, pose.place(BOX_CENTRE))
-    box = FaceBox(x - side / 2, y - side / 2, side, side, 0.0, mesh)
-    angle = mesh.region.angle
+    box = replace(box_of(mesh.points), score=0.0, mesh=mesh)
+    x, y, side, angle = box.left + box.width / 2, box.top + box.height / 2, box.width, mesh.region.angle
     if mesh.score < SURE or abs(angle) > math.radians(UPRIGHT):
         return box
     near = [detect(picture, MAYBE / 2, Region(x, y, share * side, angle)) for share in LOOKS]
@@ -286,14 +295,23 @@ def parse_size(text: str) -> tuple[int, int]:
     """Height and width of ``"HEIGHTxWIDTH"``, such as ``"640x416"``, or of one number, for a square.
 
     Raises:
-        UserError: if it is neither, or of more pixels than H.264 players take.
+        UserError: if it is neither, or see :func:`check_size`.
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
         raise UserError(f"--size must be HEIGHTxWIDTH in pixels, such as 640x416, not {text}.")
-    if max(map(int, sides)) > LARGEST_SIDE:
-        raise UserError(f"--size may be at most {LARGEST_SIDE} pixels a side, not {text}.")
-    return int(sides[0]), int(sides[-1])
+    check_size(size := (int(sides[0]), int(sides[-1])))
+    return size
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Check the height and width in pixels that are asked of a video.
+
+    Raises:
+        UserError: if a side is shorter than a face could be seen in, or longer than H.264 players take.
+    """
+    if not SMALLEST_SIDE <= min(size) <= max(size) <= LARGEST_SIDE:
+        raise UserError(f"A video's sides are from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, not {size[0]}x{size[1]}.")
 
 
 def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Portrait:
@@ -307,6 +325,7 @@ def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Port
     left = round(box.left + box.width / 2 - FACE_CENTRE[0] * width)
     top = round(box.top + box.height / 2 - FACE_CENTRE[1] * height)
     placement = Placement(left, top, height, width)
+    points = None if box.mesh is None else placement.seen(box.mesh.points, size)
     rows = np.clip(np.arange(top, top + height), 0, picture.shape[0] - 1)
     columns = np.clip(np.arange(left, left + width), 0, picture.shape[1] - 1)
     crop = Image.fromarray(picture[rows[:, None], columns])
@@ -316,9 +335,6 @@ def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Port
     if outside is not None:
         blurred = crop.filter(ImageFilter.GaussianBlur(BORDER_BLUR * min(size)))
         crop = Image.composite(blurred, crop, outside)
-    points = None
-    if box.mesh is not None:
-        points = (box.mesh.points - (left, top, 0)) * (size[0] / height)
     return Portrait(np.array(crop), placement, points)
 
 

@@ -121,6 +121,10 @@ def load_preview(path: Path, vae: AutoencoderKLWan) -> PreviewDecoder:
             others than Wan2.1's.
     """
     config = vae.config
+    if "scale_factor_spatial" not in config:
+        raise UserError(
+            "The preview decoder is for codecs that make pixels, as Wan2.1's: this one moves the portrait."
+        )
     if (config.scale_factor_spatial, config.scale_factor_temporal) != (8, TEMPORAL_COMPRESSION):
         raise UserError(
             f"The preview decoder is for codecs that shrink pictures 8 times, as Wan2.1's: this one shrinks them"

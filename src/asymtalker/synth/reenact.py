@@ -17,20 +17,22 @@ from asymtalker.dataset.chunks import draw_clip, draw_index
 from asymtalker.dataset.corpus import Clip, NewClip, ShardWriter, read_clips
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
-from asymtalker.media.face_readings import lid_openings, lip_aperture
+from asymtalker.media.face_readings import head_pose, lid_openings, lip_aperture
 from asymtalker.media.picture import read_picture
-from asymtalker.media.portrait import LIDS_CLOSED, crop_frame, find_faces
+from asymtalker.media.portrait import LIDS_CLOSED, box_of, crop_frame
 from asymtalker.media.registry import named_portraits
 from asymtalker.models.codecs import load_codec_network
 from asymtalker.models.motion.codec import MotionCodecModel, read_points
-from asymtalker.synth.portraits import find_portraits, photo_identity
+from asymtalker.synth.portraits import Portrait, find_portraits, photo_identity
 from asymtalker.synth.speech import Split, split_of
 from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 from asymtalker.training.run_folder import tracked
 
 FADE = 10  # frames in which one clip goes over into the next
 LIPS_CLOSED = 0.03
-"""Apertures below this are closed lips: what a photograph and the clips that move it have to start from."""
+"""Apertures below this are closed lips, which a photograph has to start from."""
+UPRIGHT = 30
+"""Degrees that a photograph's head may be turned or tilted by."""
 FIRST_SHARD = 200_000
 """So that these clips can be added to a corpus of others."""
 SHARD_CLIPS = 8
@@ -75,9 +77,12 @@ def reenact(config: Reenact) -> None:
     if not isinstance(network, MotionCodecModel):
         raise UserError(f"{config.model}: its codec makes pixels; give a model with a codec of motion")
     network.eval().requires_grad_(False)
-    clips = [clip for clip in read_clips(config.corpus) if clip.row.kind == "real" and not clip.row.rejected_by]
+    real = [clip for clip in read_clips(config.corpus) if clip.row.kind == "real" and not clip.row.rejected_by]
+    clips = [clip for clip in real if clip.num_frames > 2 * FADE]
     if not clips:
-        raise UserError(f"{config.corpus}: has no real clips that could move a photograph")
+        raise UserError(
+            f"{config.corpus}: has no real clips of more than {2 * FADE} frames that could move a photograph"
+        )
     writer = ShardWriter(config.output)
     writer.clear()
     film = _Film(config, network, clips, _portraits(config))
@@ -88,24 +93,27 @@ def reenact(config: Reenact) -> None:
     writer.write_manifest()
 
 
-def _portraits(config: Reenact) -> list[Path]:
-    """Photographs that start with closed lips and open eyes."""
-    found = find_portraits(named_portraits(config.portraits), config.output / "portraits.npz")
+def _portraits(config: Reenact) -> list[Portrait]:
+    """Photographs of upright heads that start with closed lips and open eyes."""
     usable = [
-        portrait.path
-        for portrait in found
-        if lip_aperture(portrait.landmarks) < LIPS_CLOSED and lid_openings(portrait.landmarks).min() > LIDS_CLOSED
+        portrait
+        for portrait in find_portraits(named_portraits(config.portraits), config.output / "portraits.npz")
+        if lip_aperture(portrait.landmarks) < LIPS_CLOSED
+        and lid_openings(portrait.landmarks).min() > LIDS_CLOSED
+        and np.abs(head_pose(portrait.landmarks).angles()).max() < UPRIGHT
     ]
     if not usable:
-        raise UserError(f"{config.portraits}: no photograph there has closed lips and open eyes")
+        raise UserError(f"{config.portraits}: no photograph there has an upright head, closed lips and open eyes")
     return usable
 
 
 class _Film:
-    def __init__(self, config: Reenact, network: MotionCodecModel, clips: Sequence[Clip], portraits: list[Path]):
+    def __init__(self, config: Reenact, network: MotionCodecModel, clips: Sequence[Clip], portraits: list[Portrait]):
         self.config, self.network = config, network
         self.clips = {split: [clip for clip in clips if clip.row.split == split] for split in SPLITS}
-        self.portraits = {split: [p for p in portraits if split_of(photo_identity(p)) == split] for split in SPLITS}
+        self.portraits = {
+            split: [p for p in portraits if split_of(photo_identity(p.path)) == split] for split in SPLITS
+        }
         if not (self.clips["train"] and self.portraits["train"]):
             raise UserError(f"{config.corpus} and {config.portraits}: no clip or no photograph there is for training")
         self._known: dict[str, tuple[Tensor, np.ndarray]] = {}
@@ -115,16 +123,16 @@ class _Film:
         config = self.config
         generator = numbered_generator(config.seed, number, "reenact")
         split = "test" if number % 10 == 9 and self.clips["test"] and self.portraits["test"] else "train"
-        path = self.portraits[split][draw_index(len(self.portraits[split]), generator)]
+        portrait = self.portraits[split][draw_index(len(self.portraits[split]), generator)]
         motion, sound, person = self._speech(self.clips[split], generator)
         return NewClip(
             key=f"reenacted-{number:06d}",
             split=split,
-            source_id=path.name,
-            identity_id=photo_identity(path),
+            source_id=portrait.path.name,
+            identity_id=photo_identity(portrait.path),
             voice_id=person,
             kind="reenacted",
-            frames=self._moved(path, motion),
+            frames=self._moved(portrait, motion),
             mask=None,
             audio=sound,
         )
@@ -156,11 +164,10 @@ class _Film:
         return self._known[clip.key]
 
     @torch.no_grad()
-    def _moved(self, path: Path, motion: Tensor) -> Iterator[np.ndarray]:
-        size = self.config.size
-        picture = read_picture(path, any_size=True)
-        crop = crop_frame(picture, find_faces(picture)[0], (size, size)).picture
-        portrait = self.network.portrait(crop, read_points(crop[None])[0])
+    def _moved(self, photograph: Portrait, motion: Tensor) -> Iterator[np.ndarray]:
+        size = self.config.size, self.config.size
+        crop = crop_frame(read_picture(photograph.path, any_size=True), box_of(photograph.landmarks), size)
+        portrait = self.network.portrait(crop.picture, crop.placement.seen(photograph.landmarks, size))
         for part in motion.split(4):
             yield from to_frames(self.network.frames(portrait, portrait.motion + part).transpose(0, 1)[None])
 

@@ -55,9 +55,9 @@ def pixel_losses(
     """
     lead = clean[:, :, max(0, first - LEAD_LATENTS) : first]
     num_frames = mask.shape[2]
-    decoded = codec.decode(torch.cat([lead, predicted[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+    decoded = codec.compared(torch.cat([lead, predicted[:, :, first:stop]], dim=2))[:, :, -num_frames:]
     with torch.no_grad():
-        pixels = codec.decode(torch.cat([lead, clean[:, :, first:stop]], dim=2))[:, :, -num_frames:]
+        pixels = codec.compared(torch.cat([lead, clean[:, :, first:stop]], dim=2))[:, :, -num_frames:]
     return {
         "tgc": temporal_consistency_loss(decoded, pixels),
         "ff": face_focus_loss(decoded, pixels, mask),

@@ -13,7 +13,6 @@ from asymtalker.codec import recompute_decoder
 from asymtalker.config import SamplerConfig, TeacherConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
-from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -67,11 +66,6 @@ def train_teacher(
     loop = config.loop
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)
-    if config.pixel_losses and not frozen.codec.spatial:
-        raise UserError(
-            "The losses on decoded frames need a codec of pixels, and this one holds motion: give a"
-            " --config.pixel-every above --config.loop.steps."
-        )
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)

@@ -181,6 +181,17 @@ class MotionBasis(nn.Module):
                 spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
         return motion + spread
 
+    def seen_from(self, motion: Tensor, start: Tensor, rest: Tensor) -> Tensor:
+        """Motion ``(B, F, components + 6)`` of a head that rests at ``rest`` and changes as another does that goes
+        from ``start`` (both ``(B, components + 6)``) to ``motion``. Places are counted from the middle of each one's
+        frame, and a head grows about itself, wherever it is."""
+        start, rest = start[:, None], rest[:, None]
+        scale, place = slice(self.components, self.components + 1), slice(self.components + 1, self.components + 3)
+        growth = ((motion[..., scale] - start[..., scale]) / self.gains[0]).exp()
+        shift = (rest[..., place] + growth * motion[..., place] - start[..., place]) / growth
+        moved = rest + motion - start
+        return torch.cat([moved[..., : self.components + 1], shift, moved[..., self.components + 3 :]], -1)
+
     def split(self, motion: Tensor, size: tuple[int, int]) -> tuple[Tensor, Pose]:
         """Expression ``(..., components)`` and pose in pixels of a frame of ``size`` that a motion stands for. The
         depth of the pose's place is not part of it and zero."""

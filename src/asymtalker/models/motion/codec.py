@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
-from asymtalker.models.motion.basis import STACK, MotionBasis, Pose
+from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -107,8 +107,13 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
             control: how it is to move.
         """
         basis, size = self.motion, picture.shape[:2]
-        motion = basis.motion(torch.from_numpy(points).float(), (size[0], size[1]))
+        mesh = torch.from_numpy(points).float()
+        motion = basis.motion(mesh, (size[0], size[1]))
         _, pose = basis.split(motion, (size[0], size[1]))
+        depth = fit_pose(mesh, basis.face, basis.rigid).place[
+            2
+        ]  # which a motion leaves out: heads turn about their origin
+        points = points - np.array([0, 0, depth], points.dtype)
         modes = control.modes(basis)
         sheet = build_sheet(points, pose, modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
@@ -243,19 +248,18 @@ class MotionCodec(Codec):
         return torch.cat(list(self.decode_frames(latents, 0, frames, portrait, identity)), 2)
 
     def decode_frames(
-        self, latents: Tensor, start: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
     ) -> Iterator[Tensor]:
         """See :meth:`asymtalker.codec.Codec.decode_frames`."""
         assert portrait is not None, "motion moves a picture"
         device, latents = latents.device, latents.cpu()
         with torch.autocast("cpu", enabled=False):
-            motions = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.float()), start)
+            motions = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.float()), begin)
             pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
             rests = torch.stack([picture.motion for picture in pictures])
             if identity is not None:
-                motions = (
-                    motions + (rests - self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0])[:, None]
-                )
+                start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
+                motions = self.vae.motion.seen_from(motions, start, rests)
         recorded = torch.is_grad_enabled()
 
         def block(first: int) -> Tensor:
@@ -268,12 +272,19 @@ class MotionCodec(Codec):
         threads = torch.get_num_threads()
         with ThreadPoolExecutor(threads) as pool:
             made = deque[Future[Tensor]]()
-            for first in range(start, stop, STACK):
+            for first in range(begin, stop, STACK):
                 made.append(pool.submit(block, first))
                 if len(made) > threads:
                     yield made.popleft().result().to(device)
             while made:
                 yield made.popleft().result().to(device)
+
+    def compared(self, latents: Tensor) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.compared`: the motion of the frames ``(B, components + 6, F, 1, 1)``, in
+        units of what a face mesh misreads."""
+        basis = self.vae.motion
+        motion = basis.to_motion(latents.cpu().float()) / basis.noise
+        return motion.transpose(1, 2)[..., None, None].to(latents.device)
 
     def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the

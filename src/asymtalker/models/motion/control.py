@@ -23,6 +23,9 @@ from asymtalker.models.motion.basis import (
 )
 
 MOST = 2.0  # times the motion that was made
+LIDS_GAIN = 1.4
+"""What lids move over what a face mesh reads of it: of animated portraits that shut their eyes it reads 0.22 to 0.36
+of their usual opening."""
 IRISES = range(468, 478)
 EYEBALL = 0.13  # radius in head units, 12 mm of 9 cm
 
@@ -56,7 +59,7 @@ class MotionControl:
         lower = ((height - eyes) / (height[NOSE_BASE] - eyes)).clamp(0, 1)  # 0 at the eyes, 1 from the nose down
         gains = self.motion + (1 - self.motion) * lower
         gains[[*LIPS, *INNER_LIPS]] = 1
-        gains[[*RIGHT_LIDS, *LEFT_LIDS]] = float(self.blinks)
+        gains[[*RIGHT_LIDS, *LEFT_LIDS]] = LIDS_GAIN * self.blinks
         gains[list(IRISES)] = float(self.gaze == "free")
         modes = gains[:, None, None] * basis.modes
         if self.gaze == "free":
