@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -260,24 +261,27 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
-        recorded = torch.is_grad_enabled()
+        records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:
             part = motions[:, first : min(first + STACK, stop)]
-            with torch.set_grad_enabled(recorded):  # which, as autocast, each thread has its own of
+            with torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
                 moved = [self.vae.frames(*each, self.autocast) for each in zip(pictures, part, strict=True)]
-                return torch.stack(moved).transpose(1, 2)
+                return (moved[0][None] if len(moved) == 1 else torch.stack(moved)).transpose(1, 2)
 
-        # A frame is made by many small operations, which PyTorch's own threads share badly: 39 against 24 ms a frame
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(threads) as pool:
-            made = deque[Future[Tensor]]()
-            for first in range(begin, stop, STACK):
-                made.append(pool.submit(block, first))
-                if len(made) > threads:
-                    yield made.popleft().result().to(device)
-            while made:
+        made = deque[Future[Tensor]]()
+        for first in range(begin, stop, STACK):
+            made.append(self._threads.submit(block, first))
+            if len(made) > torch.get_num_threads():
                 yield made.popleft().result().to(device)
+        while made:
+            yield made.popleft().result().to(device)
+
+    @cached_property
+    def _threads(self) -> ThreadPoolExecutor:
+        """Threads that make frames: of the many small operations that each takes PyTorch's own would share each one,
+        which is slower (39 against 24 ms a frame)."""
+        return ThreadPoolExecutor(torch.get_num_threads())
 
     def compared(self, latents: Tensor) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.compared`: the motion of the frames ``(B, components + 6, F, 1, 1)``, in
