@@ -66,16 +66,18 @@ def tiny() -> Recipe:
             pixel_frames=chunk.frames,  # of motion, which costs nothing
             pixel_max_sigma=0.65,  # the last step of four begins at 0.625
             shift=5.0,
-            loop=LoopConfig(steps=1_500, batch=32, sample_every=500),
+            loop=LoopConfig(steps=2_400, batch=32, sample_every=600),
             optimizer=OptimizerConfig(lr=8e-4, betas=(0.9, 0.95), final_scale=0.05, ema_decay=0.995),
         ),
         distill=DistillConfig(
             chunk=chunk,
             shift=5.0,
             min_sigma=0.05,
-            loop=LoopConfig(steps=800, batch=1, sample_every=200),
-            student=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999), ema_decay=0.99),
-            critic=OptimizerConfig(lr=2e-5, betas=(0.0, 0.999)),
+            guidance_scale=1.5,  # from 2 on lips open wider than real ones
+            critic_updates=3,
+            loop=LoopConfig(steps=250, batch=8, sample_every=125),
+            student=OptimizerConfig(lr=5e-5, betas=(0.0, 0.999), ema_decay=0.99),
+            critic=OptimizerConfig(lr=1e-4, betas=(0.0, 0.999)),
         ),
         sampler=SamplerConfig(num_steps=4, shift=5.0),
     )

@@ -2,6 +2,7 @@ import errno
 import inspect
 import json
 import os
+import re
 import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -96,6 +97,10 @@ def test_pipes_are_read_and_hashed(pipeline, portrait, voice, tmp_path):
             pool.submit(pipe.write_bytes, source.read_bytes())
         made = pipeline.generate_to_file(*pipes, tmp_path / "a.mp4")
     expected = pipeline.generate_to_file(portrait, voice, tmp_path / "b.mp4")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipes[0].write_bytes, b"no picture")
+        with pytest.raises(UserError, match=re.escape(str(pipes[0]))):
+            pipeline(pipes[0], voice)
     assert read_provenance(made) == read_provenance(expected)
     assert np.array_equal(read_video(made)[0], read_video(expected)[0])
 
@@ -193,7 +198,14 @@ def test_a_checkpoint_can_be_of_any_shape(pipeline, checkpoint, portrait, sound,
     assert AsymTalkerPipeline.from_pretrained(tmp_path / "again").settings == landscape.settings
 
 
-@pytest.mark.parametrize("size", [(40, 32), (32, 40), (0, 32)])
+@pytest.mark.parametrize("size", [(0, 32), (32, 5000), (2, 2), (-64, 64)])
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_size_that_is_none_is_refused(pipeline, portrait, sound, size, crop):
+    with pytest.raises(UserError, match="sides are from 16 to 4096 pixels"):
+        pipeline(portrait, (sound, SAMPLE_RATE), size=size, crop=crop)
+
+
+@pytest.mark.parametrize("size", [(40, 32), (32, 40)])
 def test_a_size_that_tokens_do_not_divide_is_refused(pipeline, portrait, sound, size):
     with pytest.raises(UserError, match=r"must be a multiple of 16 pixels, its width of 16"):
         pipeline(portrait, (sound, SAMPLE_RATE), size=size)

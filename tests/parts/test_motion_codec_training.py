@@ -129,6 +129,19 @@ def test_the_critic_is_taught_to_tell_true_from_painted():
     assert judged[0][middle].mean() > judged[1][middle].mean() + 0.3
 
 
+def test_what_sharpens_the_painter_is_what_the_critic_takes_for_true():
+    torch.manual_seed(0)
+    critic, batch = Critic(width=8).eval(), random_batch()
+    added = torch.zeros_like(batch.moved, requires_grad=True)
+    sharp = painter_losses(lambda *_: added, batch, critic)["sharp"]
+    (gradient,) = torch.autograd.grad(sharp, added)
+    assert not gradient[..., :8].any(), "it paints where nothing is to be painted"
+    seen = batch.moved, batch.moved - 100 * gradient
+    with torch.no_grad():
+        scores = [critic(pictures, batch.inside)[..., 10:14, 9:15].mean() for pictures in seen]
+    assert scores[1] > scores[0] + 0.01
+
+
 def test_a_corpus_without_faces_is_refused(corpus, tmp_path):
     writer = ShardWriter(tmp_path / "corpus")
     writer.write(0, [replace(drawn_clip(0, 24), frames=np.stack([background(160, 160)] * 24))])

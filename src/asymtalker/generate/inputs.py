@@ -167,23 +167,29 @@ class Sources:
 
     Attributes:
         picture, sound: paths of files that can be read again, or what was given.
-        spooled: copies of pipes, which are gone with this.
+        spooled: copies of pipes, which are gone with this, and the pipes' names.
     """
 
     picture: Picture
     sound: Sound
-    spooled: tuple[IO[bytes], ...] = ()
+    spooled: tuple[tuple[IO[bytes], str], ...] = ()
 
     @classmethod
     def of(cls, request: Request) -> "Sources":
         """Those of a request."""
         given: list[Any] = [request.image, request.audio]
-        spooled = list[IO[bytes]]()
+        spooled = list[tuple[IO[bytes], str]]()
         for index, what in enumerate(("picture", "audio file")):
             if isinstance(given[index], str | Path) and (copy := spool(given[index], what)):
-                spooled.append(copy)
+                spooled.append((copy, str(given[index])))
                 given[index] = Path(copy.name)
         return cls(*given, tuple(spooled))
+
+    def as_given(self, sentence: str) -> str:
+        """What is said of a pipe, which nobody knows by its copy's name."""
+        for copy, pipe in self.spooled:
+            sentence = sentence.replace(copy.name, pipe)
+        return sentence
 
 
 def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | None) -> Inputs:
@@ -198,10 +204,23 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
         UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
     """
     sources = Sources.of(request)
+    try:
+        return _read(request, sources, lambda sentence: request.say(sources.as_given(sentence)), size, fit)
+    except UserError as error:
+        raise UserError(sources.as_given(str(error))) from error
+
+
+def _read(
+    request: Request,
+    sources: Sources,
+    say: Callable[[str], None],
+    size: tuple[int, int],
+    fit: tuple[int, int] | None,
+) -> Inputs:
     picture, name = read_image(sources.picture)
     audio = read_sound(sources.sound, request.track)
     for remark in audio.remarks:
-        request.say(remark)
+        say(remark)
     if request.framed:
         if picture.shape[:2] != size:
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
@@ -213,9 +232,9 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
         picture = resize_for_video(picture, scale)
     picture, faces, turn = find_upright(picture)
     if turn:
-        request.say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
-    box = choose_face(faces, request.face, name, request.say)
-    check_face(box, picture.shape, name, request.say)
+        say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
+    box = choose_face(faces, request.face, name, say)
+    check_face(box, picture.shape, name, say)
     portrait = crop_frame(picture, box, size)
     if request.crop:
         return Inputs(portrait=portrait, audio=audio, sources=sources)

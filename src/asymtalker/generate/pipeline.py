@@ -392,18 +392,19 @@ class AsymTalkerPipeline(DiffusionPipeline):
             said = describe_shortage(self.describe(size), beside, inference or self.inference, available, world().size)
             raise UserError(said) from error
 
+    @contextlib.contextmanager
+    def _working(self, size: tuple[int, int]) -> Iterator[None]:
+        """The networks at work on frames of ``size``, for one thread at a time, without gradient."""
+        with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+            yield
+
     def _frames(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Callable[[], np.ndarray]]:
         """The frames of each chunk of :meth:`_chunks`, all or a few at a time, on their way from the GPU, in memory
         that must not be kept."""
         for made in self._chunks(request, inputs, sampler):
             shown = made.shown()
             while True:
-                with (
-                    self._networks,
-                    self._explain_out_of_memory(inputs.portrait.picture.shape[:2]),
-                    torch.inference_mode(),
-                    self._precision(),
-                ):
+                with self._working(inputs.portrait.picture.shape[:2]):
                     pixels = next(shown, None)
                     fetch = None if pixels is None else fetch_frames(pixels)
                 if fetch is None:
@@ -424,7 +425,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             for seen, points in inputs.faces():
                 codec.note_face(seen, points)
         features = AudioFeatures(self.audio_encoder, self.feature_extractor, inputs.audio, self._autocast)
-        with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+        with self._working(size):
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(device),
@@ -447,7 +448,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             )
         while True:
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
-            with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+            with self._working(size):
                 made = next(chunks, None)
             if made is None:
                 return

@@ -66,6 +66,7 @@ def train_motion_codec(config: MotionCodecTrainConfig, run_path: Path, corpus_pa
     codec = _codec_with_basis(config, run_path, of_split["train"], points)
     squares = {name: Squares(config, codec, found, points, run_path / "squares") for name, found in of_split.items()}
     painter = codec.painter.to(loop.device).train()
+    torch.manual_seed(hashed_seed(loop.seed, "critic"))  # the same whether what comes before was made or loaded
     critic = Critic().to(loop.device).train()
     optimizers = [build_optimizer(network, config.optimizer) for network in (painter, critic)]
     ema = EMA(painter, config.optimizer.ema_decay)
