@@ -235,3 +235,20 @@ def test_reader_that_leaves_early_is_no_error():
     command = f"{sys.executable} -m asymtalker --help; echo $? >&2"
     done = subprocess.run(["bash", "-c", f"({command}) | true"], capture_output=True, text=True, check=False)
     assert done.stderr == "0\n"
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_removed_working_folder_is_one_sentence(when, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+
+    def work():
+        (tmp_path / "gone").rmdir()
+        Path("a.txt").read_text()
+
+    if when == "before":
+        (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as stop:
+        exits.exit_by(work)
+    assert stop.value.code == 2
+    assert "in which this was started was removed" in capsys.readouterr().err

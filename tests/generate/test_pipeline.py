@@ -181,6 +181,15 @@ def test_a_large_picture_gives_a_video_of_1280_pixels(pipeline, portrait, sound)
     assert frames.shape[1:3] == (960, 1280)
 
 
+def test_a_face_made_small_is_said_to_be_so_in_the_video(pipeline, portrait, sound):
+    small = np.asarray(Image.open(portrait).convert("RGB"))
+    room = np.full((3000, 4000, 3), small[0, 0])
+    room[600 : 600 + len(small), 800 : 800 + small.shape[1]] = small
+    said = []
+    next(pipeline.stream(room, (sound, SAMPLE_RATE), say=said.append))
+    assert any(", scaled to 960x1280, is only" in sentence for sentence in said)
+
+
 def test_a_model_that_makes_pixels_cannot_control_motion(pipeline, portrait, sound):
     with pytest.raises(UserError, match="need a model with a codec of motion"):
         pipeline(portrait, (sound, SAMPLE_RATE), control=MotionControl(motion=0.5))

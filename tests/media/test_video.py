@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,14 @@ def test_disk_that_fills_up_with_the_last_bytes_is_no_error(tmp_path):
 def test_disk_too_full_for_anything_leaves_nothing(tmp_path):
     write_noise_to_small_disk(tmp_path / "a.mp4", room=10_000, reserve=False)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_removed_meanwhile_is_said(tmp_path):
+    writer = VideoWriter(tmp_path / "gone" / "a.mp4", (64, 96))
+    writer.write(moving(5))
+    shutil.rmtree(tmp_path / "gone")
+    with pytest.raises(UserError, match="its folder was removed meanwhile"):
+        writer.close()
 
 
 def test_outputs_that_cannot_be_are_refused(tmp_path):

@@ -325,7 +325,8 @@ def _quiet_libraries() -> None:
     exceptions."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
-    for name in ("torchao", "torch.utils._pytree"):  # the latter of torchao's own types
+    # of torchao's own types; of a home that may not be written to
+    for name in ("torchao", "torch.utils._pytree", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

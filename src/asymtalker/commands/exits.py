@@ -71,8 +71,9 @@ def steady_streams() -> Iterator[None]:
 @contextlib.contextmanager
 def _explain_errors() -> Iterator[None]:
     """One sentence for what can happen anywhere and is no mistake of ours: an extra that is not installed, a disk
-    that is full, another process of the job that is gone."""
+    that is full, a folder or another process of the job that is gone."""
     try:
+        _check_folder()  # or MKL ends the process in words of its own
         yield
     except ModuleNotFoundError as error:
         missing = (error.name or "asymtalker").split(".")[0]
@@ -82,10 +83,12 @@ def _explain_errors() -> Iterator[None]:
             f"This needs more packages ({missing} is missing): in the folder of the code,"
             " pip install -c constraints.txt '.[synth,train,evaluate]'."
         ) from error
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise UserError("The disk is full: make room and give the same command again.") from error
+    except (OSError, UserError) as error:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise UserError("The disk is full: make room and give the same command again.") from error
+        if isinstance(error, FileNotFoundError | UserError):
+            _check_folder()
+        raise
     except RuntimeError as error:
         if not _has_others():
             raise
@@ -94,6 +97,13 @@ def _explain_errors() -> Iterator[None]:
         if not (reason := loss_of_process(error)):
             raise
         raise LostProcessError(f"Another process of this job was lost ({reason}): {GOES_ON}.") from error
+
+
+def _check_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("The folder in which this was started was removed: start again in one that exists.") from error
 
 
 @contextlib.contextmanager

@@ -226,15 +226,18 @@ def _read(
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
             raise UserError(f"{name} is {found} (height x width), but the model makes {wanted}: scale it.")
         return Inputs(portrait=Portrait(picture, Placement(0, 0, *size)), audio=audio, sources=sources)
+    scale = 1.0
     if not request.crop:
-        scale = min(sides / own for sides, own in zip(fit, picture.shape, strict=False)) if fit else None
-        scale = min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2])) if scale is None else scale
+        scale = min(1.0, MAX_VIDEO_SIDE / max(picture.shape[:2]))
+        if fit:
+            scale = min(sides / own for sides, own in zip(fit, picture.shape, strict=False))
         picture = resize_for_video(picture, scale)
     picture, faces, turn = find_upright(picture)
     if turn:
         say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
     box = choose_face(faces, request.face, name, say)
-    check_face(box, picture.shape, name, say)
+    scaled = f", scaled to {picture.shape[0]}x{picture.shape[1]}," if scale < 1 else ""
+    check_face(box, picture.shape, f"{name}{scaled}", say)
     portrait = crop_frame(picture, box, size)
     if request.crop:
         return Inputs(portrait=portrait, audio=audio, sources=sources)

@@ -235,9 +235,8 @@ class VideoWriter:
             kept = self._output.path.with_suffix("")  # which no later run takes for left over
             with contextlib.suppress(OSError):
                 os.replace(self._output.path, kept)
-            raise UserError(
-                f"Cannot finish {self.path} ({error.strerror}): what was written lies in {kept}."
-            ) from error
+            left = f"what was written lies in {kept}" if kept.exists() else "its folder was removed meanwhile"
+            raise UserError(f"Cannot finish {self.path} ({error.strerror}): {left}.") from error
         self.kept_seconds = self.seconds
 
     def abort(self, keep: bool) -> float:
