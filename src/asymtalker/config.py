@@ -274,14 +274,12 @@ class TeacherConfig:
     pixel_every: int = 1
     """Steps between steps with pixel losses; more than ``loop.steps`` for none at all."""
     continuity_dropout: float = 0.2
-    """Share of chunks trained without continuity reference, as the first chunk of a video is generated."""
+    """Share of steps without continuity reference, as the first chunk of a video is generated: from a portrait that is
+    its first frame."""
     audio_dropout: float = 0.1
     """Share of chunks trained on null audio, for guidance."""
     audio_noise: float = 0.0
     """Standard deviation of noise added to the audio features, which have about unit variance."""
-    own_reference: float = 0.0
-    """Share of chunks whose identity reference is their own first frame and not one from elsewhere in the clip [ours].
-    A small network can't tell how far the head has moved since a reference from elsewhere, and blurs the picture."""
     num_timesteps: int = 1000
     shift: float = 3.0
     """Noise-level shift."""

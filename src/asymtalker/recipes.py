@@ -61,7 +61,6 @@ def tiny() -> Recipe:
             ),
             chunk=chunk,
             audio_noise=0.1,
-            own_reference=0.5,
             tgc_weight=2.0,
             pixel_frames=chunk.frames,  # of motion, which costs nothing
             pixel_max_sigma=0.65,  # the last step of four begins at 0.625

@@ -1,6 +1,7 @@
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from asymtalker.config import ChunkConfig
 from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import ChunkSource, encode_all, open_held_out
 from asymtalker.dataset.cache import Cache
-from asymtalker.dataset.chunks import chunk_starts, reference_frames
+from asymtalker.dataset.chunks import Chooser, chunk_starts, reference_frames
 from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
@@ -58,12 +59,28 @@ def test_references_are_fixed_by_the_key_and_inside_the_clip():
     assert len({tuple(reference_frames(str(key), 105, 81)) for key in range(8)}) > 1
 
 
-def test_the_reference_is_the_chunks_own_first_frame_where_that_is_asked_for(source, frozen):
-    batch = source.batch(3, generator(), own_reference=1.0)
+def test_a_video_that_begins_with_the_chunk_has_its_first_frame_as_portrait(source, frozen):
+    batch = source.batch(3, generator(), 0)
+    assert batch.elapsed == 0
+    assert source.batch(1, generator()).elapsed is None
     first = real_pixels(source, batch, 0, 1)
     for index in range(3):
         expected = temporal_reference(frozen.codec, first[index : index + 1], TOY_CHUNK.frames)
         close(batch.identity.latents[index : index + 1], expected)
+
+
+def test_the_portrait_of_a_later_chunk_is_how_its_video_began():
+    row = SimpleNamespace(identity_id="a")
+    clip, other = (SimpleNamespace(key=key, num_frames=250, row=row) for key in "ab")
+    chooser = Chooser([clip, other], 73, lead=136)  # pyright: ignore[reportArgumentType]
+    starts = chunk_starts(250, 73)
+    for elapsed in (0, 68, 136):
+        for seed in range(6):
+            chosen = chooser.choose(clip, generator(seed), elapsed)  # pyright: ignore[reportArgumentType]
+            began = chosen.start - elapsed
+            assert chosen.portrait is clip
+            assert began - 40 < starts[chosen.reference] <= began
+    assert chooser.choose(clip, generator()).portrait is other  # pyright: ignore[reportArgumentType]
 
 
 def test_a_batch_is_what_encoding_the_clip_now_gives(source, frozen):

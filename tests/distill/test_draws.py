@@ -52,10 +52,11 @@ def test_rollouts_that_cannot_be_drawn_are_refused_by_flag(change, flag):
 
 def test_only_the_students_batches_hold_ground_truth():
     """The loss of the critic has no use for it, and encoding it takes a chunk's time."""
-    asked = []
+    asked, elapsed = [], []
 
     class Source:
-        def batch(self, size: int, generator: torch.Generator, **options: bool) -> None:
+        def batch(self, size: int, generator: torch.Generator, before: int, **options: bool) -> None:
+            elapsed.append(before)
             asked.append(options["target"])
             assert not options["masks"]
 
@@ -63,6 +64,8 @@ def test_only_the_students_batches_hold_ground_truth():
     for number in range(6):
         draw_batch(config, Source(), number, torch.Generator())  # pyright: ignore[reportArgumentType]
     assert asked == [False, False, True] * 2
+    step = config.chunk.frames - config.chunk.continuity_frames
+    assert elapsed == [step * (Extent.draw(config, number).chunks - 1) for number in range(6)], "not how it begins"
     asked.clear()
     config = replace(config, student_continuity="ground_truth")
     for number in range(3):

@@ -79,7 +79,7 @@ def test_only_the_transformer_gets_gradients(source, frozen):
 
 def test_the_given_head_is_not_in_the_loss(source, frozen):
     """Ground truth that differs only where it is given changes the conditions, never the target."""
-    config = toy_teacher(continuity_dropout=0.0, audio_dropout=0.0)
+    config = toy_teacher(audio_dropout=0.0)
     batch = source.batch(1, numbered_generator(0, 0))
     transformer = build_transformer(config.model, frozen)
     torch.nn.init.zeros_(transformer.proj_out.weight)
@@ -93,10 +93,11 @@ def test_the_given_head_is_not_in_the_loss(source, frozen):
 
 def test_dropout_of_conditions(source):
     batch = source.batch(4, numbered_generator(0, 0))
-    none = draw_conditions(toy_teacher(continuity_dropout=0.0, audio_dropout=0.0), batch, numbered_generator(0, 1))
+    none = draw_conditions(toy_teacher(audio_dropout=0.0), batch, numbered_generator(0, 1))
     assert torch.equal(none.continuity, batch.latents[:, :, :2])
     assert torch.equal(none.audio, batch.audio.frames(-2, TOY_CHUNK.frames + 2))
-    both = draw_conditions(toy_teacher(continuity_dropout=1.0, audio_dropout=1.0), batch, numbered_generator(0, 1))
+    first = source.batch(4, numbered_generator(0, 0), 0)
+    both = draw_conditions(toy_teacher(audio_dropout=1.0), first, numbered_generator(0, 1))
     assert both.continuity is None
     assert not both.audio.any()
 

@@ -15,6 +15,7 @@ from asymtalker.flow import numbered_generator
 from asymtalker.models.identity import temporal_reference
 from asymtalker.train import teacher as teacher_loop
 from asymtalker.train.teacher import (
+    draw_batch,
     draw_conditions,
     held_out_losses,
     pixel_losses,
@@ -105,9 +106,10 @@ def test_the_face_mask_is_of_the_frames_that_are_decoded_and_the_chunks_that_are
 
     monkeypatch.setattr(teacher_loop, "pixel_losses", noted)
     network = RecordingNetwork(lambda given: batch.latents + 1)
-    config = toy_teacher(continuity_dropout=0.5, pixel_max_sigma=0.8, pixel_frames=5)
+    config = toy_teacher(pixel_max_sigma=0.8, pixel_frames=5)
     for seed in range(24):
-        losses_of(config, network, frozen, source, batch, seed, decode=True)
+        first_or_later = replace(batch, elapsed=0 if seed % 2 else None)
+        losses_of(config, network, frozen, source, first_or_later, seed, decode=True)
     assert len({(first, stop) for *_, first, stop in seen}) >= 3, "the window does not move"
     for predicted, clean, mask, first, stop in seen:
         assert len(predicted) == len(clean) == len(mask)
@@ -165,10 +167,10 @@ def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, 
         return output
 
     network = RecordingNetwork(answer)
-    config = toy_teacher(continuity_dropout=0.0, audio_dropout=0.0)
+    config = toy_teacher(audio_dropout=0.0)
     lost = losses_of(config, network, frozen, source, batch)
     torch.testing.assert_close(lost["fm"], torch.tensor(0.0), msg="the loss counts the given head")
-    first = losses_of(replace(config, continuity_dropout=1.0), network, frozen, source, batch)
+    first = losses_of(config, network, frozen, source, replace(batch, elapsed=0))
     torch.testing.assert_close(first["fm"], torch.tensor(0.0), msg="the loss is not that of the chunk")
     given, without = network.passes
     head = given.noisy[:, :, :HEAD]
@@ -185,9 +187,8 @@ def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, 
 
 def test_a_wrong_body_is_the_loss_at_every_noise_level_without_the_head(source, batch, frozen):
     network = RecordingNetwork(lambda given: batch.latents + 2 * given.sigma)
-    for dropout in (0.0, 1.0):
-        config = toy_teacher(continuity_dropout=dropout)
-        lost = losses_of(config, network, frozen, source, batch)
+    for elapsed in (0, None):
+        lost = losses_of(toy_teacher(), network, frozen, source, replace(batch, elapsed=elapsed))
         torch.testing.assert_close(lost["fm"], torch.tensor(4.0), msg="not the mean square of the velocity")
 
 
@@ -197,25 +198,25 @@ def test_noise_levels_are_drawn_from_the_shifted_grid():
     assert levels.unique().tolist() == pytest.approx(wanted), "noise levels are not the grid 1/N to 1, shifted"
 
 
-def test_each_condition_is_left_out_by_its_own_share_alone(batch):
+def test_each_condition_is_left_out_by_its_own_share_alone(batch, source):
     sound = batch.audio.frames(-2, TOY_CHUNK.frames + 2)
 
-    def drawn(**shares):
-        return draw_conditions(toy_teacher(**shares), batch, numbered_generator(0, 1))
+    def drawn(of, audio_dropout):
+        return draw_conditions(toy_teacher(audio_dropout=audio_dropout), of, numbered_generator(0, 1))
 
-    no_sound = drawn(continuity_dropout=0.0, audio_dropout=1.0)
+    no_sound = drawn(batch, 1.0)
     assert torch.equal(no_sound.continuity, batch.latents[:, :, :HEAD]), "audio_dropout leaves out the continuity"
     assert not no_sound.audio.any(), "audio_dropout leaves the sound"
-    no_head = drawn(continuity_dropout=1.0, audio_dropout=0.0)
-    assert no_head.continuity is None, "continuity_dropout leaves the continuity"
-    assert torch.equal(no_head.audio, sound), "continuity_dropout changes the sound"
+    no_head = drawn(replace(batch, elapsed=0), 0.0)
+    assert no_head.continuity is None, "the first chunk of a video has continuity"
+    assert torch.equal(no_head.audio, sound), "the first chunk of a video has other sound"
     for one in (no_sound, no_head):
         assert torch.equal(one.identity.latents, batch.identity.latents), "a dropout changes the portrait"
-    some = [
-        draw_conditions(toy_teacher(continuity_dropout=0.25, audio_dropout=0.5), batch, numbered_generator(0, number))
-        for number in range(200)
-    ]
-    assert 0.15 < sum(one.continuity is None for one in some) / 200 < 0.35, "the share of first chunks is another"
+    config = toy_teacher(continuity_dropout=0.25, audio_dropout=0.5, loop=toy_loop(batch=1))
+    firsts = [draw_batch(config, source, 0, numbered_generator(0, number)).elapsed for number in range(200)]
+    assert set(firsts) == {0, None}
+    assert 0.15 < firsts.count(0) / 200 < 0.35, "the share of first chunks is another"
+    some = [draw_conditions(config, batch, numbered_generator(0, number)) for number in range(200)]
     silent = torch.stack([~one.audio.flatten(1).any(1) for one in some]).float()
     assert 0.4 < silent.mean() < 0.6, "the share of chunks without sound is another"
     assert ((silent.mean(1) > 0) & (silent.mean(1) < 1)).any(), "sound is left out for a whole batch"

@@ -60,6 +60,8 @@ class Batch:
         identity: the identity reference.
         size: height and width of the frames in pixels, the same for all chunks of a batch.
         masks: face masks of the chunk's frames, ``(B, 1, F, H, W)`` uint8, if asked for.
+        elapsed: frames of the video before the chunks, as of which their portraits were chosen; ``None`` where these
+            were taken at another time.
     """
 
     keys: tuple[str, ...]
@@ -69,6 +71,7 @@ class Batch:
     identity: Identity
     size: Size
     masks: Tensor | None = None
+    elapsed: int | None = None
 
 
 class ChunkSource:
@@ -151,26 +154,27 @@ class ChunkSource:
         self,
         size: int,
         generator: torch.Generator,
-        own_reference: float = 0.0,
+        elapsed: int | None = None,
         *,
         target: bool = True,
         masks: bool = True,
     ) -> Batch:
-        """``size`` random chunks (:meth:`asymtalker.dataset.chunks.Chooser.choose`) with their references, all of the
-        first one's bucket. What takes time to read is asked for: ``target`` the ground-truth latents, ``masks``. It
-        changes no draw.
+        """``size`` random chunks with their references (:meth:`asymtalker.dataset.chunks.Chooser.choose`, also on
+        ``elapsed``), all of the first one's bucket. What takes time to read is asked for: ``target`` the ground-truth
+        latents, ``masks``. It changes no draw.
         """
         clips, choices = self.clips, list[Choice]()
         while len(choices) < size:
             clip = draw_clip(clips, generator)
             bucket = self._encoder.bucket(clip) if self.spatial else self.sizes[0]
-            choices.append(self._of_size[bucket].choose(clip, generator, own_reference))
+            choices.append(self._of_size[bucket].choose(clip, generator, elapsed))
             clips = self._of_size[bucket].clips
         spans = [(choice.clip, choice.start, choice.start + self.chunk_frames) for choice in choices]
         cells = (bucket[0] // self.spatial, bucket[1] // self.spatial) if self.spatial else (1, 1)
         reference = self._stacked([self.encoded.reference(choice.portrait, choice.reference) for choice in choices])
         return Batch(
             keys=tuple(choice.clip.key for choice in choices),
+            elapsed=elapsed,
             starts=tuple(choice.start for choice in choices),
             latents=self._stacked([self.encoded.latents(choice.clip, choice.chunk) for choice in choices])
             if target

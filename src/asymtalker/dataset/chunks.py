@@ -82,15 +82,23 @@ class Chooser:
         for clip in clips:
             self._people.setdefault(clip.row.identity_id, []).append(clip)
 
-    def choose(self, clip: Clip, generator: torch.Generator, own_reference: float = 0.0) -> Choice:
-        """A chunk of one of the clips, each as likely as any other, with a reference of the same identity: from
-        another of the clips of that person, where there is one, else from outside the chunk, where the clip has a
-        frame there; or for ``own_reference`` of the chunks on average the chunk's own first frame."""
+    def choose(self, clip: Clip, generator: torch.Generator, elapsed: int | None = None) -> Choice:
+        """A chunk of a clip, each as likely as any other, with a reference of the same identity: the portrait.
+
+        Args:
+            clip: one of the clips.
+            generator: source of the draws.
+            elapsed: frames of the video before the chunk. A video begins with its portrait, so this is the frame of
+                the clip that lies so far back, 0 the chunk's own first one, or the next reference before it. By
+                default the portrait is taken at another time: from another of the person's clips, where there is
+                one, else from outside the chunk, where the clip has a frame there.
+        """
         starts = chunk_starts(clip.num_frames, self.chunk_frames)
         possible = [index for index, start in enumerate(starts) if start >= self.lead]
         index = possible[draw_index(len(possible), generator)]
-        if torch.rand((), generator=generator) < own_reference:
-            return Choice(clip, index, starts[index], clip, index)
+        if elapsed is not None:
+            first = max((i for i, start in enumerate(starts) if start <= starts[index] - elapsed), default=0)
+            return Choice(clip, index, starts[index], clip, first)
         others = [other for other in self._people[clip.row.identity_id] if other.key != clip.key]
         portrait = others[draw_index(len(others), generator)] if others else clip
         frames = reference_frames(portrait.key, portrait.num_frames, self.chunk_frames)

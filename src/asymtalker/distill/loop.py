@@ -239,11 +239,12 @@ def check_draws(config: DistillConfig) -> None:
 
 
 def draw_batch(config: DistillConfig, source: ChunkSource, number: int, generator: torch.Generator) -> Batch:
-    """A batch of the update ``number``. The critic's loss asks for no ground truth, which then is not encoded, unless
-    the student goes on from it."""
+    """A batch of the update ``number``, whose portraits are how the rollouts begin. The critic's loss asks for no
+    ground truth, which then is not encoded, unless the student goes on from it."""
     of_student = number % (config.critic_updates + 1) == config.critic_updates
     target = of_student or config.student_continuity == "ground_truth"
-    return source.batch(config.loop.batch, generator, target=target, masks=False)
+    elapsed = rollout_spans(config, Extent.draw(config, number).chunks)[-1].start
+    return source.batch(config.loop.batch, generator, elapsed, target=target, masks=False)
 
 
 def generate(

@@ -168,13 +168,13 @@ def decodes(config: TeacherConfig, index: int) -> bool:
 
 
 def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator: torch.Generator) -> Batch:
-    """A batch of the step ``index``, with face masks if it is decoded."""
-    return source.batch(config.loop.batch, generator, config.own_reference, masks=decodes(config, index))
+    """A batch of the step ``index``, of first chunks of videos or of later ones, with face masks if it is decoded."""
+    first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
+    return source.batch(config.loop.batch, generator, 0 if first_chunk else None, masks=decodes(config, index))
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:
-    """Conditions with dropout: the audio of single chunks becomes null, continuity is left out for a whole batch."""
-    first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
+    """Conditions: the audio of single chunks becomes null by dropout; first chunks of videos have no continuity."""
     silent = torch.rand(len(batch.keys), generator=generator) < config.audio_dropout
     audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     if config.audio_noise:
@@ -183,7 +183,7 @@ def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Genera
     return Conditions(
         audio=audio * (~silent).to(audio)[:, None, None],
         identity=batch.identity,
-        continuity=None if first_chunk else batch.latents[:, :, :head],  # E(x[:K]), as the codec is causal
+        continuity=None if batch.elapsed == 0 else batch.latents[:, :, :head],  # E(x[:K]), as the codec is causal
     )
 
 
@@ -204,7 +204,7 @@ def held_out_losses(
     """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     generator = numbered_generator(config.loop.seed, 0, "held-out")
-    batch = source.batch(HELD_OUT_CHUNKS, generator, config.own_reference, masks=False)
+    batch = source.batch(HELD_OUT_CHUNKS, generator, masks=False)
     noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents)
     audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
