@@ -276,6 +276,9 @@ class TeacherConfig:
     continuity_dropout: float = 0.2
     """Share of steps without continuity reference, as the first chunk of a video is generated: from a portrait that is
     its first frame."""
+    elsewhere: float = 1.0
+    """Share of steps on later chunks whose portraits are of another time (eq. 24); those of the others are how the
+    clips were a chunk before, or began, which keeps a head near where the portrait has it [ours]."""
     audio_dropout: float = 0.1
     """Share of chunks trained on null audio, for guidance."""
     audio_noise: float = 0.0

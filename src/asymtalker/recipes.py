@@ -60,6 +60,7 @@ def tiny() -> Recipe:
                 audio_modulation=True,
             ),
             chunk=chunk,
+            elsewhere=0.25,
             audio_noise=0.1,
             tgc_weight=2.0,
             pixel_frames=chunk.frames,  # of motion, which costs nothing

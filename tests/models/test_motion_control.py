@@ -1,5 +1,7 @@
 """More or less motion, eyes on the camera, no blinks: what changes, and what must not."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from asymtalker.models.motion.basis import (
     rotation_matrix,
     rotation_vector,
 )
-from asymtalker.models.motion.control import IRISES, LIDS_GAIN, MotionControl
+from asymtalker.models.motion.control import IRISES, LOWER_LIDS, UPPER_LIDS, MotionControl, lids_closing
 from moving_face import SIDE, mesh_points, motion_network, opened, textured_face
 
 BROW = 105
@@ -71,26 +73,54 @@ def test_twice_the_motion_is_twice_as_far_from_the_portrait():
 def test_lips_lids_and_eyes_move_as_they_were_made(network):
     made = network.motion.modes
     for motion in (0.0, 2.0):
-        modes = MotionControl(motion=motion).modes(network.motion)
-        for points in (INNER_LIPS, IRISES, CHIN, JAW):
+        modes = MotionControl(motion=motion).modes(network.motion, network.motion.face)[..., :-1]
+        for points in (INNER_LIPS, IRISES, CHIN, JAW, LEFT_LIDS, RIGHT_LIDS):
             assert torch.equal(modes[list(points)], made[list(points)])
-        for points in (LEFT_LIDS, RIGHT_LIDS):
-            torch.testing.assert_close(modes[list(points)], LIDS_GAIN * made[list(points)])
         torch.testing.assert_close(modes[BROW], motion * made[BROW])
 
 
 def test_without_blinks_the_lids_rest(network):
-    modes = MotionControl(blinks=False).modes(network.motion)
+    modes = MotionControl(blinks=False).modes(network.motion, network.motion.face)
     lids = [*LEFT_LIDS, *RIGHT_LIDS]
     assert not modes[lids].any()
     others = np.setdiff1d(np.arange(478), lids)
-    assert torch.equal(modes[others], network.motion.modes[others])
+    assert torch.equal(modes[others][..., :-1], network.motion.modes[others])
+    assert not modes[others][..., -1].any()
+
+
+@pytest.mark.parametrize("opening", [0.6, 1.0, 1.5])
+def test_lids_that_close_by_half_shut_and_those_that_hardly_close_do_not(network, opening):
+    """Of eyes that are narrower or wider than the mean face's too."""
+    basis, control = network.motion, MotionControl()
+    head = basis.face.clone()
+    middle = (head[UPPER_LIDS] + head[LOWER_LIDS]) / 2
+    for lids in (UPPER_LIDS, LOWER_LIDS):
+        head[lids] = middle + opening * (head[lids] - middle)
+    lids = lids_closing(basis, head)
+    torch.testing.assert_close(lids[:, 0], opening * lids[:, 1])
+    still = Pose(torch.tensor(1.0), torch.eye(3), torch.zeros(3))
+
+    def gap(closed: float) -> float:
+        """Left of the head's own, as it is seen, where the mean face's lids would have closed by so much."""
+        change = closed * lids[:, 0] / lids[:, 0].square().sum()
+        moved = head + control.modes(basis, head) @ control.expression(change[None], lids, still, still)[0]
+        way = basis.face[LOWER_LIDS] - basis.face[UPPER_LIDS]
+        now, own = (
+            ((points[LOWER_LIDS] - points[UPPER_LIDS]) * way).sum(-1) / way.norm(dim=-1) for points in (moved, head)
+        )
+        return float(now.sum() / own.sum())
+
+    assert gap(0.1) == pytest.approx(1 - 0.1 / opening, abs=1e-3)
+    assert gap(-0.3) == pytest.approx(1 + 0.3 / opening, abs=1e-3)
+    assert gap(0.5) == pytest.approx(0, abs=0.02)
+    gaps = [gap(step / 50) for step in range(30)]
+    assert all(after <= before for before, after in pairwise(gaps[:25])), "lids open where they should close"
 
 
 def test_eyes_on_the_camera_turn_against_the_head(network, picture, points):
     control = MotionControl(gaze="camera")
     portrait = network.portrait(picture, points, control)
-    modes = control.modes(network.motion)
+    modes = control.modes(network.motion, network.motion.face)
     left = network.motion.motion(turned(points, 0.2, 0), (SIDE, SIDE))[None]
     motion, _ = network.change(portrait, left)
     irises = modes[list(IRISES)] @ motion.expression[0]

@@ -169,8 +169,11 @@ def decodes(config: TeacherConfig, index: int) -> bool:
 
 def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator: torch.Generator) -> Batch:
     """A batch of the step ``index``, of first chunks of videos or of later ones, with face masks if it is decoded."""
-    first_chunk = bool(torch.rand((), generator=generator) < config.continuity_dropout)
-    return source.batch(config.loop.batch, generator, 0 if first_chunk else None, masks=decodes(config, index))
+    first_chunk, elsewhere = torch.rand(2, generator=generator) < torch.tensor(
+        [config.continuity_dropout, config.elsewhere]
+    )
+    elapsed = 0 if first_chunk else None if elsewhere else config.chunk.frames
+    return source.batch(config.loop.batch, generator, elapsed, masks=decodes(config, index))
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:

@@ -24,7 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.control import AS_MADE, MotionControl
+from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
 from asymtalker.models.motion.register import Register
@@ -48,6 +48,7 @@ class Portrait:
         texture: what the sheet shows.
         motion: ``(components + 6,)`` of its own face, which motions are changes of.
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
+        lids: by what share of their opening each expression closes them ``(components, 2)``.
         control: how it is to move.
     """
 
@@ -56,6 +57,7 @@ class Portrait:
     texture: Texture
     motion: Tensor
     mouth: tuple[Tensor, Tensor]
+    lids: Tensor
     control: MotionControl
 
 
@@ -115,13 +117,15 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
             2
         ]  # which a motion leaves out: heads turn about their origin
         points = points - np.array([0, 0, depth], points.dtype)
-        modes = control.modes(basis)
+        head = pose.inverse(torch.from_numpy(points).float())
+        modes = control.modes(basis, head)
         sheet = build_sheet(points, pose, modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
+        lids = lids_closing(basis, head)
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), control)
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control)
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
@@ -131,7 +135,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         pose = portrait.control.pose(start, made)
         turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
         shift = pose.place - (turn @ start.place)
-        return Motion(turn, shift, portrait.control.expression(expression - rest, start, pose)), pose
+        return Motion(turn, shift, portrait.control.expression(expression - rest, portrait.lids, start, pose)), pose
 
     @staticmethod
     def move_mouth(portrait: Portrait, moved: Moved, pose: Pose) -> tuple[Tensor, Tensor]:

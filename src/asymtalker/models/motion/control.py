@@ -23,9 +23,14 @@ from asymtalker.models.motion.basis import (
 )
 
 MOST = 2.0  # times the motion that was made
-LIDS_GAIN = 1.4
-"""What lids move over what a face mesh reads of it: of animated portraits that shut their eyes it reads 0.22 to 0.36
-of their usual opening."""
+SHUT_FROM, SHUT_AT = 0.2, 0.5
+"""Shares of their opening by which lids are closed, as a face mesh reads it, from where on they close further, and
+where they are shut. Of animated portraits with shut eyes it reads 0.64 to 0.78, and of a blink a small network often
+makes half [ours]."""
+UPPER_LIDS = [*RIGHT_LIDS[1:8], *LEFT_LIDS[1:8]]
+LOWER_LIDS = [*RIGHT_LIDS[:8:-1], *LEFT_LIDS[:8:-1]]  # in the same order
+LEAST_OPENING = 0.2  # over the mean face's, of eyes that are shut in the portrait
+LOWER_RISES = 0.15  # share of the way that lower lids come to meet the upper ones
 IRISES = range(468, 478)
 EYEBALL = 0.13  # radius in head units, 12 mm of 9 cm
 
@@ -51,17 +56,26 @@ class MotionControl:
         if not 0 <= self.motion <= MOST:
             raise UserError(f"--motion must be between 0 and {MOST:g}, not {self.motion:g}.")
 
-    def modes(self, basis: MotionBasis) -> Tensor:
-        """Displacements of the points ``(478, 3, K)`` by each expression of a basis, as they are to be seen. With the
-        gaze on the camera there are two expressions more, which turn both eyes to the picture's right and down."""
+    def modes(self, basis: MotionBasis, head: Tensor) -> Tensor:
+        """Displacements of a head's points ``(478, 3, K)`` by each expression of a basis, as they are to be seen, and
+        by one more, which shuts the lids. With the gaze on the camera there are two more, which turn both eyes to the
+        picture's right and down; see :meth:`expression`.
+
+        Args:
+            basis: of expressions.
+            head: the portrait's points ``(478, 3)`` in head units.
+        """
         height = basis.face[:, 1]  # down from the middle between eyes and mouth
         eyes = basis.face[[*RIGHT_LIDS, *LEFT_LIDS], 1].mean()
         lower = ((height - eyes) / (height[NOSE_BASE] - eyes)).clamp(0, 1)  # 0 at the eyes, 1 from the nose down
         gains = self.motion + (1 - self.motion) * lower
         gains[[*LIPS, *INNER_LIPS]] = 1
-        gains[[*RIGHT_LIDS, *LEFT_LIDS]] = LIDS_GAIN * self.blinks
+        gains[[*RIGHT_LIDS, *LEFT_LIDS]] = float(self.blinks)
         gains[list(IRISES)] = float(self.gaze == "free")
-        modes = gains[:, None, None] * basis.modes
+        shutting = torch.zeros_like(head)
+        gap = head[LOWER_LIDS] - head[UPPER_LIDS]
+        shutting[UPPER_LIDS], shutting[LOWER_LIDS] = (1 - LOWER_RISES) * gap, -LOWER_RISES * gap
+        modes = torch.cat([gains[:, None, None] * basis.modes, self.blinks * shutting[..., None]], -1)
         if self.gaze == "free":
             return modes
         turning = modes.new_zeros(len(modes), 3, 2)
@@ -76,12 +90,27 @@ class MotionControl:
         scale = start.scale * (made.scale / start.scale) ** self.motion
         return Pose(scale, turn @ start.rotation, start.place + self.motion * (made.place - start.place))
 
-    def expression(self, change: Tensor, start: Pose, seen: Pose) -> Tensor:
-        """The change of expression ``(B, components)`` since the portrait, in the modes' components."""
+    def expression(self, change: Tensor, lids: Tensor, start: Pose, seen: Pose) -> Tensor:
+        """The change of expression ``(B, components)`` since the portrait, in the modes' components; ``lids`` are its
+        :func:`lids_closing`."""
+        closed, of_own = (change @ lids).split(1, -1)
+        far = ((closed - SHUT_FROM) / (SHUT_AT - SHUT_FROM)).clamp(0, 1)
+        change = torch.cat([change, (1 - of_own).clamp_min(0) * far.square() * (3 - 2 * far)], -1)
         if self.gaze == "free":
             return change
         back = (seen.rotation.transpose(-1, -2) @ start.rotation - torch.eye(3)) @ change.new_tensor([0.0, 0.0, -1.0])
         return torch.cat([change, EYEBALL * back[..., :2]], -1)
+
+
+def lids_closing(basis: MotionBasis, head: Tensor) -> Tensor:
+    """By what share each expression of a basis closes the lids ``(K, 2)``: of the mean face's opening, which tells how
+    far it is meant, and of a head's own; ``head`` are its points ``(478, 3)`` in head units."""
+    usual, own = (points[LOWER_LIDS] - points[UPPER_LIDS] for points in (basis.face, head))
+    nearer = basis.modes[UPPER_LIDS] - basis.modes[LOWER_LIDS]  # (14, 3, K)
+    size = usual.norm(dim=-1)
+    closing = torch.einsum("nc,nck->k", usual / size[:, None], nearer)
+    openings = torch.stack([size.sum(), own.norm(dim=-1).sum().clamp_min(LEAST_OPENING * size.sum())])
+    return closing[:, None] / openings
 
 
 AS_MADE = MotionControl()

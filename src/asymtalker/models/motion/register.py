@@ -39,7 +39,8 @@ class Register:
         kept = (row + column) % 2 == 0  # neighbours tell much the same
         row, column = row[kept], column[kept]
         place = sheet.above.place[:, row, column].T  # (n, 3)
-        modes = sheet.tracked.view(3, *sheet.skin.shape, -1)[:, row, column].transpose(0, 1)  # (n, 3, K)
+        modes = sheet.tracked.view(3, *sheet.skin.shape, -1)[:, row, column, : basis.components]
+        modes = modes.transpose(0, 1)  # (n, 3, K)
         coarse = (row % 2 == 0) & (column % 2 == 0)
         grey = brightness(picture)
         self.levels = []
