@@ -5,7 +5,7 @@ import pytest
 
 import asymtalker
 from asymtalker.errors import UserError
-from asymtalker.generate.provenance import provenance, read_provenance
+from asymtalker.provenance.origin import provenance, read_provenance
 from asymtalker.media.video import write_video
 
 FRAMES = np.zeros((5, 32, 32, 3), np.uint8)
