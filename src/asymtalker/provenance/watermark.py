@@ -15,6 +15,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from asymtalker.provenance.origin import name_of
+
 TILE = 32
 """Cells of a tile's side."""
 SYNC_CHIPS = 340
@@ -54,12 +56,17 @@ class Found:
     Attributes:
         number: of 48 bits.
         strength: standard deviations by which its sync chips stand out.
-        scale: pixels of a cell, by those of one that was written at this size of picture.
+        cell: pixels of a cell's side, as it is seen.
     """
 
     number: int
     strength: float
-    scale: float
+    cell: float
+
+    @property
+    def name(self) -> str:
+        """The number as people read it."""
+        return name_of(self.number)
 
 
 class Watermark:
