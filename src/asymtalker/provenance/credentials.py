@@ -172,7 +172,7 @@ def _add_ingredient(builder: c2pa.Builder, ingredient: dict[str, str], path: Pat
     """Name an ingredient, with its own credentials if it has any and they can be read."""
     if path is not None and path.suffix:
         kind = path.suffix.lower().lstrip(".")
-        with contextlib.suppress(c2pa.C2paError), path.open("rb") as file:
+        with contextlib.suppress(c2pa.C2paError, OSError), path.open("rb") as file:
             builder.add_ingredient(json.dumps(ingredient), kind, file)
             return
     builder.add_ingredient(json.dumps(ingredient), "image/png", _one_pixel())

@@ -65,6 +65,8 @@ def inspect_file(path: Path, trusted: Path | None = None, thorough: bool = True)
         UserError: if it is neither a video nor a picture.
     """
     path = check_file(path, "file")
+    if not path.is_file():
+        raise UserError(f"The file {path} is a pipe or a device: give the name of a file.")
     credentials = read_credentials(path, trusted)
     try:
         info = probe_video(path)

@@ -29,11 +29,13 @@ CODED_BITS = 2 * (NUMBER_BITS + 16 + MEMORY)
 CELLS = {320: 4, 448: 6}
 """Pixels of a cell up to a shorter side; above, 8."""
 LARGEST_CELL = 8
-LEAST, MOST, CEILING = 1.0, 2.0, 5.0
+EDGES = {4: 0, 6: 1, 8: 2}
+"""How many times the edges of cells so large are smoothed."""
+LEAST, MOST, CEILING = 0.75, 1.25, 3.0
 """By how many of 255 levels a cell is changed: at least, at most where the picture is smooth, and where it is busy."""
 MASKING = 0.1
 """Levels more for each level of a cell's standard deviation."""
-ABOVE_NEIGHBOURS = 2.5
+ABOVE_NEIGHBOURS = 2.0
 """Levels that a cell is to stand out from those around it."""
 SAMPLES = 4
 """Of a cell's side, where a tile is looked for."""
@@ -46,6 +48,8 @@ SMALLEST_SIDE = 2 * TILE
 CERTAIN, LIKELY = 5.5, 5.0
 """Standard deviations by which the sync chips must stand out, at any scale and at a usual one. Whether a watermark is
 found the checksum decides; see docs/provenance.md for how often both err."""
+NOISE, CLIP = 0.15, 1.2
+"""Least contrast of a picture's detail, in levels, and how far beyond the usual one cell may go."""
 Grey = np.ndarray
 
 
@@ -169,8 +173,9 @@ def _box(values: Grey, side: int) -> Grey:
         sums = np.pad(values, pad, mode="edge").cumsum(axis, dtype=np.float64)
         length = sums.shape[axis]
         upper, lower = (slice(2 * half + 1, length), slice(0, length - 2 * half - 1))
-        at = (lambda part: (part, slice(None))) if axis == 0 else (lambda part: (slice(None), part))
-        values = (sums[at(upper)] - sums[at(lower)]) / (2 * half + 1)
+        sums = sums.T if axis else sums
+        values = (sums[upper] - sums[lower]) / (2 * half + 1)
+        values = values.T if axis else values
     return values
 
 
@@ -195,7 +200,11 @@ def _change(grey: Grey, chips: np.ndarray) -> np.ndarray:
         marked = level + signs * change
         change = np.clip(change + ABOVE_NEIGHBOURS - signs * (marked - _box(marked, 3)), LEAST, most)
     pixels = (signs * change)[np.ix_(rows, columns)]
-    return np.rint(_box(pixels, 3) if cell > 4 else pixels).astype(np.int16)
+    for _ in range(EDGES[cell]):
+        pixels = _box(pixels, 3)
+    y, x = np.mgrid[:height, :width]
+    dither = (52.9829189 * ((0.06711056 * x + 0.00583715 * y) % 1)) % 1  # interleaved gradient noise
+    return np.floor(pixels + dither).astype(np.int16)
 
 
 def find_watermark(frames: Iterable[np.ndarray], thorough: bool = True) -> Found | None:
@@ -205,6 +214,37 @@ def find_watermark(frames: Iterable[np.ndarray], thorough: bool = True) -> Found
         frames: ``(H, W, 3)`` uint8, all of one size; some from all over the video are enough.
         thorough: look for any scale, and not only for those by which videos are usually made larger or smaller.
     """
+    whitened = _whitened(frames)
+    if whitened is None:
+        return None
+    found = _read_at(_usual_sides(), whitened, LIKELY)
+    return _read_at(_all_sides(), whitened, CERTAIN) if found is None and thorough else found
+
+
+def sync_strengths(frames: Iterable[np.ndarray]) -> tuple[float, float]:
+    """How far the sync chips stand out at best, at usual scales and at any, in standard deviations: of videos without a
+    watermark, to know how often one would be found in them. Frames as in :func:`find_watermark`, large enough."""
+    whitened = _whitened(frames)
+    assert whitened is not None
+    usual, thorough = (
+        max(_sync(_fold(whitened.for_cells(side), side))[0] for side in sides)
+        for sides in (_usual_sides(), _all_sides())
+    )
+    return usual, thorough
+
+
+def _usual_sides() -> list[float]:
+    sides = {cell * scale for cell in (*CELLS.values(), LARGEST_CELL) for scale in USUAL_SCALES}
+    return [side for side in sorted(sides) if SMALLEST <= side <= LARGEST]
+
+
+def _all_sides() -> list[float]:
+    steps = int(np.log(LARGEST / SMALLEST) / np.log(SCALE_STEP))
+    return [SMALLEST * SCALE_STEP**step for step in range(steps + 1)]
+
+
+def _whitened(frames: Iterable[np.ndarray]) -> "_Whitened | None":
+    """The mean of frames, made ready; ``None`` of none and of ones too small."""
     total, count = None, 0
     for frame in frames:
         grey = luma(frame)
@@ -212,15 +252,7 @@ def find_watermark(frames: Iterable[np.ndarray], thorough: bool = True) -> Found
         count += 1
     if total is None or min(total.shape) < SMALLEST_SIDE:
         return None
-    mean = total / count
-    whitened = _Whitened(mean)
-    usual = sorted({cell * scale for cell in (*CELLS.values(), LARGEST_CELL) for scale in USUAL_SCALES})
-    if found := _read_at([side for side in usual if SMALLEST <= side <= LARGEST], whitened, LIKELY):
-        return found
-    if not thorough:
-        return None
-    steps = int(np.log(LARGEST / SMALLEST) / np.log(SCALE_STEP))
-    return _read_at([SMALLEST * SCALE_STEP**step for step in range(steps + 1)], whitened, CERTAIN)
+    return _Whitened(total / count)
 
 
 class _Whitened:
@@ -235,10 +267,11 @@ class _Whitened:
         rough = max(1, round(side / SAMPLES * 2))  # halves of a sample
         if rough not in self._kept:
             unit = rough / 2
-            odd = lambda samples: 2 * round(samples * unit / 2) + 1  # noqa: E731
-            detail = _box(self._grey, odd(SAMPLES - 1)) - _box(self._grey, odd(3 * SAMPLES + 2))
-            contrast = np.sqrt(_box(detail**2, odd(8 * SAMPLES))) + 0.15
-            self._kept[rough] = np.clip(detail / contrast, -2, 2).astype(np.float32)
+            cell, around, far = (2 * round(samples * unit / 2) + 1 for samples in (3, 2 * SAMPLES, 3 * SAMPLES))
+            detail = _box(self._grey, cell) - _box(self._grey, around)
+            contrast = np.sqrt(_box(detail**2, far)) + NOISE
+            # what is busy hides the mark and weighs little, as in a matched filter
+            self._kept[rough] = (np.clip(detail / contrast, -CLIP, CLIP) / contrast).astype(np.float32)
         return self._kept[rough]
 
 
