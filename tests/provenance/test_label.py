@@ -49,7 +49,8 @@ def test_a_frame_is_copied_and_every_frame_is_labelled():
 
 def test_marks_are_those_that_are_wanted():
     frames = textured((256, 256), 2)
-    assert Marks(Disclosure(watermark=False), 5, (256, 256)).draw(frames[0]) is frames[0]
+    first = frames[0]
+    assert Marks(Disclosure(watermark=False), 5, (256, 256)).draw(first) is first
     both = Marks(Disclosure(label="AI-generated"), 5, (256, 256))
     found = find_watermark([both.draw(frame) for frame in frames])
     assert found is not None

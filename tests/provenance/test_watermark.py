@@ -81,7 +81,7 @@ def test_it_survives_codecs(video, codec):
     [
         lambda frames: resized(frames, 0.5),
         lambda frames: resized(frames, 0.75),
-        lambda frames: resized(frames, 0.873),
+        lambda frames: resized(frames[:, :384, :384], 0.873),
         lambda frames: frames[:, 23:-25, 31:-21],
         lambda frames: resized(frames[:, 23:-25, 31:-21], 1.31),
         lambda frames: np.clip(frames.astype(int) + 30, 0, 255).astype(np.uint8),
@@ -107,13 +107,15 @@ def test_it_survives_a_jpeg_of_one_frame_and_a_palette(video):
 
 def test_nothing_is_found_where_nothing_is():
     for seed in range(4):
-        frames = textured((256, 320), 3, seed)
-        assert find_watermark(frames) is None
-        assert max(sync_strengths(frames)) < marks.CERTAIN
+        assert find_watermark(textured((256, 320), 2, seed), thorough=False) is None
+    frames = textured((128, 192), 2)
+    assert find_watermark(frames) is None
+    assert max(sync_strengths(frames)) < marks.CERTAIN
     assert find_watermark([]) is None
     assert find_watermark(np.zeros((2, 40, 40, 3), np.uint8)) is None
     assert find_watermark(np.zeros((2, 128, 128, 3), np.uint8)) is None
-    assert find_watermark(np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8)) is None
+    noise = np.random.default_rng(0).integers(0, 256, (1, 256, 256, 3), np.uint8)
+    assert find_watermark(noise, thorough=False) is None
 
 
 def test_a_mark_is_slight_and_the_frame_is_left_alone():
@@ -124,8 +126,11 @@ def test_a_mark_is_slight_and_the_frame_is_left_alone():
     assert np.abs(change).max() <= 4
     assert 0.3 < np.abs(change).mean() < 2
     assert abs(change.mean()) < 0.2  # as much brighter as darker
-    smooth = luma(frames[0]) < 90
+    blocks = luma(frames[0]).reshape(32, 8, 32, 8)
+    smooth = (np.ptp(blocks, (1, 3)) < 10).repeat(8, 0).repeat(8, 1)
+    assert 0.2 < smooth.mean() < 0.9
     assert np.abs(change[0][smooth]).max() <= 2
+    assert np.abs(change[0][~smooth]).max() > 2
     assert 10 * np.log10(255**2 / np.mean(change**2)) > 42
 
 
@@ -156,8 +161,8 @@ def test_a_wrong_checksum_is_no_watermark(monkeypatch):
     monkeypatch.setattr(marks, "_with_checksum", lambda number: [*bits_of(number), *[1] * 16])
     frames = marked(textured((256, 256)))
     monkeypatch.undo()
-    assert max(sync_strengths(frames)) > 8  # the chips are there
-    assert find_watermark(frames) is None
+    assert sync_strengths(frames)[0] > 8  # the chips are there
+    assert find_watermark(frames, thorough=False) is None
 
 
 def bits_of(number: int) -> list[int]:
