@@ -3,6 +3,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import av
 import c2pa
@@ -12,7 +14,8 @@ from PIL import Image
 
 from asymtalker.errors import UserError
 from asymtalker.media.video import VideoWriter, read_video, write_video
-from asymtalker.provenance.credentials import BY_AI, Made, Signer, _context, read_credentials
+from asymtalker.provenance.certificate import signing_identity
+from asymtalker.provenance.credentials import BY_AI, Made, Signer, _context, _signer, read_credentials
 from asymtalker.provenance.disclosure import Disclosure
 from signing import ORIGIN, issue, textured, write_signed
 
@@ -130,8 +133,6 @@ def test_a_certificate_that_expires_later_makes_what_it_signed_invalid(tmp_path)
     """Of a certificate that is good for one second more."""
     chain, key = issue(tmp_path, days=1 / 86400)
     path = write_signed(tmp_path / "a.mp4", FRAMES[:2], Disclosure(certificate=chain, key=key))
-    import time
-
     time.sleep(1.5)
     found = read_credentials(path)
     assert found.state == "invalid"
@@ -143,9 +144,6 @@ def test_credentials_of_the_portrait_go_along_even_if_it_was_altered(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "plain.png")
     manifest = {"title": "a painter's", "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [
         {"action": "c2pa.created", "digitalSourceType": BY_AI}]}}]}  # fmt: skip
-    from asymtalker.provenance.certificate import signing_identity
-    from asymtalker.provenance.credentials import _signer
-
     with (tmp_path / "plain.png").open("rb") as read, picture.open("w+b") as write:
         c2pa.Builder(json.dumps(manifest), _context()).sign(_signer(signing_identity()), "image/png", read, write)
     for change in (False, True):
@@ -216,7 +214,7 @@ with VideoWriter(Path({path!r}), (96, 128), finish=sign) as writer:
 
 def test_a_run_that_is_killed_while_it_signs_leaves_no_half_file(tmp_path):
     path = tmp_path / "a.mp4"
-    code = KILLED.format(tests=os.path.dirname(__file__), path=str(path))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), path=str(path))
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert not path.exists()
     for left in tmp_path.glob(".*"):
