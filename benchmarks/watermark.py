@@ -1,8 +1,8 @@
 """What the watermark costs, what it survives, and how often it is found where it is not:
 python benchmarks/watermark.py MARKABLE [--plain FOLDER] [--frames 25] [--out benchmarks/results/NAME.json]
 
-MARKABLE is a folder of videos without a watermark (asymtalker generate --no-watermark); their first frames are marked,
-changed as people change videos, and searched. --plain is a folder of any videos without one, all of which are searched.
+MARKABLE is a folder of videos without a watermark (generate --no-watermark); their first frames are marked,
+changed as people change videos, and searched. --plain is a folder of any videos without one, which are searched too.
 Needs the extra evaluate.
 """
 
@@ -92,12 +92,12 @@ def gif(frames: np.ndarray) -> np.ndarray:
     return np.stack(shown)
 
 
-X264 = partial(encode, codec="libx264")
+X264, X265 = (partial(encode, codec=codec) for codec in ("libx264", "libx265"))
 QUIET = {"x265-params": "log-level=none"}
 CHANGES: dict[str, Change] = {
     "nothing": lambda frames: frames,
     **{f"H.264, crf {crf}": partial(X264, options={"crf": str(crf)}) for crf in (18, 23, 28, 33)},
-    **{f"H.265, crf {crf}": partial(encode, codec="libx265", options=QUIET | {"crf": str(crf)}) for crf in (23, 28, 33)},
+    **{f"H.265, crf {crf}": partial(X265, options=QUIET | {"crf": str(crf)}) for crf in (23, 28, 33)},
     **{
         f"VP9, crf {crf}": partial(
             encode, codec="libvpx-vp9", options={"crf": str(crf), "b": "0", "cpu-used": "5"}, container="webm"
@@ -117,7 +117,9 @@ CHANGES: dict[str, Change] = {
     "brighter by 30": lambda frames: levels(frames, 1, 30),
     "contrast 0.7, H.264 crf 28": lambda frames: X264(levels(frames, 0.7, 0), options={"crf": "28"}),
     "contrast 1.3": lambda frames: levels(frames, 1.3, 0),
-    "one frame of H.264 crf 23 (screenshot)": lambda frames: X264(frames, options={"crf": "23"})[len(frames) // 2][None],
+    "one frame of H.264 crf 23 (screenshot)": lambda frames: X264(frames, options={"crf": "23"})[len(frames) // 2][
+        None
+    ],
     "one frame as JPEG, quality 60": partial(jpeg, quality=60),
     "GIF, at most 320 wide": gif,
     "turned by 2 degrees": lambda frames: np.stack(

@@ -10,10 +10,10 @@ from PIL import Image
 
 from asymtalker.commands.cli import main
 from asymtalker.media.video import read_video, write_video
+from asymtalker.provenance.disclosure import Disclosure
 from asymtalker.provenance.origin import name_of
 from asymtalker.provenance.watermark import Watermark
 from signing import ORIGIN, issue, textured, write_signed
-from asymtalker.provenance.disclosure import Disclosure
 
 
 @pytest.fixture(scope="module")

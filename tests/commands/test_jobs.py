@@ -57,7 +57,14 @@ def test_rows_become_settings(tmp_path):
     assert first.paths == (tmp_path / "a.png", Path("/b.wav"), tmp_path / "out" / "c.mp4")
     assert (first.line, first.problem) == (2, "")
     said = first.settings
-    assert (said.seed, said.crop, said.blinks, said.size, said.motion, said.steps) == (4, True, False, "640x416", 0.5, 3)
+    assert (said.seed, said.crop, said.blinks, said.size, said.motion, said.steps) == (
+        4,
+        True,
+        False,
+        "640x416",
+        0.5,
+        3,
+    )
     assert (said.disclosure.label, said.disclosure.consent) == ("AI-generated", "form 7")
     assert second.paths[1] == tmp_path / "e;f.wav"
     assert (second.settings.seed, second.settings.blinks, second.settings.disclosure.label) == (9, True, None)
@@ -212,7 +219,9 @@ def test_a_full_disk_ends_the_run(checkpoint, folder, monkeypatch, capsys):
 
     def fail(self, *paths, **options):
         tried.append(paths)
-        raise UserError("Cannot write a.mp4 (the disk is full): make room.") from OSError(28, "No space left on device")
+        raise UserError("Cannot write a.mp4 (the disk is full): make room.") from OSError(
+            28, "No space left on device"
+        )
 
     monkeypatch.setattr(AsymTalkerPipeline, "generate_to_file", fail)
     assert run(checkpoint, listed(folder, "face.png,short.wav,a.mp4", "face.png,short.wav,b.mp4")) == 2

@@ -51,12 +51,12 @@ def test_what_is_asked_for_is_said(pipeline, portrait, sound, tmp_path):
         tmp_path / "a.mp4",
         crop=True,
         size=(32, 48),
-        control=MotionControl(gaze="camera"),
+        num_inference_steps=1,
         disclosure=Disclosure(consent="form 12", watermark=False),
     )
     origin = read_credentials(output).origin
     assert origin.consent == "form 12"
-    assert origin.options == {"crop": True, "size": [32, 48], "gaze": "camera", "watermark": False}
+    assert origin.options == {"num_inference_steps": 1, "crop": True, "size": [32, 48], "watermark": False}
     assert not origin.watermarked
     assert inspect_file(output, thorough=False).watermark is None
 
@@ -78,16 +78,16 @@ def test_a_label_is_on_every_frame(pipeline, portrait, sound, tmp_path):
         read_video(pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", disclosure=disclosure))[0]
         for disclosure in (Disclosure(watermark=False), Disclosure(watermark=False, label="AI-generated"))
     )
-    change = np.abs(plain.astype(int) - labelled).mean((-1))
+    change = np.abs(plain.astype(int) - labelled).mean(-1)
     assert len(change) == 10
     assert (change[:, 10:25, 10:60].mean((1, 2)) > 20).all()
     assert change[:, 60:, 150:].mean() < 2
 
 
-def test_a_certificate_that_is_no_use_is_told_before_anything_is_made(pipeline, portrait, voice, tmp_path, monkeypatch):
+def test_a_certificate_that_is_no_use_is_told_at_once(pipeline, portrait, voice, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "read_inputs", lambda *_: pytest.fail("it was told too late"))
     own = Disclosure(certificate=tmp_path / "no.pem", key=tmp_path / "no.key")
-    with pytest.raises(UserError, match="certificate .* does not exist"):
+    with pytest.raises(UserError, match=r"certificate .* does not exist"):
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4", disclosure=own)
     assert list(tmp_path.glob("*.mp4")) == []
 

@@ -17,6 +17,7 @@ from asymtalker.media.video import VideoWriter, read_video, write_video
 from asymtalker.provenance.certificate import signing_identity
 from asymtalker.provenance.credentials import BY_AI, Made, Signer, _context, _signer, read_credentials
 from asymtalker.provenance.disclosure import Disclosure
+from asymtalker.provenance.origin import TITLE
 from signing import ORIGIN, issue, textured, write_signed
 
 FRAMES = textured((96, 128), 12)
@@ -66,7 +67,7 @@ def flipped(data: bytes, at: int) -> bytes:
         lambda data: flipped(data, data.index(b"mdat") + 200),
         lambda data: flipped(data, len(data) - 1),
         lambda data: flipped(data, data.index(b"moov") + 60),
-        lambda data: data.replace(b"AI-generated talking head video made", b"A film of a talking head that was made"[:36]),
+        lambda data: data.replace(b"AI-generated talking head video made", b"A recording of a person that is true"),
         lambda data: data.replace(b"signed form 12", b"signed form 13"),
         lambda data: data[: len(data) // 2],
         lambda data: data[:-1],
@@ -153,7 +154,10 @@ def test_credentials_of_the_portrait_go_along_even_if_it_was_altered(tmp_path):
         path = write_signed(tmp_path / "a.mp4", FRAMES, portrait=picture)
         assert read_credentials(path).state == "intact"
         manifests = json.loads(c2pa.Reader(path, context=_context()).json())["manifests"]
-        assert sorted(each["title"] for each in manifests.values()) == ["AI-generated talking head video", "a painter's"]
+        assert sorted(each["title"] for each in manifests.values()) == [
+            "AI-generated talking head video",
+            "a painter's",
+        ]
 
 
 def test_broken_or_missing_ingredients_do_not_stop_signing(tmp_path):
@@ -170,9 +174,9 @@ def test_a_video_that_is_stopped_early_is_signed_too(tmp_path):
     def sign(source, signed):
         signer.sign(source, signed, ORIGIN, Made(seconds=writer.seconds, complete=False))
 
-    with pytest.raises(KeyboardInterrupt), VideoWriter(path, (96, 128), finish=sign) as writer:
-        writer.write(FRAMES[:5])
-        raise KeyboardInterrupt
+    writer = VideoWriter(path, (96, 128), finish=sign)
+    writer.write(FRAMES[:5])
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     found = read_credentials(path)
     assert (found.state, found.complete, found.seconds) == ("intact", False, 0.2)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.mp4"]
@@ -186,9 +190,10 @@ def test_what_can_not_be_signed_is_kept_aside(tmp_path):
         signed.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
+    writer = VideoWriter(path, (96, 128), finish=fail)
+    writer.write(FRAMES)
     with pytest.raises(UserError, match="what was written lies in") as told:
-        with VideoWriter(path, (96, 128), finish=fail) as writer:
-            writer.write(FRAMES)
+        writer.close()
     kept = str(told.value).split("lies in ")[1].rstrip(".")
     assert len(read_video(kept)[0]) == 12
     assert path.read_bytes() == b"an older one"
@@ -202,6 +207,7 @@ from pathlib import Path
 from asymtalker.media.video import VideoWriter
 from asymtalker.provenance.credentials import Made, Signer
 from asymtalker.provenance.disclosure import Disclosure
+from asymtalker.provenance.origin import TITLE
 from signing import ORIGIN, textured
 signer = Signer(Disclosure())
 def sign(source, signed):

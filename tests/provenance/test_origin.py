@@ -7,8 +7,8 @@ import pytest
 
 import asymtalker
 from asymtalker.errors import UserError
-from asymtalker.provenance.origin import PIECES, SAMPLED, name_of, provenance, read_provenance, version_of
 from asymtalker.media.video import write_video
+from asymtalker.provenance.origin import PIECES, SAMPLED, name_of, provenance, read_provenance, version_of
 
 FRAMES = np.zeros((5, 32, 32, 3), np.uint8)
 

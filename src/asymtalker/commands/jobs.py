@@ -187,8 +187,8 @@ def generate_jobs(settings: Generate) -> None:
     if failed:
         lines = ", ".join(map(str, failed))
         raise UserError(
-            f"{summary} (lines {lines} of {settings.jobs}; each is told above). Put them right and give the same command"
-            " again: what is done stays."
+            f"{summary} (lines {lines} of {settings.jobs}; each is told above). Put them right and give the same"
+            " command again: what is done stays."
         )
     bars.console.print(f"{summary}.", markup=False)
 

@@ -62,17 +62,19 @@ def _own(certificate: Path, key: Path) -> SigningIdentity:
     try:
         chain = x509.load_pem_x509_certificates(certificate.read_bytes())
     except ValueError as error:
-        raise UserError(f"The certificate {certificate} is not PEM: give a file with BEGIN CERTIFICATE in it.") from error
+        raise UserError(
+            f"The certificate {certificate} is not PEM: give a file that says BEGIN CERTIFICATE."
+        ) from error
     try:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except TypeError as error:
         raise UserError(
-            f"The key {key} has a password: write one without it by openssl pkey -in {key} -out FILE, for you alone to read."
+            f"The key {key} has a password: write one without by openssl pkey -in {key} -out FILE, for you alone to read."
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"The key {key} is not PEM: give a file with BEGIN PRIVATE KEY in it.") from error
     if private.public_key() != chain[0].public_key():
-        raise UserError(f"The key {key} is not that of the first certificate in {certificate}: give the two that match.")
+        raise UserError(f"The key {key} is not that of the first certificate in {certificate}: give those that match.")
     if chain[0].issuer == chain[0].subject:
         raise UserError(
             f"The certificate {certificate} is signed by itself, which C2PA does not allow: give one that was issued."

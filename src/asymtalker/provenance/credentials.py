@@ -186,9 +186,7 @@ def _one_pixel() -> io.BytesIO:
 
 
 def _signer(identity: SigningIdentity) -> c2pa.Signer:
-    return c2pa.Signer.from_info(
-        c2pa.C2paSignerInfo(identity.algorithm.encode(), identity.chain, identity.key, None)
-    )
+    return c2pa.Signer.from_info(c2pa.C2paSignerInfo(identity.algorithm.encode(), identity.chain, identity.key, None))
 
 
 def _try_out(identity: SigningIdentity, certificate: Path) -> None:

@@ -21,8 +21,8 @@ DARKNESS = 150
 FINER = 4
 """Times as fine the badge is drawn as it is seen."""
 SYSTEM_FONTS = (
-    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc", "PingFang.ttc",
-    "NotoSansDevanagari-Regular.ttf", "NotoSansArabic-Regular.ttf",
+    "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc",
+    "PingFang.ttc", "NotoSansDevanagari-Regular.ttf", "NotoSansArabic-Regular.ttf",
 )  # fmt: skip
 """Looked for where Pillow's own font, which is small, lacks a letter."""
 

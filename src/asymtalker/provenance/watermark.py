@@ -1,6 +1,6 @@
 """An invisible watermark: a number of 48 bits in the brightness of all frames, which survives re-encoding.
 
-Spread spectrum. The picture is divided into cells of some pixels; each is made a little brighter or darker by the chips
+Spread spectrum. The picture is divided into cells of some pixels; each is made a bit brighter or darker by the chips
 of a tile of 32 x 32 cells, which is repeated over the picture. A third of the chips is always the same and says where
 the tile lies and at what scale; the rest is the number with a checksum, in a convolutional code. How far a cell is
 changed depends on the first frame: as far as is needed beside its neighbours, and further where the picture is busy.
@@ -222,8 +222,8 @@ def find_watermark(frames: Iterable[np.ndarray], thorough: bool = True) -> Found
 
 
 def sync_strengths(frames: Iterable[np.ndarray]) -> tuple[float, float]:
-    """How far the sync chips stand out at best, at usual scales and at any, in standard deviations: of videos without a
-    watermark, to know how often one would be found in them. Frames as in :func:`find_watermark`, large enough."""
+    """How far the sync chips stand out at best, at usual scales and at any, in standard deviations: of videos without
+    a watermark, to know how often one would be found in them. Frames as in :func:`find_watermark`, large enough."""
     whitened = _whitened(frames)
     assert whitened is not None
     usual, thorough = (
