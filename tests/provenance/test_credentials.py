@@ -17,7 +17,6 @@ from asymtalker.media.video import VideoWriter, read_video, write_video
 from asymtalker.provenance.certificate import signing_identity
 from asymtalker.provenance.credentials import BY_AI, Made, Signer, _context, _signer, read_credentials
 from asymtalker.provenance.disclosure import Disclosure
-from asymtalker.provenance.origin import TITLE
 from signing import ORIGIN, issue, textured, write_signed
 
 FRAMES = textured((96, 128), 12)

@@ -69,7 +69,7 @@ def _own(certificate: Path, key: Path) -> SigningIdentity:
         private = serialization.load_pem_private_key(key.read_bytes(), password=None)
     except TypeError as error:
         raise UserError(
-            f"The key {key} has a password: write one without by openssl pkey -in {key} -out FILE, for you alone to read."
+            f"The key {key} has a password: take it off by openssl pkey -in {key} -out FILE, readable to you alone."
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise UserError(f"The key {key} is not PEM: give a file with BEGIN PRIVATE KEY in it.") from error
