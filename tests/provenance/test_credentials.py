@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -202,6 +203,7 @@ def test_what_can_not_be_signed_is_kept_aside(tmp_path):
 KILLED = """
 import os, sys, time
 sys.path.insert(0, {tests!r})
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from asymtalker.media.video import VideoWriter
 from asymtalker.provenance.credentials import Made, Signer
@@ -231,3 +233,9 @@ def test_a_run_that_is_killed_while_it_signs_leaves_no_half_file(tmp_path):
 def test_pictures_are_not_changed_by_signing(signed, tmp_path):
     write_video(tmp_path / "plain.mp4", FRAMES, metadata=ORIGIN.tags())
     assert np.array_equal(read_video(signed)[0], read_video(tmp_path / "plain.mp4")[0])
+
+
+def test_threads_sign_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda k: write_signed(tmp_path / f"{k}.mp4", FRAMES[:3]), range(8)))
+    assert {read_credentials(path).state for path in paths} == {"intact"}

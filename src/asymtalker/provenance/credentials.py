@@ -39,6 +39,8 @@ ALTERED = (".mismatch", ".missing", ".malformed", ".multiple", ".inaccessible")
 """Ends of C2PA's codes of a file or credentials that are no longer what was signed."""
 HEAD = 1 << 20
 """Bytes of a damaged file that are searched for credentials."""
+_said: set[str] = set()
+"""Remarks on certificates that this process has made, each once, however many videos it signs."""
 State = Literal["none", "intact", "altered", "invalid"]
 
 
@@ -83,7 +85,8 @@ class Signer:
 
     def __init__(self, disclosure: Disclosure, say: Callable[[str], None] = print):
         self._identity = signing_identity(disclosure.certificate, disclosure.key)
-        if self._identity.remark:
+        if self._identity.remark and self._identity.remark not in _said:
+            _said.add(self._identity.remark)
             say(self._identity.remark)
         if disclosure.certificate is not None:
             _try_out(self._identity, disclosure.certificate)
