@@ -12,7 +12,7 @@ import pytest
 
 from asymtalker.commands import jobs as jobs_module
 from asymtalker.commands.cli import main
-from asymtalker.commands.generate import Generate
+from asymtalker.commands.generation import Generate
 from asymtalker.commands.jobs import read_jobs
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError

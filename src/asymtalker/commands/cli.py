@@ -48,7 +48,7 @@ KNOWN_WARNINGS = (
 VERBS = {
     "generate": Verb(
         "make a talking video from a portrait and a voice, or many of a list",
-        "asymtalker.commands.generate:Generate",
+        "asymtalker.commands.generation:Generate",
         "asymtalker.commands.generate:generate",
     ),
     "inspect": Verb(

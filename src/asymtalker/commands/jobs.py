@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from asymtalker.commands.generate import Generate, Say, check_paths, load, progress_bars, speaks
+from asymtalker.commands.generation import Generate, Say, check_paths, load, progress_bars, speaks
 from asymtalker.errors import LostProcessError, UserError
 from asymtalker.media.atomic import disk_is_full
 from asymtalker.media.read import check_file
