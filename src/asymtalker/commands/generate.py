@@ -5,6 +5,7 @@ from pathlib import Path
 from asymtalker.commands.generation import Generate, check_paths, load, progress_bars, speaks
 from asymtalker.commands.jobs import generate_jobs
 from asymtalker.errors import UserError
+from asymtalker.media.portrait import parse_size
 
 
 def generate(settings: Generate) -> None:
@@ -20,11 +21,9 @@ def generate(settings: Generate) -> None:
 
 
 def _generate_one(settings: Generate, image: Path, audio: Path, output: Path) -> None:
-    check_paths(image, audio, output)  # before the seconds that loading takes
     if settings.size:
-        from asymtalker.media.portrait import parse_size
-
         parse_size(settings.size)
+    check_paths(image, audio, output)  # before the seconds that loading takes
     with progress_bars() as bars:
         bar = bars.add_task("loading", total=None)
         pipeline, say = load(settings, bars)
