@@ -56,7 +56,7 @@ def test_what_is_asked_for_is_said(pipeline, portrait, sound, tmp_path):
     )
     origin = read_credentials(output).origin
     assert origin.consent == "form 12"
-    assert origin.options == {"num_inference_steps": 1, "crop": True, "size": [32, 48], "watermark": False}
+    assert origin.options == {"num_inference_steps": 1, "crop": True, "size": "32x48", "watermark": False}
     assert not origin.watermarked
     assert inspect_file(output, thorough=False).watermark is None
 

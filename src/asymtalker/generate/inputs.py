@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from io import BytesIO
@@ -123,7 +122,9 @@ class FileRequest(Request):
         for name in ("label", "watermark"):
             if (value := getattr(self.disclosure, name)) != getattr(AS_USUAL, name):
                 given[name] = value
-        return json.loads(json.dumps(given))
+        if self.size is not None:
+            given["size"] = "x".join(map(str, self.size))  # C2PA's library reads a list of small numbers as bytes
+        return given
 
 
 P = ParamSpec("P")
