@@ -11,7 +11,8 @@ import pytest
 import asymtalker
 from asymtalker.bench.settings import BenchGenerate
 from asymtalker.commands import cli, exits
-from asymtalker.commands.cli import VERBS, Generate, main, parse
+from asymtalker.commands.cli import VERBS, main, parse
+from asymtalker.commands.generation import Generate
 from asymtalker.errors import LostProcessError, UserError
 
 REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]

@@ -19,10 +19,10 @@ from asymtalker.errors import UserError
 from asymtalker.generate import folder as folders
 from asymtalker.generate.inputs import FileRequest, FramesRequest, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.generate.provenance import read_provenance
 from asymtalker.media.sound import SoundTrack
 from asymtalker.media.video import VideoWriter, probe_video, read_video
 from asymtalker.models.motion.control import MotionControl
+from asymtalker.provenance.origin import read_provenance
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background, draw_face
 

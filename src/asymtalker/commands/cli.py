@@ -13,18 +13,16 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
 import asymtalker
 from asymtalker.commands.exits import exit_by, steady_streams
 from asymtalker.commands.threads import limit_threads
-from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError, join_or
 
 
@@ -49,9 +47,14 @@ KNOWN_WARNINGS = (
 
 VERBS = {
     "generate": Verb(
-        "make a talking video from a portrait and a voice",
-        "asymtalker.commands.cli:Generate",
-        "asymtalker.commands.cli:generate",
+        "make a talking video from a portrait and a voice, or many of a list",
+        "asymtalker.commands.generation:Generate",
+        "asymtalker.commands.generate:generate",
+    ),
+    "inspect": Verb(
+        "tell what a file says of itself, and whether it was altered",
+        "asymtalker.commands.inspect:Inspect",
+        "asymtalker.commands.inspect:inspect",
     ),
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
@@ -116,88 +119,6 @@ VERBS = {
         "asymtalker.evaluate.baselines.run:run_baseline",
     ),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generate:
-    """Make a talking video from a portrait and a voice."""
-
-    image: Path
-    """A photograph with a face (JPEG, PNG, WebP, HEIC ...)."""
-    audio: Path
-    """Speech: wav, mp3, m4a, flac, ogg, or a video with sound; of any length."""
-    output: Path
-    """The MP4 file to write. It is replaced if it exists."""
-    model: str | None = None
-    """Checkpoint folder, or a model of the Hugging Face hub; the bundled one by default."""
-    seed: int = 0
-    """The same seed gives the same video on one machine."""
-    steps: int | None = None
-    """Denoising steps per chunk; by default what the checkpoint was made for."""
-    guidance: float | None = None
-    """Audio guidance, 1 is none; by default what the checkpoint was made for."""
-    face: int | None = None
-    """Which face, counted from 1, the largest (default)."""
-    track: int | None = None
-    """Which sound track, counted from 1; by default the one that the file says is its default."""
-    crop: bool = False
-    """Show what is around the face alone, not the whole picture."""
-    size: str | None = None
-    """Pixels that the video fits into, 720 or HEIGHTxWIDTH such as 640x416; a crop has just these. A model that makes
-    pixels makes so many of the face. By default the picture's own size up to 1280; of a crop the model's."""
-    motion: float = 1.0
-    """How far head and upper face move: 0 rests, 1 is as made, 2 twice as far; lips and lids are as they are."""
-    gaze: Literal["free", "camera"] = "free"
-    """"camera" keeps the eyes on what they look at in the portrait, however the head turns."""
-    blinks: bool = True
-    """Blink as the model makes it; --no-blinks keeps the eyes as open as in the portrait."""
-    device: str = "auto"
-    """"auto" takes a GPU if there is one, else the CPU."""
-    inference: Annotated[InferenceConfig, tyro.conf.arg(name="")] = field(default_factory=InferenceConfig)
-
-
-def generate(settings: Generate) -> None:
-    """The ``generate`` verb: progress and remarks on stderr, the path of the video on stdout."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from asymtalker.media.portrait import parse_size
-    from asymtalker.media.read import check_file
-    from asymtalker.media.video import check_output
-
-    size = parse_size(settings.size) if settings.size else None
-    check_file(settings.image, "picture")  # before the seconds that loading takes
-    check_file(settings.audio, "audio file")
-    check_output(settings.output)
-    speaks = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun) one speaks; see distributed.world
-    console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=not speaks)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
-        bar = bars.add_task("loading", total=None)
-        from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
-        from asymtalker.models.motion.control import MotionControl
-
-        control = MotionControl(settings.motion, settings.gaze, settings.blinks)
-        pipeline = load_pipeline(settings.model, settings.device, settings.inference)
-        bars.console.print(pipeline.described(), markup=False)
-        bars.update(bar, description="reading the sound")
-        pipeline.generate_to_file(
-            settings.image,
-            settings.audio,
-            settings.output,
-            seed=settings.seed,
-            num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
-            face=settings.face,
-            track=settings.track,
-            crop=settings.crop,
-            size=size,
-            control=control,
-            progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
-            say=lambda sentence: bars.console.print(sentence, markup=False),
-        )
-    if speaks:
-        print(settings.output)
 
 
 def _named(path: str) -> Any:

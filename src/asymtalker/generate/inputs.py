@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -25,12 +25,18 @@ from asymtalker.media.portrait import (
 from asymtalker.media.read import array_of, spool
 from asymtalker.media.sound import AudioFile, AudioSamples
 from asymtalker.models.motion.control import AS_MADE, MotionControl
+from asymtalker.provenance.disclosure import AS_USUAL, NO_STATEMENT, Disclosure
+from asymtalker.provenance.origin import Provenance, provenance
 
 Picture = str | Path | Image.Image | np.ndarray | bytes | BytesIO
 Sound = str | Path | tuple[Any, int]
 Progress = Callable[[int, int], None]
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
+
+
+OPTIONS = ("num_inference_steps", "guidance_scale", "face", "track", "crop", "size", "framed")
+"""Fields of a request that change the video, besides its control and what has a place of its own in the provenance."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -101,9 +107,24 @@ class FileRequest(Request):
 
     Attributes:
         output: path of the MP4 file; its folder is made, an existing file is replaced.
+        disclosure: how the video is to say what it is.
     """
 
     output: str | Path
+    _: KW_ONLY
+    disclosure: Disclosure = AS_USUAL
+
+    def options(self) -> dict[str, Any]:
+        """What changes the video and is not as usual, by name, as plain JSON values."""
+        usual = {each.name: each.default for each in fields(self)}
+        given = {name: getattr(self, name) for name in OPTIONS if getattr(self, name) != usual[name]}
+        given |= {name: value for name, value in vars(self.control).items() if value != vars(AS_MADE)[name]}
+        for name in ("label", "watermark"):
+            if (value := getattr(self.disclosure, name)) != getattr(AS_USUAL, name):
+                given[name] = value
+        if self.size is not None:
+            given["size"] = "x".join(map(str, self.size))  # C2PA's library reads a list of small numbers as bytes
+        return given
 
 
 P = ParamSpec("P")
@@ -243,6 +264,26 @@ def _read(
         return Inputs(portrait=portrait, audio=audio, sources=sources)
     points = box.mesh and box.mesh.points
     return Inputs(portrait=portrait, whole=picture, points=points, audio=audio, sources=sources)
+
+
+def origin_of(request: FileRequest, sources: Sources, model: str, version: str | None) -> Provenance:
+    """What a request's video is made of, but for whether it can hold a watermark.
+
+    Args:
+        request: what is asked for.
+        sources: of its picture and sound.
+        model: name of the checkpoint.
+        version: of the checkpoint, see :func:`asymtalker.provenance.origin.version_of`.
+    """
+    return provenance(
+        model,
+        request.seed,
+        sources.picture,
+        sources.sound,
+        model_version=version,
+        options=request.options(),
+        consent=request.disclosure.consent or NO_STATEMENT,
+    )
 
 
 def read_sound(audio: Sound, track: int | None) -> AudioFile | AudioSamples:

@@ -35,10 +35,10 @@ from asymtalker.generate.inputs import (
     Request,
     called_with,
     check_not_input,
+    origin_of,
     read_inputs,
 )
 from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
-from asymtalker.generate.provenance import provenance
 from asymtalker.media.portrait import check_size, paste_back
 from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
@@ -49,6 +49,9 @@ from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
+from asymtalker.provenance.credentials import Made, Signer
+from asymtalker.provenance.marks import Marks, holds_watermark
+from asymtalker.provenance.origin import version_of
 from asymtalker.rollout import Chunk, rollout
 from asymtalker.sizing.empty import Network, describe_chunk, describe_parts
 from asymtalker.sizing.fit import available_bytes
@@ -112,6 +115,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     Several threads may generate with one pipeline: its networks work for one at a time, on a chunk or a few frames.
 
+    ``version`` tells the checkpoints that are loaded apart, see :func:`asymtalker.provenance.origin.version_of`.
     :meth:`place` moves it to where it runs and fits it to the machine; then ``preview`` is the decoder that shows the
     video, if not the codec, ``processes`` how many make it together, and ``inference`` what it was given.
     """
@@ -167,6 +171,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             identity=identity,
             name=name,
         )
+        self.version: str | None = None
         self.preview: PreviewDecoder | None = None
         self.processes = 1
         self.inference = InferenceConfig()
@@ -192,9 +197,11 @@ class AsymTalkerPipeline(DiffusionPipeline):
         parts |= {n: load_part(kind, folder / n, torch_dtype) for n, kind in PARTS.items() if n not in parts}
         parts["image_encoder"] = load_image_encoder(settings.get("identity", "tre"), folder / "image_encoder")
         try:
-            return cls(**parts, **settings)
+            pipeline = cls(**parts, **settings)
         except TypeError as error:
             raise UserError(f"The checkpoint {folder} has settings that are unknown here: {error}.") from error
+        pipeline.version = version_of(folder)
+        return pipeline
 
     def place(self, device: torch.device | str, inference: InferenceConfig | None = None) -> "AsymTalkerPipeline":
         """Move it to where it runs, as ``inference`` says, by default whole; once. Returns itself.
@@ -280,7 +287,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
         A second thread encodes a chunk for the file while the next one is made; of several processes the main one
         writes. When it is stopped (Ctrl-C, an error, a full disk) the part made so far is kept as a playable file and
-        said.
+        said. The file is signed (C2PA) and its frames are marked as ``disclosure`` says.
 
         Args:
             request: its picture, sound, output and options, :class:`asymtalker.generate.inputs.FileRequest`.
@@ -293,6 +300,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         """
         output = check_output(request.output)
         check_not_input(output, request.image, request.audio)
+        signer = Signer(request.disclosure, request.say)
         sampler = self._sampler(request)
         inputs = self._inputs(request)
         if self.processes > 1 and not world().main:
@@ -300,19 +308,28 @@ class AsymTalkerPipeline(DiffusionPipeline):
             return output
         num_frames, done = frames_of_samples(inputs.audio.num_samples), 0
         request.progress(0, num_frames)
-        track = inputs.audio.track()
+        track, size = inputs.audio.track(), inputs.seen.shape[:2]
+        origin = origin_of(request, inputs.sources, self.settings.name, self.version)
+        origin = replace(origin, watermarked=holds_watermark(request.disclosure, size))
+        marks = Marks(request.disclosure, origin.number, size)
+
+        def sign(source: Path, signed: Path) -> None:
+            made = Made.of(inputs.sources.picture, inputs.sources.sound, writer.seconds, done == num_frames)
+            signer.sign(source, signed, origin, made)
+
         writer = VideoWriter(
             output,
-            inputs.seen.shape[:2],
+            size,
             audio_rate=track.rate,
             audio_channels=track.channels,
-            metadata=provenance(self.settings.name, request.seed, inputs.sources.picture, inputs.sources.sound).tags(),
+            metadata=origin.tags(),
+            finish=sign,
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:
             nonlocal done  # in a thread, which Ctrl-C does not reach: picture and sound stay equally long
             for frame in self._seen(inputs, fetch()):
-                writer.write(frame[None])
+                writer.write(marks.draw(frame)[None])
                 writer.write_audio(track.take_until(writer.seconds))
                 done += 1
             request.progress(done, num_frames)

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -128,6 +128,8 @@ class VideoWriter:
         audio_rate: of the sound in Hz, one that AAC has; ``None`` for a video without sound.
         audio_channels: 1 or 2.
         metadata: MP4 tags, such as ``title``, ``comment``, ``description``.
+        finish: given the finished file and where a copy is to be, writes the copy that takes its place, such as a
+            signed one; also of a video that was stopped early.
 
     Raises:
         UserError: if the file cannot be written there, or, while writing, the disk is full.
@@ -141,6 +143,7 @@ class VideoWriter:
         audio_rate: int | None = None,
         audio_channels: int = 1,
         metadata: Mapping[str, str] | None = None,
+        finish: Callable[[Path, Path], None] | None = None,
     ):
         height, width = size
         if height % 2 or width % 2:
@@ -148,7 +151,7 @@ class VideoWriter:
         self.path = written_through(check_output(path))
         clear_unfinished_videos(self.path.parent)
         self.kept_seconds: float | None = None
-        self._size, self._frames, self._samples = size, 0, 0
+        self._size, self._frames, self._samples, self._finisher = size, 0, 0, finish
         try:
             self._output = _Output(beside(self.path, "mp4.part"))
         except OSError as error:
@@ -226,7 +229,7 @@ class VideoWriter:
         try:
             self._container.close()
             self._output.close()
-            os.replace(self._output.path, self.path)
+            self._appear()
         except (OSError, av.error.FFmpegError) as error:
             if self._output.error is not None:
                 raise
@@ -238,6 +241,18 @@ class VideoWriter:
             left = f"what was written lies in {kept}" if kept.exists() else "its folder was removed meanwhile"
             raise UserError(f"Cannot finish {self.path} ({error.strerror}): {left}.") from error
         self.kept_seconds = self.seconds
+
+    def _appear(self) -> None:
+        if self._finisher is None:
+            os.replace(self._output.path, self.path)
+            return
+        copy = beside(self.path, "mp4.part")
+        try:
+            self._finisher(self._output.path, copy)
+            os.replace(copy, self.path)
+        finally:
+            copy.unlink(missing_ok=True)
+        self._output.path.unlink()
 
     def abort(self, keep: bool) -> float:
         """Stop early; ``keep`` what was made under the file's name. Returns the seconds kept, 0 for none."""
