@@ -249,12 +249,13 @@ def _told(reader: c2pa.Reader) -> Credentials:
     state: State = "altered" if altered else "intact" if valid and not codes else "invalid"
     assertions = {each["label"].split("__")[0]: each.get("data") or {} for each in manifest.get("assertions", [])}
     signature = manifest.get("signature_info") or {}
-    made = assertions.get(GENERATION, {})
+    made: dict[str, Any] = assertions.get(GENERATION, {})
     actions = assertions.get("c2pa.actions.v2") or assertions.get("c2pa.actions") or {}
     actions = actions.get("actions", [])
     generators = manifest.get("claim_generator_info") or [{"name": manifest.get("claim_generator") or "unknown"}]
+    origin = None
     with contextlib.suppress(TypeError):
-        made = made | {"origin": of_dict(made)}
+        origin = of_dict(made)
     return Credentials(
         state=state,
         problems=[f"{failure['code']} ({failure.get('explanation', '')})" for failure in failures],
@@ -266,7 +267,7 @@ def _told(reader: c2pa.Reader) -> Credentials:
         by_ai=any("algorithmicmedia" in str(action.get("digitalSourceType", "")).lower() for action in actions),
         actions=[str(action.get("action")) for action in actions],
         ingredients=[str(each.get("title")) for each in manifest.get("ingredients", [])],
-        origin=made.get("origin"),
+        origin=origin,
         complete=made.get("complete"),
         seconds=made.get("seconds"),
     )

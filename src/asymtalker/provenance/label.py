@@ -63,7 +63,7 @@ class Label:
 
 
 def _glyph(letter: str, font: ImageFont.FreeTypeFont) -> bytes:
-    return bytes(font.getmask(letter))
+    return bytes(font.getmask(letter))  # pyright: ignore[reportArgumentType]
 
 
 def _lacks(text: str, font: ImageFont.FreeTypeFont) -> str:
