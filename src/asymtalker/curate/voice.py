@@ -1,0 +1,92 @@
+"""Stage 6: the clean voice: sound that is early or late put right, noise taken out, brought to one loudness."""
+
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+
+from asymtalker.curate.framed import FramedClip
+from asymtalker.curate.recipe import Recipe
+from asymtalker.dataset.corpus import encode_wav
+from asymtalker.media.atomic import atomic_path
+from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
+
+SURE_SYNC = 0.12
+"""Sync score from which on a measured offset is believed."""
+PEAK = 0.98
+"""No sample is louder, whatever loudness is asked for."""
+SHORTEST = 0.4
+"""Seconds: what loudness is measured over (ITU-R BS.1770)."""
+
+
+def clean_voice(clip: FramedClip, recipe: Recipe) -> dict[str, Any]:
+    """Write ``voice.wav``; returns ``loudness`` before, ``gain`` in decibels, and the ``moved`` frames."""
+    samples, late = clip.sound, 0
+    if recipe.correct_sync:
+        sync, offset = clip.said("lips", "sync"), clip.said("lips", "offset_found")
+        if sync is not None and offset is not None and sync >= SURE_SYNC and abs(offset) >= recipe.correct_sync:
+            late = round(offset)
+            samples = moved(samples, late)
+    if recipe.denoise:
+        samples = denoised(samples)
+    before = loudness(samples)
+    gain = 0.0 if recipe.loudness is None else gain_to(samples, before, recipe.loudness)
+    samples = samples * 10 ** (gain / 20)
+    with atomic_path(clip.folder / "voice.wav") as partial:
+        partial.write_bytes(encode_wav(samples.astype(np.float32)))
+    return {"loudness": before, "gain": gain, "moved": late}
+
+
+def moved(samples: np.ndarray, late: int) -> np.ndarray:
+    """Sound that came ``late`` frames after the picture, put right, as long as before."""
+    shift = SAMPLES_PER_FRAME * late
+    return np.pad(samples[shift:], (0, shift)) if shift >= 0 else np.pad(samples[:shift], (-shift, 0))
+
+
+def denoised(samples: np.ndarray) -> np.ndarray:
+    """Sound ``(N,)`` at 16 kHz without rumble and steady noise, by FFmpeg's ``afftdn``; as long as before."""
+    graph = av.filter.Graph()
+    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE))
+    chain = [
+        source,
+        graph.add("highpass", "f=60"),
+        graph.add("afftdn", "nr=20:nf=-45:tn=1"),
+        graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono"),
+        graph.add("abuffersink"),
+    ]
+    for one, other in zip(chain, chain[1:], strict=False):
+        one.link_to(other)
+    graph.configure()
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format="flt", layout="mono")
+    frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, 0, Fraction(1, SAMPLE_RATE)
+    chain[0].push(frame)
+    chain[0].push(None)
+    parts: list[np.ndarray] = []
+    while True:
+        try:
+            parts.append(chain[-1].pull().to_ndarray().ravel())  # type: ignore[union-attr]
+        except (av.error.BlockingIOError, av.error.EOFError):
+            break
+    found = np.concatenate([np.zeros(0, np.float32), *parts])[: len(samples)]
+    return np.pad(found, (0, len(samples) - len(found)))
+
+
+def loudness(samples: np.ndarray) -> float:
+    """Integrated loudness in LUFS, -70 of silence and of sound that is too short."""
+    import pyloudnorm
+
+    if len(samples) < SHORTEST * SAMPLE_RATE + 1:
+        return -70.0
+    with np.errstate(divide="ignore"):
+        return max(-70.0, float(pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(samples.astype(np.float64))))
+
+
+def gain_to(samples: np.ndarray, before: float, wanted: float) -> float:
+    """Decibels that bring sound of loudness ``before`` to what is ``wanted``, or as near as its peaks allow."""
+    if before <= -70:
+        return 0.0
+    peak = float(np.abs(samples).max(initial=0.0))
+    most = 20 * np.log10(PEAK / peak) if peak else 0.0
+    return float(min(wanted - before, most))
