@@ -6,6 +6,7 @@ Scores of every frame are kept, so that other thresholds need no second look at 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def find_spans(
     else:
         cuts = [0, *cut_frames(changes, recipe).tolist(), count]
         ranges = []
-        for start, stop in zip(cuts, cuts[1:], strict=False):
+        for start, stop in pairwise(cuts):
             ranges.append((start + MARGIN * (start > 0), stop - MARGIN * (stop < count)))
     spans = []
     for start, stop in ranges:
@@ -152,7 +153,7 @@ def find_spans(
             continue
         parts = -(-length // recipe.max_frames)
         edges = [start + length * part // parts for part in range(parts + 1)]
-        spans += [(a, b, b - a >= recipe.min_frames) for a, b in zip(edges, edges[1:], strict=False)]
+        spans += [(a, b, b - a >= recipe.min_frames) for a, b in pairwise(edges)]
     return spans
 
 

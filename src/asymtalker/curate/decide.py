@@ -76,9 +76,7 @@ def speaking_margins(fits: Mapping[str, float]) -> dict[str, float]:
     is alone."""
     if len(fits) < 2:
         return {}
-    return {
-        key: value - max(other for name, other in fits.items() if name != key) for key, value in fits.items()
-    }
+    return {key: value - max(other for name, other in fits.items() if name != key) for key, value in fits.items()}
 
 
 def clip_key(video: str, start: int, stop: int, frames: int, face: int) -> str:

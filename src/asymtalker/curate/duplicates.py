@@ -192,4 +192,3 @@ def load_prints(path: Any) -> Print:
     """Prints as :func:`save_prints` wrote them."""
     with np.load(path) as file:
         return Print(file["sound"], file["pictures"])
-

@@ -6,6 +6,7 @@ item is tried once more, and then put aside. What was tried is noted in a folder
 
 import contextlib
 import hashlib
+import logging
 import multiprocessing
 import os
 import secrets
@@ -125,7 +126,7 @@ def _said(error: Exception) -> str:
 def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], workers: int) -> Iterator[tuple[str, Any]]:
     """Each row through all stages, in processes of this machine; a row whose process dies is given to another."""
     left = list(reversed(rows))
-    pool: dict[Connection, tuple[Any, tuple[str, Any] | None]] = {}
+    pool: dict[Any, tuple[Any, tuple[str, Any] | None]] = {}
     try:
         while left or any(row for _, row in pool.values()):
             while left and len(pool) < workers:
@@ -140,18 +141,20 @@ def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], work
             busy = [connection for connection, (_, row) in pool.items() if row]
             ready = wait(busy, timeout=HANGS)
             for connection in ready or busy[:1]:
-                process, row = pool[connection]  # type: ignore[index]
+                process, row = pool[connection]
                 assert row is not None
                 try:
                     if not ready:
                         raise EOFError
-                    yield connection.recv()  # type: ignore[union-attr]
-                    pool[connection] = process, None  # type: ignore[index]
+                    result = connection.recv()
                 except (EOFError, OSError):
                     process.kill()
                     process.join()
-                    pool.pop(connection).__class__  # noqa: B018  # type: ignore[arg-type]
+                    del pool[connection]
                     left.append(row)
+                    continue
+                pool[connection] = process, None
+                yield result
     finally:
         for connection, (process, row) in pool.items():
             connection.close()
@@ -172,6 +175,7 @@ def _start(stages: Sequence[Stage]) -> tuple[Connection, Any]:
 def _work(connection: Connection, stages: Sequence[Stage], parent: int) -> None:
     """What a process does: rows in, results out, until nobody sends any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends us
+    logging.disable(logging.WARNING)  # what libraries warn developers of while they are imported
     _end_with(parent)
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -122,9 +122,7 @@ def crop_path(boxes: np.ndarray, follow: float) -> np.ndarray:
     return path
 
 
-def crop_frames(
-    frames: Iterable[np.ndarray], path: np.ndarray, side: int
-) -> Iterator[tuple[np.ndarray, Placement]]:
+def crop_frames(frames: Iterable[np.ndarray], path: np.ndarray, side: int) -> Iterator[tuple[np.ndarray, Placement]]:
     """Each frame's crop ``(side, side, 3)`` and where it was cut out."""
     for frame, (x, y, width) in zip(frames, path.tolist(), strict=True):
         portrait = crop_frame(frame, FaceBox(x - width / 2, y - width / 2, width, width, 1.0), (side, side))

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from asymtalker.curate.recipe import Recipe
-from asymtalker.curate.work import once, read_record, settings_of
+from asymtalker.curate.work import done, once, settings_of
 from asymtalker.dataset.corpus import decode_wav
+from asymtalker.media.atomic import clear_unfinished
 from asymtalker.media.video import decode_frames
 
 
@@ -48,29 +49,34 @@ class FramedClip:
         """``(640 F,)`` float32 at 16 kHz, as it is in the video."""
         return decode_wav((self.folder / "clip.wav").read_bytes())
 
-    def said(self, stage: str, score: str) -> float | None:
-        """A score that a stage before gave it."""
-        record = read_record(self.folder / f"{stage}.json")
-        return None if record is None else record["scores"].get(score)
-
 
 @dataclass(frozen=True)
 class ClipStage:
-    """A stage of one clip: ``work(clip, recipe)`` returns scores and may write files into the clip's folder.
+    """A stage of one clip: ``work(clip, recipe, late)`` returns scores and may write files into the clip's folder.
 
     Attributes:
         name: of its record.
         work: see above.
         settings: fields of the recipe that its result depends on.
-        network: published network without which it does nothing.
+        moves: whether it depends on ``late``, the frames by which the video's sound is late.
     """
 
     name: str
-    work: Callable[[FramedClip, Recipe], dict[str, Any]]
+    work: Callable[[FramedClip, Recipe, float], dict[str, Any]]
     settings: tuple[str, ...] = ()
-    network: str | None = None
+    moves: bool = False
 
-    def __call__(self, clip: FramedClip, recipe: Recipe) -> None:
+    def made_by(self, recipe: Recipe, late: float) -> dict[str, Any]:
+        """The settings in its record."""
+        return settings_of(recipe, self.settings) | ({"late": round(late, 3)} if self.moves else {})
+
+    def record(self, folder: Path, recipe: Recipe, late: float) -> dict[str, Any] | None:
+        """Its record for the clip in a folder, if it is done."""
+        return done(folder / f"{self.name}.json", self.made_by(recipe, late))
+
+    def __call__(self, clip: FramedClip, recipe: Recipe, late: float) -> None:
         """Do it unless it is done."""
-        record = clip.folder / f"{self.name}.json"
-        once(record, settings_of(recipe, self.settings), lambda: {"scores": self.work(clip, recipe)})
+        if self.record(clip.folder, recipe, late) is None:
+            clear_unfinished(clip.folder)
+            record = clip.folder / f"{self.name}.json"
+            once(record, self.made_by(recipe, late), lambda: {"scores": self.work(clip, recipe, round(late, 3))})

@@ -3,7 +3,6 @@
 from typing import Any
 
 from asymtalker.curate.framed import FramedClip
-from asymtalker.curate.recipe import Recipe
 from asymtalker.dataset.corpus import video_writer
 from asymtalker.media.atomic import atomic_path
 from asymtalker.media.face_readings import face_mask
@@ -12,7 +11,7 @@ MASK_QUALITY = 18
 """x264's rate factor: a mask of 75 frames takes some kilobytes."""
 
 
-def write_masks(clip: FramedClip, recipe: Recipe) -> dict[str, Any]:
+def write_masks(clip: FramedClip) -> dict[str, Any]:
     """Write ``mask.mp4``, grey, face = 255; returns ``face_share``, the part of the picture that is face."""
     side = next(clip.frames()).shape[0]
     covered = 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from asymtalker.curate.decide import Decided
 from asymtalker.curate.recipe import Recipe
-from asymtalker.curate.watch import CLIP_STAGES, FRAMED_BY
+from asymtalker.curate.watch import FRAMED_BY, VOICE
 from asymtalker.curate.work import Work, settings_of
 from asymtalker.dataset.corpus import EncodedClip, ManifestRow, ShardWriter
 from asymtalker.media.atomic import atomic_path
@@ -64,7 +64,7 @@ def _encoded(work: Work, clip: Decided, recipe: Recipe, without: Mapping[str, st
     folder = work.span(span) / f"face{clip.face}"
     files = {"mp4": "clip.mp4", "mask.mp4": "mask.mp4", "wav": "voice.wav"}
     made_by = {"faces": settings_of(recipe, FRAMED_BY)}
-    made_by |= {stage.name: settings_of(recipe, stage.settings) for stage in CLIP_STAGES if stage.settings}
+    made_by |= {VOICE.name: settings_of(recipe, VOICE.settings)}
     more: dict[str, Any] = {"curation": {"start": clip.start, "made_by": made_by, "without": sorted(without)}}
     if clip.licence or clip.source:
         more["curation"] |= {"licence": clip.licence, "source": clip.source}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from asymtalker.curate.framed import FramedClip
-from asymtalker.curate.recipe import Recipe
 from asymtalker.errors import UserError
 from asymtalker.media.portrait import box_of
 from asymtalker.media.registry import fetch_file
@@ -36,7 +35,7 @@ def has_recognition() -> bool:
     return _networks() is not None
 
 
-def embed_person(clip: FramedClip, recipe: Recipe) -> dict[str, Any]:
+def embed_person(clip: FramedClip) -> dict[str, Any]:
     """``embedding`` (128 numbers) of a clip's face, none without dlib."""
     networks = _networks()
     if networks is None:

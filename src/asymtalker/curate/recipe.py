@@ -51,8 +51,8 @@ class Recipe:
     follow: float = 0.35
     """Widths of the face by which it may stray from its middle before the crop follows it."""
     # Stages 6 and 7
-    correct_sync: int = 0
-    """Frames from which on sound that is early or late is put right, where the sync score is sure; 0 never does."""
+    correct_sync: float = 0.0
+    """Frames from which on a video's sound that is early or late is put right; 0 never does."""
     denoise: bool = False
     """Take stationary noise out of the sound."""
     loudness: float | None = None
@@ -81,6 +81,8 @@ class Recipe:
     """How sure the face mesh is, in the worst tenth of the frames."""
     most_shake: float | None = 0.25
     """Widths of the face by which it moves from one frame to the next at most: beyond, the crop or the shot jumps."""
+    most_jump: float | None = 6.0
+    """How many times more than usual around it what moves most moves in the worst frame of the crop."""
     most_frozen: float | None = 0.3
     """Seconds for which the picture stands still."""
     least_sharpness: float | None = 0.2
@@ -95,15 +97,18 @@ class Recipe:
     """Share of frames in which RTMW's points of the face are missing or unsure."""
     least_speaking: float | None = None
     """How much better the lips fit the sound than those of anyone else in the picture do."""
-    least_sync: float | None = None
-    """How sure it is that lips and sound belong together; see :mod:`asymtalker.curate.lips`."""
-    most_offset: float | None = None
+    least_video_sync: float | None = 0.33
+    """How sure it is that lips and sound belong together, the median of the video's clips; see
+    :mod:`asymtalker.curate.lips`."""
+    least_sync: float | None = 0.25
+    """The same, of the clip alone."""
+    most_offset: float | None = 3.0
     """Frames by which the sound is early or late after it was put right."""
     least_sync_confidence: float | None = None
     """SyncNet's."""
     most_sync_distance: float | None = None
     """SyncNet's."""
-    most_clipped: float | None = 0.002
+    most_clipped: float | None = 0.012
     """Share of the samples that stand at full scale."""
     most_dropout: float | None = 0.06
     """Seconds that are cut out of the sound: silence that begins and ends at once."""
@@ -129,7 +134,7 @@ RECIPES: dict[str, Recipe] = {
         unknown_licence=False,
         min_frames=81,
         size=512,
-        correct_sync=2,
+        correct_sync=0.8,
         denoise=True,
         loudness=-23.0,
         networks=NETWORKS,
@@ -139,8 +144,9 @@ RECIPES: dict[str, Recipe] = {
         least_quality=0.4,
         most_points_missing=0.2,
         least_speaking=0.0,
-        least_sync=0.12,
-        most_offset=1,
+        least_video_sync=0.38,
+        least_sync=0.3,
+        most_offset=2.0,
         least_sync_confidence=3.0,
         most_sync_distance=9.0,
         least_snr=12.0,

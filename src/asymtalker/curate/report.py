@@ -1,4 +1,4 @@
-"""report.html: what became of everything, where scores lie against their limits, and clips of both kinds to look at."""
+"""report.html: what became of everything, where scores lie against their limits, and clips to look at."""
 
 import base64
 import html
@@ -137,7 +137,9 @@ def _histogram(values: np.ndarray, limit: tuple[str, float] | None) -> str:
         bad = limit is not None and (middle < limit[1] if limit[0] == "least" else middle > limit[1])
         height = 70 * count / max(1, counts.max())
         colour = "#c44" if bad else "#2a7"
-        bars.append(f"<rect x='{index * 7.5:.1f}' y='{72 - height:.1f}' width='7' height='{height:.1f}' fill='{colour}'/>")
+        bars.append(
+            f"<rect x='{index * 7.5:.1f}' y='{72 - height:.1f}' width='7' height='{height:.1f}' fill='{colour}'/>"
+        )
     if limit is not None:
         x = 300 * (limit[1] - low) / (high - low)
         bars.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='0' y2='72' stroke='#222' stroke-dasharray='3'/>")

@@ -16,6 +16,8 @@ from asymtalker.curate.cuts import find_spans
 from asymtalker.curate.decide import Decided, clip_key, failed_limit, plain, speaking_margins
 from asymtalker.curate.duplicates import find_duplicates
 from asymtalker.curate.engine import Engine, Problem
+from asymtalker.curate.framed import ClipStage
+from asymtalker.curate.lips import SURE_SYNC, video_offset
 from asymtalker.curate.networks import check_networks
 from asymtalker.curate.pack import write_corpus
 from asymtalker.curate.people import has_recognition, held_out_people, tell_apart
@@ -24,9 +26,12 @@ from asymtalker.curate.report import write_report
 from asymtalker.curate.watch import (
     CLIP_STAGES,
     FACES,
-    FRAMED_BY,
+    MEASURED,
     PROBE,
+    VOICE,
     Span,
+    clips_of,
+    faces_settings,
     frame_span,
     run_clip_stage,
     video_changes,
@@ -106,9 +111,7 @@ def _clear(work: Work, writer: ShardWriter) -> None:
     clear_unfinished(work.folder)
 
 
-def _decide(
-    config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]
-) -> Iterator[Decided]:
+def _decide(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]) -> Iterator[Decided]:
     """What becomes of every video, span and clip; what is not known yet of them is found out."""
     allowed = []
     for video in videos:
@@ -119,8 +122,8 @@ def _decide(
             allowed.append(video)
     usable = yield from _watched(config, recipe, work, engine, allowed)
     spans = yield from _spans(recipe, work, usable)
-    _frame(config, recipe, work, engine, spans)
-    clips = list(_clips(config, recipe, work, spans))
+    spans = _frame(config, recipe, work, engine, spans)
+    clips = list(_clips(recipe, work, spans))
     yield from _named(recipe, clips)
 
 
@@ -141,9 +144,7 @@ def _of_video(video: Video, rejected_by: str, why: str, record: dict[str, Any] |
     )
 
 
-def _watched(
-    config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]
-) -> Iterator[Decided]:
+def _watched(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]) -> Iterator[Decided]:
     """Stages 1 and 2: looks at all videos; yields those that are of no use, and returns the others."""
 
     def settings(video: Video) -> dict[str, Any]:
@@ -220,28 +221,57 @@ def _of_span(span: Span, rejected_by: str, why: str, record: dict[str, Any] | No
     )
 
 
-def _faces_settings(config: Curate, recipe: Recipe) -> dict[str, Any]:
-    return settings_of(recipe, FRAMED_BY) | {"sound_late": config.sound_late}
+def _frame(config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span]) -> list[Span]:
+    """Stages 4 to 8 of all spans for which they are not done; returns the spans, with how late their sound is."""
+    _run_on_spans(config, recipe, work, engine, spans, MEASURED, "making clips")
+    offsets = _video_offsets(recipe, work, spans)
+    late = [replace(span, late=_corrected(recipe, offsets.get(span.video.key, (0.0, 0.0))[0])) for span in spans]
+    _run_on_spans(config, recipe, work, engine, late, (VOICE,), "cleaning voices")
+    return late
 
 
-def _frame(config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span]) -> None:
-    """Stages 4 to 8 of all spans for which they are not done."""
-    settings = _faces_settings(config, recipe)
+def _corrected(recipe: Recipe, offset: float) -> float:
+    """Frames of a video's offset that are put right."""
+    return offset if recipe.correct_sync and abs(offset) >= recipe.correct_sync else 0.0
+
+
+def _video_offsets(recipe: Recipe, work: Work, spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
+    """By how many frames the sound of each video is late, and how sure its sync is, by all its clips."""
+    (lips,) = (stage for stage in MEASURED if stage.name == "lips")
+    found: dict[str, list[tuple[float, float]]] = {}
+    for span in spans:
+        for clip in clips_of(work, span):
+            record = lips.record(clip.folder, recipe, 0.0)
+            if record and "sync" in record["scores"]:
+                scores = record["scores"]
+                found.setdefault(span.video.key, []).append((scores["sync"], scores["offset_found"]))
+    return {key: video_offset(those) for key, those in found.items()}
+
+
+def _run_on_spans(
+    config: Curate,
+    recipe: Recipe,
+    work: Work,
+    engine: Engine,
+    spans: Sequence[Span],
+    wanted: Sequence[ClipStage],
+    what: str,
+) -> None:
+    """Make clips of those spans that have none yet, and do the stages that are not done."""
+    settings = faces_settings(recipe, config.sound_late)
 
     def is_done(span: Span) -> bool:
         faces = done(work.span(span.key) / FACES, settings)
         if faces is None or (config.retry and faces.get("rejected") == "quarantined"):
             return False
         return "rejected" in faces or all(
-            done(work.span(span.key) / f"face{face}" / f"{stage.name}.json", settings_of(recipe, stage.settings))
-            for face in range(len(faces["faces"]))
-            for stage in CLIP_STAGES
+            stage.record(clip.folder, recipe, span.late) for clip in clips_of(work, span) for stage in wanted
         )
 
     todo = [span for span in spans if not is_done(span)]
     stages = [partial(frame_span, work, recipe, config.sound_late)]
-    stages += [partial(run_clip_stage, work, recipe, stage.name) for stage in CLIP_STAGES]
-    for key, result in _progress(engine.run_stages(stages, todo, lambda span: span.key), len(todo), "making clips"):
+    stages += [partial(run_clip_stage, work, recipe, stage.name) for stage in wanted]
+    for key, result in _progress(engine.run_stages(stages, todo, lambda span: span.key), len(todo), what):
         if isinstance(result, Problem):
             record = {"scores": {}, "rejected": "quarantined", "why": result.reason, "seconds": 0.0}
             write_record(work.span(key) / FACES, record | {"settings": settings})
@@ -258,8 +288,9 @@ def _progress(results: Iterator[Any], total: int, what: str) -> Iterator[Any]:
             pass
 
 
-def _clips(config: Curate, recipe: Recipe, work: Work, spans: Sequence[Span]) -> Iterator[Decided]:
+def _clips(recipe: Recipe, work: Work, spans: Sequence[Span]) -> Iterator[Decided]:
     """Every clip with all its scores; spans that gave none."""
+    offsets = _video_offsets(recipe, work, spans)
     for span in spans:
         faces = read_record(work.span(span.key) / FACES)
         assert faces is not None
@@ -271,12 +302,16 @@ def _clips(config: Curate, recipe: Recipe, work: Work, spans: Sequence[Span]) ->
             scores, seconds = dict(face["scores"]), {"faces": faces["seconds"] / len(faces["faces"])}
             broken = None
             for stage in CLIP_STAGES:
-                record = read_record(work.span(span.key) / f"face{number}" / f"{stage.name}.json")
+                record = stage.record(work.span(span.key) / f"face{number}", recipe, span.late)
                 assert record is not None
                 scores |= record["scores"]
                 seconds[stage.name] = record["seconds"]
                 broken = broken or (record.get("rejected") and record["why"])
             video = span.video
+            if "sync" in scores:
+                sure = scores["sync"] >= SURE_SYNC
+                offset, scores["video_sync"] = offsets[video.key]
+                scores["offset"] = abs((scores["offset_found"] if sure else offset) - span.late)
             clip = Decided(
                 key=f"{span.key}-face{number}" if number else span.key,
                 video=video.key,

@@ -1,6 +1,7 @@
 """Stage 6: the clean voice: sound that is early or late put right, noise taken out, brought to one loudness."""
 
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -13,22 +14,16 @@ from asymtalker.dataset.corpus import encode_wav
 from asymtalker.media.atomic import atomic_path
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 
-SURE_SYNC = 0.12
-"""Sync score from which on a measured offset is believed."""
 PEAK = 0.98
 """No sample is louder, whatever loudness is asked for."""
 SHORTEST = 0.4
 """Seconds: what loudness is measured over (ITU-R BS.1770)."""
 
 
-def clean_voice(clip: FramedClip, recipe: Recipe) -> dict[str, Any]:
-    """Write ``voice.wav``; returns ``loudness`` before, ``gain`` in decibels, and the ``moved`` frames."""
-    samples, late = clip.sound, 0
-    if recipe.correct_sync:
-        sync, offset = clip.said("lips", "sync"), clip.said("lips", "offset_found")
-        if sync is not None and offset is not None and sync >= SURE_SYNC and abs(offset) >= recipe.correct_sync:
-            late = round(offset)
-            samples = moved(samples, late)
+def clean_voice(clip: FramedClip, recipe: Recipe, late: float) -> dict[str, Any]:
+    """Write ``voice.wav``, of sound that comes ``late`` frames after the picture; returns ``loudness`` before and
+    ``gain`` in decibels."""
+    samples = moved(clip.sound, late)
     if recipe.denoise:
         samples = denoised(samples)
     before = loudness(samples)
@@ -39,16 +34,18 @@ def clean_voice(clip: FramedClip, recipe: Recipe) -> dict[str, Any]:
     return {"loudness": before, "gain": gain, "moved": late}
 
 
-def moved(samples: np.ndarray, late: int) -> np.ndarray:
+def moved(samples: np.ndarray, late: float) -> np.ndarray:
     """Sound that came ``late`` frames after the picture, put right, as long as before."""
-    shift = SAMPLES_PER_FRAME * late
+    shift = round(SAMPLES_PER_FRAME * late)
     return np.pad(samples[shift:], (0, shift)) if shift >= 0 else np.pad(samples[:shift], (-shift, 0))
 
 
 def denoised(samples: np.ndarray) -> np.ndarray:
     """Sound ``(N,)`` at 16 kHz without rumble and steady noise, by FFmpeg's ``afftdn``; as long as before."""
     graph = av.filter.Graph()
-    source = graph.add_abuffer(sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE))
+    source = graph.add_abuffer(
+        sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE)
+    )
     chain = [
         source,
         graph.add("highpass", "f=60"),
@@ -56,7 +53,7 @@ def denoised(samples: np.ndarray) -> np.ndarray:
         graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono"),
         graph.add("abuffersink"),
     ]
-    for one, other in zip(chain, chain[1:], strict=False):
+    for one, other in pairwise(chain):
         one.link_to(other)
     graph.configure()
     frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None], np.float32), format="flt", layout="mono")

@@ -15,6 +15,8 @@ from asymtalker.curate.cuts import Changes, ChangeScores
 from asymtalker.curate.duplicates import PicturePrints, Print, load_prints, save_prints, sound_prints
 from asymtalker.curate.faces import read_span, write_clips
 from asymtalker.curate.framed import ClipStage, FramedClip
+from asymtalker.curate.hands import hand_scores
+from asymtalker.curate.lips import sync_scores
 from asymtalker.curate.masks import write_masks
 from asymtalker.curate.people import embed_person
 from asymtalker.curate.picture import picture_scores
@@ -32,14 +34,18 @@ BLOCK = 60 * SAMPLE_RATE
 FRAMED_BY = ("size", "follow")
 """Settings of a recipe that stage 4 goes by."""
 
-CLIP_STAGES: tuple[ClipStage, ...] = (
-    ClipStage("picture", lambda clip, recipe: picture_scores(clip)),
-    ClipStage("sound", lambda clip, recipe: sound_scores(clip)),
-    ClipStage("voice", clean_voice, ("correct_sync", "denoise", "loudness")),
-    ClipStage("masks", write_masks),
-    ClipStage("people", embed_person),
+MEASURED: tuple[ClipStage, ...] = (
+    ClipStage("picture", lambda clip, recipe, late: picture_scores(clip)),
+    ClipStage("sound", lambda clip, recipe, late: sound_scores(clip)),
+    ClipStage("lips", lambda clip, recipe, late: sync_scores(clip)),
+    ClipStage("hands", lambda clip, recipe, late: hand_scores(clip)),
+    ClipStage("masks", lambda clip, recipe, late: write_masks(clip)),
+    ClipStage("people", lambda clip, recipe, late: embed_person(clip)),
 )
 """Of every clip, in this order."""
+VOICE = ClipStage("voice", clean_voice, ("denoise", "loudness"), moves=True)
+"""Comes last, as it is of the whole video by how much its sound is late."""
+CLIP_STAGES = (*MEASURED, VOICE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,8 @@ class Span:
     video: Video
     start: int
     stop: int
+    late: float = 0.0
+    """Frames by which the video's sound is late and is to be put right."""
 
 
 def watch_video(work: Work, sound_late: float, video: Video) -> dict[str, Any]:
@@ -109,10 +117,15 @@ def video_changes(work: Work, key: str) -> Changes:
     return Changes.load(work.video(key) / CUTS)
 
 
+def faces_settings(recipe: Recipe, sound_late: float) -> dict[str, Any]:
+    """What clips were framed by, as their record says."""
+    return settings_of(recipe, FRAMED_BY) | {"sound_late": sound_late}
+
+
 def frame_span(work: Work, recipe: Recipe, sound_late: float, span: Span) -> Span:
     """Stage 4: a clip for everyone in a span. Returns the span."""
     folder = work.span(span.key)
-    settings = settings_of(recipe, FRAMED_BY) | {"sound_late": sound_late}
+    settings = faces_settings(recipe, sound_late)
     if done(folder / FACES, settings) is not None:
         return span
 
@@ -134,7 +147,7 @@ def run_clip_stage(work: Work, recipe: Recipe, stage: str, span: Span) -> Span:
     """A stage after the fourth, of every clip of a span. Returns the span."""
     (wanted,) = (one for one in CLIP_STAGES if one.name == stage)
     for clip in clips_of(work, span):
-        wanted(clip, recipe)
+        wanted(clip, recipe, span.late)
     return span
 
 

@@ -162,7 +162,6 @@ class ShardWriter:
         shard = self.folder / shard_name(index)
         return shard.is_file() and _infos(shard) == [clip.info(shard.name) for clip in clips]
 
-
     def clear(self) -> None:
         """Remove what killed writers left unfinished; nobody may be writing."""
         clear_unfinished(self.folder)
