@@ -29,12 +29,12 @@ from typing import Any
 import av
 import numpy as np
 import pyarrow.parquet as pq
-from films import FAULTS, Clip, Film, Part, beside, compose
 
 from asymtalker.bench.machine import describe_machine, load_average
 from asymtalker.curate.recipe import read_recipe
 from asymtalker.dataset.corpus import read_clips
 from asymtalker.media.video import read_video
+from films import FAULTS, Clip, Film, Part, beside, compose
 
 LATE_FILES = {"late 60 ms": 0.06, "late 200 ms": 0.2, "late 1000 ms": 1.0}
 FILTERS = {
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     result: dict[str, Any] = {
-        "machine": describe_machine(),
+        "machine": describe_machine("cpu"),
         "load": load_average(),
         "recipe": given.recipe,
         "workers": given.workers,

@@ -32,6 +32,10 @@ Stage = Callable[[Any], Any]
 functions of modules."""
 
 
+class NetworkStage(partial):
+    """A stage that runs a large network: on a cluster in actors, which keep it, with a GPU each if there are."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """Why an item has no result."""
@@ -46,7 +50,7 @@ class Engine:
 
     Attributes:
         notes: folder that all processes see, for what was tried in this run.
-        workers: processes of this machine.
+        workers: processes of this machine; 0 is this process alone, which then dies of what kills it.
         ray_address: of a cluster; ``"local"`` starts Ray on this machine, ``None`` does without.
         run: its name in the notes.
     """
@@ -84,7 +88,12 @@ class Engine:
         Raises:
             UserError: if the disk is full.
         """
-        guarded = [partial(_guarded, self.notes, self.run, number, stage) for number, stage in enumerate(stages)]
+        guarded: list[Stage] = [
+            (NetworkStage if isinstance(stage, NetworkStage) else partial)(
+                _guarded, self.notes, self.run, number, stage
+            )
+            for number, stage in enumerate(stages)
+        ]
         rows = [(name(item), item) for item in items]
         results = _by_ray(guarded, rows) if self.ray_address else _by_processes(guarded, rows, self.workers)
         for key, result in results:
@@ -124,7 +133,14 @@ def _said(error: Exception) -> str:
 
 
 def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], workers: int) -> Iterator[tuple[str, Any]]:
-    """Each row through all stages, in processes of this machine; a row whose process dies is given to another."""
+    """Each row through all stages, in processes of this machine; a row whose process dies is given to another. Without
+    workers all is done in this process."""
+    if not workers:
+        for row in rows:
+            for stage in stages:
+                row = stage(row)
+            yield row
+        return
     left = list(reversed(rows))
     pool: dict[Any, tuple[Any, tuple[str, Any] | None]] = {}
     try:
@@ -210,19 +226,34 @@ def _connect(address: str, workers: int) -> None:
 
 
 def _by_ray(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The same as a Ray Data plan: a map for each stage. Stages with a ``batched`` class run in actors."""
+    """The same as a Ray Data plan: a map for each stage, of which Ray makes tasks; networks are held by actors."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     if not rows:
         return
+    gpus = int(ray.cluster_resources().get("GPU", 0))
     plan = ray.data.from_items([{"row": row} for row in rows], override_num_blocks=len(rows))
     for stage in stages:
-        plan = plan.map(partial(_in_row, stage))
+        if isinstance(stage, NetworkStage):
+            resources = {"num_gpus": 1} if gpus else {"num_cpus": 0.5}  # beside the tasks, which need a core each
+            plan = plan.map(_Actor, fn_constructor_args=(stage,), concurrency=max(1, gpus), **resources)
+        else:
+            plan = plan.map(partial(_in_row, stage))
     for found in plan.iter_rows():
         yield found["row"]
 
 
 def _in_row(stage: Stage, row: dict[str, Any]) -> dict[str, Any]:
     return {"row": stage(row["row"])}
+
+
+class _Actor:
+    """A stage in a process that stays, and with it the network."""
+
+    def __init__(self, stage: Stage):
+        self.stage = stage
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return _in_row(self.stage, row)

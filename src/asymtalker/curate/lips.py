@@ -27,8 +27,8 @@ MAX_OFFSET = 15
 NEAR = 3
 """Frames around the best offset that are no chance."""
 SURE_SYNC = 0.38
-"""Sync from which on an offset is believed: of 62 clips of 3 s of eight people who were not fitted 4% have less, of their
-lips with another's sound 95%."""
+"""Sync from which on an offset is believed: of 62 clips of 3 s of eight people who were not fitted 4% have less, of
+their lips with another's sound 95%."""
 
 
 @dataclass(frozen=True)

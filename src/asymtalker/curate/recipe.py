@@ -95,12 +95,12 @@ class Recipe:
     """Seconds for which hands are over the face."""
     most_points_missing: float | None = None
     """Share of frames in which RTMW's points of the face are missing or unsure."""
-    least_speaking: float | None = None
+    least_speaking: float | None = 0.0
     """How much better the lips fit the sound than those of anyone else in the picture do."""
-    least_video_sync: float | None = 0.33
+    least_video_sync: float | None = None
     """How sure it is that lips and sound belong together, the median of the video's clips; see
     :mod:`asymtalker.curate.lips`."""
-    least_sync: float | None = 0.25
+    least_sync: float | None = None
     """The same, of the clip alone."""
     most_offset: float | None = 3.0
     """Frames by which the sound is early or late after it was put right."""
@@ -143,7 +143,6 @@ RECIPES: dict[str, Recipe] = {
         least_face_visible=0.98,
         least_quality=0.4,
         most_points_missing=0.2,
-        least_speaking=0.0,
         least_video_sync=0.38,
         least_sync=0.3,
         most_offset=2.0,

@@ -15,7 +15,7 @@ from asymtalker.curate.collect import Video, licence_problem, list_videos
 from asymtalker.curate.cuts import find_spans
 from asymtalker.curate.decide import Decided, clip_key, failed_limit, plain, speaking_margins
 from asymtalker.curate.duplicates import find_duplicates
-from asymtalker.curate.engine import Engine, Problem
+from asymtalker.curate.engine import Engine, NetworkStage, Problem
 from asymtalker.curate.framed import ClipStage
 from asymtalker.curate.lips import SURE_SYNC, video_offset
 from asymtalker.curate.networks import check_networks
@@ -24,10 +24,10 @@ from asymtalker.curate.people import has_recognition, held_out_people, tell_apar
 from asymtalker.curate.recipe import Recipe, read_recipe
 from asymtalker.curate.report import write_report
 from asymtalker.curate.watch import (
-    CLIP_STAGES,
     FACES,
     MEASURED,
     PROBE,
+    PUBLISHED,
     VOICE,
     Span,
     clips_of,
@@ -73,7 +73,8 @@ class Curate:
     sound_late: float = 0.0
     """Seconds by which the sound of these videos comes after the picture, which is put right; negative if before."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes of this machine; the corpus does not depend on it."""
+    """Processes of this machine; the corpus does not depend on it. 0 does all in this process, for a debugger: what
+    kills it ends the run."""
     ray_address: str | None = None
     """Of a Ray cluster, whose machines all see the folders: ray://host:10001, auto, or local to start Ray here."""
     retry: bool = False
@@ -94,7 +95,8 @@ def curate(config: Curate) -> None:
     _clear(work, writer)
     write_record(work.folder / "recipe.json", {"recipe": settings_of(recipe, tuple(vars(recipe))), "without": without})
     engine = Engine.begun(work.folder / "tried", config.workers, config.ray_address)
-    decided = list(_decide(config, recipe, work, engine, videos))
+    stages = (*MEASURED, *(PUBLISHED[name] for name in recipe.networks if name not in without))
+    decided = list(_decide(config, recipe, work, engine, videos, stages))
     _say_left_out(decided)
     rows = write_corpus(writer, work, decided, recipe, without)
     write_report(config.output, work, decided, recipe, without)
@@ -111,7 +113,14 @@ def _clear(work: Work, writer: ShardWriter) -> None:
     clear_unfinished(work.folder)
 
 
-def _decide(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]) -> Iterator[Decided]:
+def _decide(
+    config: Curate,
+    recipe: Recipe,
+    work: Work,
+    engine: Engine,
+    videos: Sequence[Video],
+    stages: Sequence[ClipStage],
+) -> Iterator[Decided]:
     """What becomes of every video, span and clip; what is not known yet of them is found out."""
     allowed = []
     for video in videos:
@@ -122,8 +131,8 @@ def _decide(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: 
             allowed.append(video)
     usable = yield from _watched(config, recipe, work, engine, allowed)
     spans = yield from _spans(recipe, work, usable)
-    spans = _frame(config, recipe, work, engine, spans)
-    clips = list(_clips(recipe, work, spans))
+    spans = _frame(config, recipe, work, engine, spans, stages)
+    clips = list(_clips(recipe, work, spans, (*stages, VOICE)))
     yield from _named(recipe, clips)
 
 
@@ -221,9 +230,11 @@ def _of_span(span: Span, rejected_by: str, why: str, record: dict[str, Any] | No
     )
 
 
-def _frame(config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span]) -> list[Span]:
+def _frame(
+    config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span], stages: Sequence[ClipStage]
+) -> list[Span]:
     """Stages 4 to 8 of all spans for which they are not done; returns the spans, with how late their sound is."""
-    _run_on_spans(config, recipe, work, engine, spans, MEASURED, "making clips")
+    _run_on_spans(config, recipe, work, engine, spans, stages, "making clips")
     offsets = _video_offsets(recipe, work, spans)
     late = [replace(span, late=_corrected(recipe, offsets.get(span.video.key, (0.0, 0.0))[0])) for span in spans]
     _run_on_spans(config, recipe, work, engine, late, (VOICE,), "cleaning voices")
@@ -269,8 +280,10 @@ def _run_on_spans(
         )
 
     todo = [span for span in spans if not is_done(span)]
-    stages = [partial(frame_span, work, recipe, config.sound_late)]
-    stages += [partial(run_clip_stage, work, recipe, stage.name) for stage in wanted]
+    stages: list[Any] = [partial(frame_span, work, recipe, config.sound_late)]
+    for stage in wanted:
+        kind = NetworkStage if stage in PUBLISHED.values() else partial
+        stages.append(kind(run_clip_stage, work, recipe, stage.name))
     for key, result in _progress(engine.run_stages(stages, todo, lambda span: span.key), len(todo), what):
         if isinstance(result, Problem):
             record = {"scores": {}, "rejected": "quarantined", "why": result.reason, "seconds": 0.0}
@@ -288,7 +301,7 @@ def _progress(results: Iterator[Any], total: int, what: str) -> Iterator[Any]:
             pass
 
 
-def _clips(recipe: Recipe, work: Work, spans: Sequence[Span]) -> Iterator[Decided]:
+def _clips(recipe: Recipe, work: Work, spans: Sequence[Span], stages: Sequence[ClipStage]) -> Iterator[Decided]:
     """Every clip with all its scores; spans that gave none."""
     offsets = _video_offsets(recipe, work, spans)
     for span in spans:
@@ -301,7 +314,7 @@ def _clips(recipe: Recipe, work: Work, spans: Sequence[Span]) -> Iterator[Decide
         for number, face in enumerate(faces["faces"]):
             scores, seconds = dict(face["scores"]), {"faces": faces["seconds"] / len(faces["faces"])}
             broken = None
-            for stage in CLIP_STAGES:
+            for stage in stages:
                 record = stage.record(work.span(span.key) / f"face{number}", recipe, span.late)
                 assert record is not None
                 scores |= record["scores"]

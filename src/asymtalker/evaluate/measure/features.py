@@ -17,9 +17,9 @@ from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, mesh_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
 from asymtalker.evaluate.measure.readings import STRIDE, MeshReadings, portrait_sharpness
-from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.measure.truth import sound_delay
 from asymtalker.models.recognition import embed_face
+from asymtalker.models.sync import SyncFeatures, sync_score
 from asymtalker.timeline import FPS
 
 VERSION = 5
