@@ -46,7 +46,7 @@ def test_faults_of_sound(seed):
     assert fails(sound) == ""
     assert fails(np.clip(20 * sound, -1, 1)) == "clipped"
     assert fails(sound + float(np.std(sound)) * rng.standard_normal(len(sound)).astype(np.float32)) == "snr"
-    assert fails(np.where(np.arange(len(sound)) < 10_000, sound, 0)) == "silence"
+    assert sound_faults(np.where(np.arange(len(sound)) < 10_000, sound, 0))["silence"] > 0.75
     cut = sound.copy()
     for place in np.argsort(-np.abs(sound))[:3]:
         cut[max(0, place - 800) : place + 800] = 0
@@ -156,7 +156,6 @@ def test_what_covers_a_part_of_the_face_is_seen():
 
 
 def test_a_hand_is_over_a_face_if_some_of_it_lies_inside():
-    angle = np.linspace(0, 2 * np.pi, 478, endpoint=False)
     from asymtalker.media.face_mesh import OVAL
 
     face = np.zeros((478, 3))
@@ -164,8 +163,7 @@ def test_a_hand_is_over_a_face_if_some_of_it_lies_inside():
     face[list(OVAL), 1] = 100 + 50 * np.sin(np.linspace(0, 2 * np.pi, len(OVAL), endpoint=False))
     hand = np.stack([np.linspace(110, 300, 21), np.full(21, 100.0)], 1)
     assert is_over(hand, face)
-    assert not is_over(hand + (60, 0), face)
-    assert len(angle) == len(face)
+    assert not is_over(hand + np.array([60, 0]), face)
 
 
 @pytest.mark.parametrize("late", [-7, -1, 0, 2, 9])
@@ -302,7 +300,7 @@ def test_an_address_is_fetched_once(tmp_path):
     with fsspec.open("memory://bucket/film.mp4", "wb") as file:
         file.write(b"a film")
     (found,) = list_videos("memory://bucket")
-    assert found.key == "bucket_film"
+    assert found.key == "film"
     copy = local_copy(found, tmp_path / "fetched")
     assert copy.read_bytes() == b"a film"
     fsspec.filesystem("memory").rm("/bucket/film.mp4")

@@ -145,22 +145,13 @@ def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], work
     pool: dict[Any, tuple[Any, tuple[str, Any] | None]] = {}
     try:
         while left or any(row for _, row in pool.values()):
-            while left and len(pool) < workers:
-                connection, process = _start(stages)
-                pool[connection] = process, None
-            for connection, (process, row) in list(pool.items()):
-                if row is None and left:
-                    row = left.pop()
-                    pool[connection] = process, row
-                    with contextlib.suppress(OSError):  # it has just died, which is seen below
-                        connection.send(row)
+            _hand_out(left, pool, stages, workers)
             busy = [connection for connection, (_, row) in pool.items() if row]
-            ready = wait(busy, timeout=HANGS)
-            for connection in ready or busy[:1]:
+            for connection in wait(busy, timeout=HANGS) or busy[:1]:
                 process, row = pool[connection]
                 assert row is not None
                 try:
-                    if not ready:
+                    if not connection.poll():  # it hangs
                         raise EOFError
                     result = connection.recv()
                 except (EOFError, OSError):
@@ -177,6 +168,19 @@ def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], work
             if row is not None:
                 process.kill()
             process.join()
+
+
+def _hand_out(left: list[tuple[str, Any]], pool: dict[Any, Any], stages: Sequence[Stage], workers: int) -> None:
+    """Give rows to processes that have none, of which there are as many as are needed."""
+    while left and len(pool) < workers and len(pool) < len(left) + sum(row is not None for _, row in pool.values()):
+        connection, process = _start(stages)
+        pool[connection] = process, None
+    for connection, (process, row) in list(pool.items()):
+        if row is None and left:
+            row = left.pop()
+            pool[connection] = process, row
+            with contextlib.suppress(OSError):  # it has just died, which is seen when it is waited for
+                connection.send(row)
 
 
 def _start(stages: Sequence[Stage]) -> tuple[Connection, Any]:

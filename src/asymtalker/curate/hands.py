@@ -1,6 +1,6 @@
 """Stage 5, hands: whether they are over the face, by MediaPipe's palm detector and hand landmarks, which are bundled.
 
-RTMW, where its weights are at hand, says it of the whole body too: :mod:`asymtalker.curate.published`.
+DWPose, where its weights are at hand, says it of the whole body too: :mod:`asymtalker.curate.published`.
 """
 
 import math

@@ -3,7 +3,6 @@
 import sys
 
 from asymtalker.curate.recipe import NETWORKS, Recipe
-from asymtalker.curate.watch import PUBLISHED
 from asymtalker.errors import UserError
 from asymtalker.media.registry import REGISTRY, fetch_file
 
@@ -19,7 +18,7 @@ def check_networks(recipe: Recipe) -> dict[str, str]:
         if name not in NETWORKS:
             raise UserError(f"The recipe wants the network {name}: there is {', '.join(NETWORKS)}.")
         try:
-            if name not in REGISTRY or name not in PUBLISHED:
+            if name not in REGISTRY:
                 raise UserError("curation can't run it yet.")
             fetch_file(name)
         except UserError as error:

@@ -62,7 +62,8 @@ def _row(clip: Decided) -> ManifestRow:
 def _encoded(work: Work, clip: Decided, recipe: Recipe, without: Mapping[str, str]) -> EncodedClip:
     span = clip.key.removesuffix(f"-face{clip.face}") if clip.face else clip.key
     folder = work.span(span) / f"face{clip.face}"
-    files = {"mp4": "clip.mp4", "mask.mp4": "mask.mp4", "wav": "voice.wav"}
+    mask = "parsed.mp4" if "bisenet" in recipe.networks and "bisenet" not in without else "mask.mp4"
+    files = {"mp4": "clip.mp4", "mask.mp4": mask, "wav": "voice.wav"}
     made_by = {"faces": settings_of(recipe, FRAMED_BY)}
     made_by |= {VOICE.name: settings_of(recipe, VOICE.settings)}
     more: dict[str, Any] = {"curation": {"start": clip.start, "made_by": made_by, "without": sorted(without)}}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from asymtalker.errors import UserError, join_or
 
-NETWORKS = ("syncnet", "dover", "rtmw", "bisenet", "separation")
+NETWORKS = ("syncnet", "dover", "dwpose", "bisenet", "separation")
 """Published networks that stages use where their weights are at hand."""
 
 
@@ -58,7 +58,7 @@ class Recipe:
     loudness: float | None = None
     """LUFS that the sound is brought to; ``None`` leaves it as it is."""
     networks: tuple[str, ...] = ()
-    """Published networks to use: syncnet, dover, rtmw, bisenet, separation."""
+    """Published networks to use: syncnet, dover, dwpose, bisenet, separation."""
     missing: Literal["stop", "go_on"] = "go_on"
     """What to do where one of them can't be had."""
 
@@ -94,7 +94,9 @@ class Recipe:
     most_hands: float | None = 0.35
     """Seconds for which hands are over the face."""
     most_points_missing: float | None = None
-    """Share of frames in which RTMW's points of the face are missing or unsure."""
+    """Share of frames in which DWPose's points of the face are missing or unsure."""
+    most_pose_hands: float | None = 0.4
+    """Seconds for which DWPose's hands are over the face."""
     least_speaking: float | None = 0.0
     """How much better the lips fit the sound than those of anyone else in the picture do."""
     least_video_sync: float | None = None

@@ -28,11 +28,12 @@ from asymtalker.curate.watch import (
     MEASURED,
     PROBE,
     PUBLISHED,
-    VOICE,
+    SEPARATED,
     Span,
     clips_of,
     faces_settings,
     frame_span,
+    last_stage,
     run_clip_stage,
     video_changes,
     video_prints,
@@ -95,7 +96,8 @@ def curate(config: Curate) -> None:
     _clear(work, writer)
     write_record(work.folder / "recipe.json", {"recipe": settings_of(recipe, tuple(vars(recipe))), "without": without})
     engine = Engine.begun(work.folder / "tried", config.workers, config.ray_address)
-    stages = (*MEASURED, *(PUBLISHED[name] for name in recipe.networks if name not in without))
+    networks = [name for name in recipe.networks if name not in without]
+    stages = (*MEASURED, *(PUBLISHED[name] for name in networks if name in PUBLISHED), last_stage(networks))
     decided = list(_decide(config, recipe, work, engine, videos, stages))
     _say_left_out(decided)
     rows = write_corpus(writer, work, decided, recipe, without)
@@ -132,7 +134,7 @@ def _decide(
     usable = yield from _watched(config, recipe, work, engine, allowed)
     spans = yield from _spans(recipe, work, usable)
     spans = _frame(config, recipe, work, engine, spans, stages)
-    clips = list(_clips(recipe, work, spans, (*stages, VOICE)))
+    clips = list(_clips(recipe, work, spans, stages))
     yield from _named(recipe, clips)
 
 
@@ -234,10 +236,10 @@ def _frame(
     config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span], stages: Sequence[ClipStage]
 ) -> list[Span]:
     """Stages 4 to 8 of all spans for which they are not done; returns the spans, with how late their sound is."""
-    _run_on_spans(config, recipe, work, engine, spans, stages, "making clips")
+    _run_on_spans(config, recipe, work, engine, spans, stages[:-1], "making clips")
     offsets = _video_offsets(recipe, work, spans)
     late = [replace(span, late=_corrected(recipe, offsets.get(span.video.key, (0.0, 0.0))[0])) for span in spans]
-    _run_on_spans(config, recipe, work, engine, late, (VOICE,), "cleaning voices")
+    _run_on_spans(config, recipe, work, engine, late, stages[-1:], "cleaning voices")
     return late
 
 
@@ -282,7 +284,7 @@ def _run_on_spans(
     todo = [span for span in spans if not is_done(span)]
     stages: list[Any] = [partial(frame_span, work, recipe, config.sound_late)]
     for stage in wanted:
-        kind = NetworkStage if stage in PUBLISHED.values() else partial
+        kind = NetworkStage if stage in (*PUBLISHED.values(), SEPARATED) else partial
         stages.append(kind(run_clip_stage, work, recipe, stage.name))
     for key, result in _progress(engine.run_stages(stages, todo, lambda span: span.key), len(todo), what):
         if isinstance(result, Problem):

@@ -20,7 +20,7 @@ from asymtalker.curate.lips import sync_scores
 from asymtalker.curate.masks import write_masks
 from asymtalker.curate.people import embed_person
 from asymtalker.curate.picture import picture_scores
-from asymtalker.curate.published import syncnet_scores
+from asymtalker.curate.published import parsed_mask, pose_scores, separated, syncnet_scores
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.voice import clean_voice
 from asymtalker.curate.work import Rejected, Work, done, once, settings_of
@@ -46,10 +46,19 @@ MEASURED: tuple[ClipStage, ...] = (
 """Of every clip, in this order."""
 PUBLISHED: dict[str, ClipStage] = {
     "syncnet": ClipStage("syncnet", lambda clip, recipe, late: syncnet_scores(clip)),
+    "dwpose": ClipStage("dwpose", lambda clip, recipe, late: pose_scores(clip)),
+    "bisenet": ClipStage("parsed", lambda clip, recipe, late: write_masks(clip, parsed_mask)),
 }
 """Likewise, of the networks that the recipe wants and that are at hand."""
 VOICE = ClipStage("voice", clean_voice, ("denoise", "loudness"), moves=True)
 """Comes last, as it is of the whole video by how much its sound is late."""
+SEPARATED = ClipStage("separated", partial(clean_voice, separate=separated), ("denoise", "loudness"), moves=True)
+"""In its place, where the network that separates voices is at hand."""
+
+
+def last_stage(networks: Sequence[str]) -> ClipStage:
+    """Which of the two, by the networks that are at hand."""
+    return SEPARATED if "separation" in networks else VOICE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +158,7 @@ def frame_span(work: Work, recipe: Recipe, sound_late: float, span: Span) -> Spa
 
 def run_clip_stage(work: Work, recipe: Recipe, stage: str, span: Span) -> Span:
     """A stage after the fourth, of every clip of a span. Returns the span."""
-    (wanted,) = (one for one in (*MEASURED, *PUBLISHED.values(), VOICE) if one.name == stage)
+    (wanted,) = (one for one in (*MEASURED, *PUBLISHED.values(), VOICE, SEPARATED) if one.name == stage)
     for clip in clips_of(work, span):
         wanted(clip, recipe, span.late)
     return span
