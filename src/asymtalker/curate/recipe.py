@@ -85,7 +85,7 @@ class Recipe:
     """How many times more than usual around it what moves most moves in the worst frame of the crop."""
     most_frozen: float | None = 0.3
     """Seconds for which the picture stands still."""
-    least_sharpness: float | None = 0.2
+    least_sharpness: float | None = 0.33
     """Of the face, from 0 to 1: how much detail goes when it is blurred."""
     least_quality: float | None = None
     """DOVER's fused score, from 0 to 1."""
@@ -110,13 +110,13 @@ class Recipe:
     """SyncNet's."""
     most_sync_distance: float | None = None
     """SyncNet's."""
-    most_clipped: float | None = 0.012
+    most_clipped: float | None = 0.06
     """Share of the samples that stand at full scale."""
-    most_dropout: float | None = 0.06
+    most_dropout: float | None = 0.045
     """Seconds that are cut out of the sound: silence that begins and ends at once."""
-    most_silence: float | None = 0.75
+    most_silence: float | None = 0.65
     """Share of the clip in which nothing is heard."""
-    least_snr: float | None = 8.0
+    least_snr: float | None = 14.5
     """Decibels of speech over what is heard in its pauses."""
 
     def limits(self) -> list[tuple[str, str, float]]:
@@ -150,7 +150,7 @@ RECIPES: dict[str, Recipe] = {
         most_offset=2.0,
         least_sync_confidence=3.0,
         most_sync_distance=9.0,
-        least_snr=12.0,
+        least_snr=18.0,
     ),
 }
 """``tiny`` is for the bundled model: clips of a second, sound as it is. ``paper`` is appendix F's: clips of 81 frames

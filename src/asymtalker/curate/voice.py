@@ -10,6 +10,7 @@ import av
 import av.filter
 import numpy as np
 
+from asymtalker.curate.corruption import BLOCK, block_levels
 from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.recipe import Recipe
 from asymtalker.dataset.corpus import encode_wav
@@ -18,6 +19,8 @@ from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 PEAK = 0.98
 """No sample is louder, whatever loudness is asked for."""
+ABOVE_FLOOR = 3.0
+"""Decibels by which the denoiser's noise floor is set above the level of a clip's pauses."""
 SHORTEST = 0.4
 """Seconds: what loudness is measured over (ITU-R BS.1770)."""
 
@@ -50,7 +53,10 @@ def denoised(samples: np.ndarray) -> np.ndarray:
     """Sound ``(N,)`` at 16 kHz without rumble and steady noise, by FFmpeg's ``afftdn``; as long as before, and not a
     sample late."""
     late = _filter_delay()
-    return _filtered(np.pad(samples, (0, late)))[late:]
+    floor = (
+        20 * np.log10(max(1e-6, float(np.percentile(block_levels(samples), 10)))) if len(samples) > BLOCK else -80.0
+    )
+    return _filtered(np.pad(samples, (0, late)), floor + ABOVE_FLOOR)[late:]
 
 
 @cache
@@ -59,11 +65,12 @@ def _filter_delay() -> int:
     rng = np.random.default_rng(0)
     loud = np.repeat(rng.uniform(size=40) > 0.5, 400).astype(np.float32)
     given = 0.3 * loud * rng.standard_normal(len(loud)).astype(np.float32)
-    spectrum = np.fft.rfft(_filtered(given), 2 * len(given)) * np.conj(np.fft.rfft(given, 2 * len(given)))
+    spectrum = np.fft.rfft(_filtered(given, -80.0), 2 * len(given)) * np.conj(np.fft.rfft(given, 2 * len(given)))
     return int(np.fft.irfft(spectrum)[: len(given)].argmax())
 
 
-def _filtered(samples: np.ndarray) -> np.ndarray:
+def _filtered(samples: np.ndarray, floor: float) -> np.ndarray:
+    """Without what is below 60 Hz, and 20 dB less of noise of a level of ``floor`` dB."""
     graph = av.filter.Graph()
     source = graph.add_abuffer(
         sample_rate=SAMPLE_RATE, format="flt", layout="mono", time_base=Fraction(1, SAMPLE_RATE)
@@ -71,7 +78,7 @@ def _filtered(samples: np.ndarray) -> np.ndarray:
     chain = [
         source,
         graph.add("highpass", "f=60"),
-        graph.add("afftdn", "nr=20:nf=-45:tn=1"),
+        graph.add("afftdn", f"nr=20:nf={min(-20.0, max(-80.0, floor)):.1f}"),
         graph.add("aformat", f"sample_fmts=flt:sample_rates={SAMPLE_RATE}:channel_layouts=mono"),
         graph.add("abuffersink"),
     ]
