@@ -97,6 +97,10 @@ def make_films(folder: Path, clips: Iterator[Clip], faulty: int, clean: int, see
     """Films of one kind of clips: with faults in some of their parts, late, of two people, doubled, broken."""
     rng, films = np.random.default_rng(seed), []
     folder.mkdir(parents=True, exist_ok=True)
+    for number in range(max(2, faulty // 2)):  # first, as later on all may be of one speaker
+        left = next(clips)
+        right = next(one for one in clips if one.speaker != left.speaker)
+        films.append(compose(folder, f"pair-{number}.mp4", [(beside(left, right), "two people")]))
     parts = [(next(clips), None) for _ in range(clean)]
     wanted = [name for name in FAULTS for _ in range(faulty)]
     for fault in wanted:
@@ -113,17 +117,14 @@ def make_films(folder: Path, clips: Iterator[Clip], faulty: int, clean: int, see
                     folder, f"{name.replace(' ', '-')}-{number}.mp4", [(next(clips), name) for _ in range(4)], late
                 )
             )
-    for number in range(max(2, faulty // 2)):
-        left = next(clips)
-        right = next(one for one in clips if one.speaker != left.speaker)
-        films.append(compose(folder, f"pair-{number}.mp4", [(beside(left, right), "two people")]))
-    for film in list(films[: max(2, faulty // 2)]):
+    whole_films = [film for film in films if film.name.startswith("film")]
+    for film in whole_films[: max(2, faulty // 2)]:
         films.append(copy_of(folder, film, int(rng.integers(3))))
-    whole = (folder / films[0].name).read_bytes()
+    whole = (folder / whole_films[0].name).read_bytes()
     for number, data in enumerate((whole[: len(whole) // 2], whole[:500], b"", rng.bytes(4000))):
         (folder / f"broken-{number}.mp4").write_bytes(data)
         films.append(Film(f"broken-{number}.mp4", fault="broken"))
-    mute(folder / films[1].name, folder / "mute.mp4")
+    mute(folder / whole_films[1].name, folder / "mute.mp4")
     films.append(Film("mute.mp4", fault="no sound"))
     return films
 

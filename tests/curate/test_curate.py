@@ -43,8 +43,14 @@ def curated(drawn_videos, tmp_path_factory):
     return folder
 
 
-def run(videos: Path, corpus: Path, **settings) -> None:
-    curate(Curate(input=str(videos), output=corpus, **({"size": 128, "workers": 0} | settings)))
+DRAWN = 'most_clipped = "none"\njump_ratio = 100\nmost_jump = "none"\n'
+"""A tone is at its peak more often than speech, and a drawn mouth opens at once."""
+
+
+def run(videos: Path, corpus: Path, limits: str = "", **settings) -> None:
+    recipe = corpus.parent / "drawn.toml"
+    recipe.write_text(DRAWN + limits)
+    curate(Curate(input=str(videos), output=corpus, recipe=str(recipe), **({"size": 128, "workers": 0} | settings)))
 
 
 def table(corpus: Path) -> dict[str, dict]:
@@ -127,10 +133,9 @@ def test_another_threshold_decides_anew_without_a_look_at_any_video(curated, tmp
     corpus = tmp_path / "copy" / "corpus"
     values = {key: json.loads(row["scores"]).get("sharpness") for key, row in table(corpus).items()}
     limit = sorted(values[f"clip drawn{seed}"] for seed in range(3))[1]
-    (tmp_path / "strict.toml").write_text(f"least_sharpness = {limit}\n")
     monkeypatch.setattr(watch, "write_clips", None)
     monkeypatch.setattr(watch, "decode_frames", None)
-    run(curated / "videos", corpus, recipe=str(tmp_path / "strict.toml"))
+    run(curated / "videos", corpus, f"least_sharpness = {limit}\n")
     rejected = [row for row in read_manifest(corpus) if row.rejected_by]
     assert [row.rejected_by for row in rejected] == ["sharpness"]
     assert json.loads(rejected[0].scores)["sharpness"] < limit
@@ -143,10 +148,9 @@ def test_a_corpus_that_others_wrote_keeps_their_clips(curated, toy_corpus, tmp_p
     corpus = tmp_path / "corpus"
     shutil.copytree(toy_corpus, corpus)
     shutil.copytree(curated / "corpus" / "curation", corpus / "curation")
-    (tmp_path / "strict.toml").write_text("least_sharpness = 1.1\n")
     run(curated / "videos", corpus)
     assert len(read_clips(corpus)) == 9
-    run(curated / "videos", corpus, recipe=str(tmp_path / "strict.toml"))
+    run(curated / "videos", corpus, "least_sharpness = 1.1\n")
     assert len(read_clips(corpus)) == 6
     ShardWriter(corpus).write_manifest()
     assert sum(row.rejected_by is not None for row in read_manifest(corpus)) == 3
@@ -178,8 +182,7 @@ def test_a_table_says_licences_and_spans(curated, tmp_path):
         {"path": str(curated / "videos" / "drawn2.mp4"), "licence": None, "start": None, "end": None},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
-    (tmp_path / "free.toml").write_text('licences = ["cc-by-4.0"]\nunknown_licence = false\n')
-    run(tmp_path / "list.parquet", tmp_path / "corpus", recipe=str(tmp_path / "free.toml"))
+    run(tmp_path / "list.parquet", tmp_path / "corpus", 'licences = ["cc-by-4.0"]\nunknown_licence = false\n')
     (clip,) = read_clips(tmp_path / "corpus")
     assert clip.num_frames == 30
     assert clip.info["curation"]["licence"] == "CC BY 4.0"
@@ -195,11 +198,9 @@ def test_a_network_that_is_missing_is_said_or_stops(curated, tmp_path, monkeypat
     monkeypatch.setattr("asymtalker.media.registry._receive", _no_connection)
     shutil.copytree(curated, tmp_path / "copy")
     corpus = tmp_path / "copy" / "corpus"
-    (tmp_path / "stop.toml").write_text('networks = ["syncnet"]\nmissing = "stop"\n')
     with pytest.raises(UserError, match="The recipe needs syncnet"):
-        run(curated / "videos", corpus, recipe=str(tmp_path / "stop.toml"))
-    (tmp_path / "go.toml").write_text('networks = ["syncnet"]\n')
-    run(curated / "videos", corpus, recipe=str(tmp_path / "go.toml"))
+        run(curated / "videos", corpus, 'networks = ["syncnet"]\nmissing = "stop"\n')
+    run(curated / "videos", corpus, 'networks = ["syncnet"]\n')
     assert "without syncnet" in capsys.readouterr().err
     assert read_clips(corpus)[0].info["curation"]["without"] == ["syncnet"]
     assert "Without syncnet" in (corpus / "report.html").read_text()
@@ -216,8 +217,7 @@ def test_of_two_people_each_gets_a_clip(drawn_videos, tmp_path):
     other, _ = read_video(drawn_videos / "drawn2.mp4")
     (tmp_path / "videos").mkdir()
     write_video(tmp_path / "videos" / "pair.mp4", np.concatenate([one[:50], other[:50, :, ::-1]], 2), sound[:32_000])
-    (tmp_path / "both.toml").write_text('least_speaking = "none"\n')
-    run(tmp_path / "videos", tmp_path / "corpus", recipe=str(tmp_path / "both.toml"))
+    run(tmp_path / "videos", tmp_path / "corpus", 'least_speaking = "none"\n')
     rows = read_manifest(tmp_path / "corpus")
     assert [row.key for row in rows] == ["pair", "pair-face1"]
     lefts = [json.loads(row.crop or "")[0] for row in rows]
