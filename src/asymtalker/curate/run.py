@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -155,24 +155,29 @@ def _of_video(video: Video, rejected_by: str, why: str, record: dict[str, Any] |
     )
 
 
-def _watched(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]) -> Iterator[Decided]:
-    """Stages 1 and 2: looks at all videos; yields those that are of no use, and returns the others."""
+def _watch(config: Curate, work: Work, engine: Engine, videos: Sequence[Video]) -> None:
+    """Look at all videos that nobody has looked at."""
 
     def settings(video: Video) -> dict[str, Any]:
         return {"path": video.path, "sound_late": config.sound_late}
 
-    def known(video: Video) -> dict[str, Any] | None:
-        record = done(work.video(video.key) / PROBE, settings(video))
-        return None if record and config.retry and record.get("rejected") == "quarantined" else record
-
-    todo = {video.key: video for video in videos if known(video) is None}
-    results = engine.run_stages(
-        [partial(watch_video, work, config.sound_late)], list(todo.values()), lambda video: video.key
-    )
+    if config.retry:
+        for video in videos:
+            _forget_quarantined(work.video(video.key) / PROBE)
+    todo = {video.key: video for video in videos if done(work.video(video.key) / PROBE, settings(video)) is None}
+    stages = [partial(watch_video, work, config.sound_late)]
+    results = engine.run_stages(stages, list(todo.values()), lambda video: video.key)
     for key, result in _progress(results, len(todo), "watching videos"):
         if isinstance(result, Problem):
             record = {"scores": {}, "rejected": "quarantined", "why": result.reason, "seconds": 0.0}
             write_record(work.video(key) / PROBE, record | {"settings": settings(todo[key])})
+
+
+def _watched(
+    config: Curate, recipe: Recipe, work: Work, engine: Engine, videos: Sequence[Video]
+) -> Generator[Decided, None, list[tuple[Video, dict[str, Any]]]]:
+    """Stages 1 and 2: looks at all videos; yields what becomes of each, and returns those that are of use."""
+    _watch(config, work, engine, videos)
     good = []
     for video in videos:
         record = read_record(work.video(video.key) / PROBE)
@@ -184,25 +189,24 @@ def _watched(config: Curate, recipe: Recipe, work: Work, engine: Engine, videos:
             yield _of_video(video, name, why, record)
         else:
             good.append((video, record))
-    prints = [video_prints(work, video.key) for video, _ in good]
     twice = find_duplicates(
-        prints,
+        [video_prints(work, video.key) for video, _ in good],
         [video.source_id for video, _ in good],
         recipe.duplicate_sound,
         recipe.duplicate_picture,
         recipe.duplicate_overlap,
     )
-    for index, (first, scores) in twice.items():
-        video, record = good[index]
+    for index, (video, record) in enumerate(good):
+        first, scores = twice.get(index, (index, {}))
+        why = f"it is {good[first][0].name} once more." if index in twice else ""
         record = record | {"scores": record["scores"] | scores}
-        yield _of_video(video, "duplicate", f"it is {good[first][0].name} once more.", record)
-    usable = [one for index, one in enumerate(good) if index not in twice]
-    for video, record in usable:
-        yield _of_video(video, "", "", record)
-    return usable
+        yield _of_video(video, "duplicate" if index in twice else "", why, record)
+    return [one for index, one in enumerate(good) if index not in twice]
 
 
-def _spans(recipe: Recipe, work: Work, videos: Sequence[tuple[Video, dict[str, Any]]]) -> Iterator[Decided]:
+def _spans(
+    recipe: Recipe, work: Work, videos: Sequence[tuple[Video, dict[str, Any]]]
+) -> Generator[Decided, None, list[Span]]:
     """Stage 3: yields spans that are too short, and returns the others."""
     spans = []
     for video, record in videos:
@@ -236,11 +240,20 @@ def _frame(
     config: Curate, recipe: Recipe, work: Work, engine: Engine, spans: Sequence[Span], stages: Sequence[ClipStage]
 ) -> list[Span]:
     """Stages 4 to 8 of all spans for which they are not done; returns the spans, with how late their sound is."""
+    if config.retry:
+        for span in spans:
+            _forget_quarantined(work.span(span.key) / FACES)
     _run_on_spans(config, recipe, work, engine, spans, stages[:-1], "making clips")
     offsets = _video_offsets(recipe, work, spans)
     late = [replace(span, late=_corrected(recipe, offsets.get(span.video.key, (0.0, 0.0))[0])) for span in spans]
     _run_on_spans(config, recipe, work, engine, late, stages[-1:], "cleaning voices")
     return late
+
+
+def _forget_quarantined(record: Path) -> None:
+    """Take away a record that says that a process died or failed."""
+    if (read_record(record) or {}).get("rejected") == "quarantined":
+        record.unlink()
 
 
 def _corrected(recipe: Recipe, offset: float) -> float:
@@ -275,10 +288,9 @@ def _run_on_spans(
 
     def is_done(span: Span) -> bool:
         faces = done(work.span(span.key) / FACES, settings)
-        if faces is None or (config.retry and faces.get("rejected") == "quarantined"):
-            return False
-        return "rejected" in faces or all(
-            stage.record(clip.folder, recipe, span.late) for clip in clips_of(work, span) for stage in wanted
+        return faces is not None and (
+            "rejected" in faces
+            or all(stage.record(clip.folder, recipe, span.late) for clip in clips_of(work, span) for stage in wanted)
         )
 
     todo = [span for span in spans if not is_done(span)]
