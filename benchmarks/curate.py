@@ -15,7 +15,7 @@ no kept clip spans it. A stage's precision counts the parts that its filters too
 import argparse
 import csv
 import json
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from asymtalker.bench.machine import describe_machine, load_average
 from asymtalker.curate.recipe import read_recipe
 from asymtalker.dataset.corpus import read_clips
-from asymtalker.media.video import read_video
+from asymtalker.media.video import VideoWriter, read_video
 from films import FAULTS, Clip, Film, Part, beside, compose
 
 LATE_FILES = {"late 60 ms": 0.06, "late 200 ms": 0.2, "late 1000 ms": 1.0}
@@ -132,8 +132,6 @@ def make_films(folder: Path, clips: Iterator[Clip], faulty: int, clean: int, see
 def copy_of(folder: Path, film: Film, how: int) -> Film:
     """The film again: at a tenth of its bitrate, smaller with black borders, or without its first two seconds and
     edges."""
-    from asymtalker.media.video import VideoWriter
-
     frames, sound = read_video(folder / film.name)
     if how == 1:
         import cv2
@@ -180,9 +178,36 @@ def run(films: Path, corpus: Path, recipe: str, workers: int) -> dict[str, float
     """Curate; seconds and the largest memory of any of its processes."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "asymtalker", "curate", "--input", str(films), "--output", str(corpus)]
-    subprocess.run([*command, "--recipe", recipe, "--workers", str(workers)], check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-    return {"seconds": time.perf_counter() - began, "peak_mebibytes": peak}
+    process = subprocess.Popen([*command, "--recipe", recipe, "--workers", str(workers)])
+    _, status, used = os.wait4(process.pid, 0)  # of the command and of what it waited for
+    if status:
+        sys.exit(f"curate ended with {os.waitstatus_to_exitcode(status)}")
+    return {"seconds": round(time.perf_counter() - began, 1), "peak_mebibytes": round(used.ru_maxrss / 2**10)}
+
+
+def speed(out: Path, films: Path, recipe: str) -> dict[str, Any]:
+    """Seconds and memory of the films that are sound with one worker and with two, and of one film that is itself four
+    times and sixteen times over."""
+    result: dict[str, Any] = {}
+    few = out / "speed"
+    shutil.rmtree(few, ignore_errors=True)
+    (few / "films").mkdir(parents=True)
+    whole = sorted(films.glob("film*.mp4"))[:4]
+    for film in whole:
+        shutil.copy(film, few / "films")
+    for workers in (1, 2):
+        result[f"{workers} workers"] = run(few / "films", few / f"corpus{workers}", recipe, workers)
+    frames, sound = read_video(whole[0])
+    for times in (1, 4, 16):
+        folder = few / f"times{times}"
+        folder.mkdir()
+        with VideoWriter(folder / "film.mp4", frames.shape[1:3], audio_rate=16_000) as writer:
+            for _ in range(times):
+                writer.write(frames)
+                writer.write_audio(np.pad(sound, (0, 640 * len(frames)))[: 640 * len(frames)])
+        minutes = round(times * len(frames) / 25 / 60, 2)
+        result[f"{minutes} minutes"] = run(folder, few / f"long{times}", recipe, 1)
+    return result
 
 
 def score(films: list[Film], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -297,6 +322,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="tiny")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--speed", action="store_true", help="one worker against two, memory against length, too")
     given = parser.parse_args()
     result: dict[str, Any] = {
         "machine": describe_machine("cpu"),
@@ -323,6 +349,8 @@ def main() -> None:
         took = run(folder, given.out / f"{kind}-corpus", given.recipe, given.workers)
         rows = pq.read_table(given.out / f"{kind}-corpus" / "curation" / "clips.parquet").to_pylist()
         result[kind] = {"films": len(films), **score(films, rows), "rates": rates(rows), **took}
+        if given.speed:
+            result["speed"] = speed(given.out, folder, given.recipe)
     result["limits"] = {name: [side, limit] for name, side, limit in read_recipe(given.recipe).limits()}
     (given.out / "curate.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

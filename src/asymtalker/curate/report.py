@@ -53,8 +53,8 @@ def write_report(
     hours = sum(clip.stop - clip.start for clip in kept) / FPS / 3600
     people = len({clip.identity for clip in kept})
     parts = [
-        f"<h1>Curation</h1><p>{videos} videos gave {len(kept)} clips of {people} people, {hours:.2f} hours; "
-        f"{sum(clip.split == 'test' for clip in kept)} of the clips are held out.</p>",
+        f"<h1>Curation</h1><p>Videos: {videos}. Clips kept: {len(kept)} of {len(clips)}, {_long(hours)}. "
+        f"People: {people}. Clips held out: {sum(clip.split == 'test' for clip in kept)}.</p>",
         *(f"<p>Without {_text(name)}: {_text(why)}</p>" for name, why in without.items()),
         f"<h2>What became of them</h2>{_funnel(decided)}",
         f"<h2>Rates</h2>{_rates(decided)}",
@@ -65,6 +65,10 @@ def write_report(
     ]
     page = f"<!doctype html><meta charset='utf-8'><title>Curation</title><style>{STYLE}</style>{''.join(parts)}"
     write_atomic(folder / "report.html", page)
+
+
+def _long(hours: float) -> str:
+    return f"{hours:.2f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _text(value: object) -> str:
