@@ -258,9 +258,14 @@ def test_a_wrong_recipe_is_said(tmp_path, text, sentence):
 
 
 def test_a_recipe_of_ones_own(tmp_path):
-    (tmp_path / "own.toml").write_text('base = "paper"\nmost_hands = "none"\nleast_snr = 3\nlicences = ["mit"]\n')
+    (tmp_path / "own.toml").write_text(
+        'base = "paper"\nmost_hands = "none"\nleast_snr = 3\nlicences = ["mit"]\nunknown_licence = true\n'
+        'max_frames = 200\nmissing = "stop"\nleast_sync = 0.2\nloudness = "none"\n'
+    )
     recipe = read_recipe(str(tmp_path / "own.toml"))
     assert (recipe.most_hands, recipe.least_snr, recipe.licences, recipe.min_frames) == (None, 3.0, ("mit",), 81)
+    assert (recipe.unknown_licence, recipe.max_frames, recipe.missing) == (True, 200, "stop")
+    assert (recipe.least_sync, recipe.loudness) == (0.2, None)
     with pytest.raises(UserError, match="There is no recipe"):
         read_recipe("nothing.toml")
 

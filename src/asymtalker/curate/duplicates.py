@@ -159,7 +159,9 @@ def _candidates(prints: Sequence[Print]) -> dict[int, list[tuple[int, int]]]:
     value, video, place = (np.concatenate([np.zeros(0, np.uint32), *parts]) for parts in (values, videos, places))
     order = np.argsort(value, kind="stable")  # within a value in order of the videos
     value, video, place = value[order], video[order], place[order].astype(np.int64)
-    starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]]) if len(value) else []
+    if not len(value):
+        return {}
+    starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]]).tolist()
     hits: Counter[tuple[int, int, int]] = Counter()
     for start, stop in zip(starts, [*starts[1:], len(value)], strict=True):
         if 1 < stop - start <= COMMON:

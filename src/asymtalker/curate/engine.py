@@ -225,7 +225,7 @@ def _connect(address: str, workers: int) -> None:
     where = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **where)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray's own are of many kinds, down to this one
         raise UserError(f"No Ray cluster is reached at {address}: {error}.") from error
 
 

@@ -182,7 +182,8 @@ def read_recipe(name: str) -> Recipe:
 def _value(name: str, known: dict[str, Any], key: str, value: Any) -> Any:
     if key not in known:
         raise UserError(f"{name}: no recipe has {key}; see asymtalker.curate.recipe.Recipe.")
-    kind = str(known[key])
+    kind = getattr(known[key], "__name__", "") or str(known[key])
+    kind = str(known[key]) if kind in ("Optional", "Union", "UnionType", "Literal") else kind
     if value == "none" and "None" in kind:
         return None
     if "tuple" in kind and isinstance(value, list) and all(isinstance(one, str) for one in value):
