@@ -222,9 +222,9 @@ def _connect(address: str, workers: int) -> None:
         raise UserError("--ray-address needs Ray: pip install asymtalker[cluster].") from None
     if ray.is_initialized():
         return
-    where = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+    where: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **where)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **where)
     except Exception as error:  # Ray's own are of many kinds, down to this one
         raise UserError(f"No Ray cluster is reached at {address}: {error}.") from error
 
@@ -241,8 +241,10 @@ def _by_ray(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]]) -> Iterato
     plan = ray.data.from_items([{"row": row} for row in rows], override_num_blocks=len(rows))
     for stage in stages:
         if isinstance(stage, NetworkStage):
-            resources = {"num_gpus": 1} if gpus else {"num_cpus": 0.5}  # beside the tasks, which need a core each
-            plan = plan.map(_Actor, fn_constructor_args=(stage,), concurrency=max(1, gpus), **resources)
+            # beside the tasks, which need a core each
+            resources: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": 0.5}
+            actor: Any = _Actor
+            plan = plan.map(actor, fn_constructor_args=(stage,), concurrency=max(1, gpus), **resources)
         else:
             plan = plan.map(partial(_in_row, stage))
     for found in plan.iter_rows():

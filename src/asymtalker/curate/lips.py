@@ -133,7 +133,7 @@ def around(values: np.ndarray, reach: int) -> np.ndarray:
 def find_offset(lips: np.ndarray, sound: np.ndarray, most: int = MAX_OFFSET) -> Sync:
     """At which offset lips and sound ``(F, K)`` agree best, and by how much more than elsewhere."""
     offsets = np.arange(-most, most + 1)
-    agreement = np.array([_agreement(lips, sound, offset) for offset in offsets])
+    agreement = np.array([_agreement(lips, sound, offset) for offset in offsets.tolist()])
     best = int(agreement.argmax())
     chance = agreement[np.abs(offsets - offsets[best]) > NEAR]
     offset = float(offsets[best])

@@ -62,7 +62,7 @@ def _session(name: str) -> Callable[[np.ndarray], list[np.ndarray]]:
     wanted = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in there]
     session = onnxruntime.InferenceSession(fetch_file(name, offline=True), options, providers=wanted)
     (given,) = session.get_inputs()
-    return lambda values: session.run(None, {given.name: values})
+    return lambda values: [np.asarray(output) for output in session.run(None, {given.name: values})]
 
 
 def syncnet_scores(clip: FramedClip) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -78,7 +78,7 @@ def _text(value: object) -> str:
 def _funnel(decided: Sequence[Decided]) -> str:
     """What each stage left out, and what is left after it, in seconds of video."""
     lost: Counter[str] = Counter()
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for one in decided:
         if one.rejected_by:
             lost[one.rejected_by] += 1
@@ -99,8 +99,8 @@ def _funnel(decided: Sequence[Decided]) -> str:
 
 def _rates(decided: Sequence[Decided]) -> str:
     """Seconds of video that a second of one core gets through, by stage."""
-    spent: Counter[str] = Counter()
-    watched: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
+    watched: defaultdict[str, float] = defaultdict(float)
     for one in decided:
         for stage, seconds in one.seconds.items():
             if seconds:
