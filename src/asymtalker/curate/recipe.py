@@ -91,11 +91,11 @@ class Recipe:
     """DOVER's fused score, from 0 to 1."""
     most_hidden: float | None = 0.35
     """Seconds for which something covers a part of the face."""
-    most_hands: float | None = 0.35
+    most_hands: float | None = 0.7
     """Seconds for which hands are over the face."""
     most_points_missing: float | None = None
     """Share of frames in which DWPose's points of the face are missing or unsure."""
-    most_pose_hands: float | None = 0.4
+    most_pose_hands: float | None = 0.7
     """Seconds for which DWPose's hands are over the face."""
     least_speaking: float | None = 0.0
     """How much better the lips fit the sound than those of anyone else in the picture do."""
@@ -116,7 +116,7 @@ class Recipe:
     """Seconds that are cut out of the sound: silence that begins and ends at once."""
     most_silence: float | None = 0.65
     """Share of the clip in which nothing is heard."""
-    least_snr: float | None = 14.5
+    least_snr: float | None = 16.0
     """Decibels of speech over what is heard in its pauses."""
 
     def limits(self) -> list[tuple[str, str, float]]:
