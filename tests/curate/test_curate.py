@@ -252,7 +252,7 @@ def test_kills_change_nothing(curated, tmp_path):
         seen = records
     run(curated / "videos", corpus)
     assert state(corpus) == state(curated / "corpus")
-    assert not [path for path in corpus.rglob(".*")], "nothing is left of what was killed"
+    assert not list(corpus.rglob(".*")), "nothing is left of what was killed"
 
 
 def _die_at(count: int, before: bool) -> None:

@@ -25,7 +25,7 @@ from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.voice import clean_voice
 from asymtalker.curate.work import Rejected, Work, done, once, settings_of
 from asymtalker.dataset.corpus import encode_wav
-from asymtalker.media.atomic import atomic_path
+from asymtalker.media.atomic import atomic_path, clear_unfinished
 from asymtalker.media.sound import AudioFile
 from asymtalker.media.video import decode_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -79,6 +79,7 @@ def watch_video(work: Work, sound_late: float, video: Video) -> dict[str, Any]:
 
     def make() -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(folder)
         path = local_copy(video, work.folder / "fetched")
         try:
             return _watched(path, folder, sound_late)
