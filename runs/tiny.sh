@@ -4,7 +4,7 @@
 # PORTRAITS is a folder of portraits, or cc0 for the registered CC0 set; CLIPS a folder of videos of people who speak,
 # with an index.tsv that says who; SPEECH what runs/speech.py made of recordings of real people, WHISPER the folder of
 # Whisper tiny.en that it used. LATE is by how many seconds the sound of CLIPS comes too late (0.04 for the bundled model's).
-# Needs asymtalker[synth,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
+# Needs asymtalker[synth,curate,train,voices]. Every command resumes when this script is run again. docs/log.md says what each
 # run took and gave.
 set -euo pipefail
 portraits=${1:?give a folder of portraits, or cc0}

@@ -13,7 +13,7 @@ import os
 import tarfile
 import tempfile
 import wave
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import zip_longest
@@ -43,7 +43,7 @@ class ManifestRow:
 
     key: str
     shard: str
-    """File name of the shard within the corpus folder."""
+    """File name of the shard within the corpus folder; empty of a clip that was rejected and is in none."""
     split: Literal["train", "test"]
     source_id: str
     identity_id: str
@@ -86,6 +86,25 @@ class NewClip:
     rejected_by: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodedClip:
+    """A clip whose members are files already.
+
+    Attributes:
+        row: what the manifest says of it; its shard is filled in.
+        files: by suffix, ``mp4``, ``mask.mp4`` and ``wav``, as :class:`ShardWriter` makes them.
+        more: goes into the JSON member beside the row.
+    """
+
+    row: ManifestRow
+    files: Mapping[str, Path]
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def info(self, shard: str) -> dict[str, Any]:
+        """The JSON member."""
+        return asdict(replace(self.row, shard=shard)) | dict(self.more)
+
+
 class ShardWriter:
     """Writes a corpus shard by shard; a shard that is there already is kept, so a stopped run goes on where it was."""
 
@@ -123,24 +142,47 @@ class ShardWriter:
             for clip in clips:
                 _add_clip(tar, clip, self.folder / name)
 
+    def write_encoded(self, index: int, clips: Sequence[EncodedClip]) -> None:
+        """Write one shard of clips that are encoded already; else as :meth:`write`."""
+        name = shard_name(index)
+        with (
+            atomic_path(self.folder / name) as partial,
+            tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            for clip in clips:
+                with contextlib.ExitStack() as stack:
+                    members: dict[str, IO[bytes]] = {
+                        suffix: stack.enter_context(path.open("rb")) for suffix, path in clip.files.items()
+                    }
+                    members["json"] = io.BytesIO(json.dumps(clip.info(name), ensure_ascii=False).encode())
+                    _add_members(tar, clip.row.key, members)
+
+    def holds(self, index: int, clips: Sequence[EncodedClip]) -> bool:
+        """Whether shard ``index`` is there with these clips, by what its JSON members say."""
+        shard = self.folder / shard_name(index)
+        return shard.is_file() and _infos(shard) == [clip.info(shard.name) for clip in clips]
+
     def clear(self) -> None:
         """Remove what killed writers left unfinished; nobody may be writing."""
         clear_unfinished(self.folder)
 
-    def write_manifest(self) -> list[ManifestRow]:
-        """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key."""
+    def write_manifest(self, rejected: Sequence[ManifestRow] | None = None) -> list[ManifestRow]:
+        """Write ``manifest.parquet`` for the shards that are there now; returns its rows in order of key.
+
+        Args:
+            rejected: rows of clips that are in no shard; by default those of the manifest that is there.
+        """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = []
+        if rejected is None:
+            there = (self.folder / MANIFEST).is_file()
+            rejected = [row for row in (read_manifest(self.folder) if there else []) if not row.shard]
+        rows = list(rejected)
         for shard in sorted(self.folder.glob("shard-*.tar")):
-            with shard.open("rb") as file:
-                for name, (offset, size) in _members(shard).items():
-                    if name.endswith(".json"):
-                        file.seek(offset)
-                        info = json.loads(file.read(size))
-                        row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)})
-                        rows.append(replace(row, shard=shard.name))  # corpora can be put together
+            for info in _infos(shard):
+                row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)})
+                rows.append(replace(row, shard=shard.name))  # corpora can be put together
         rows.sort(key=lambda row: row.key)
         kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
@@ -184,12 +226,16 @@ def _add_clip(tar: tarfile.TarFile, clip: NewClip, shard: Path) -> None:
         text = json.dumps(info, ensure_ascii=False).encode()
         masks = {} if clip.mask is None else {"mask.mp4": mask}
         members = {"mp4": video, **masks, "wav": io.BytesIO(encode_wav(clip.audio)), "json": io.BytesIO(text)}
-        for suffix, file in members.items():
-            member = tarfile.TarInfo(f"{clip.key}.{suffix}")
-            file.seek(0, os.SEEK_END)
-            member.size, member.mode = file.tell(), 0o644
-            file.seek(0)
-            tar.addfile(member, file)
+        _add_members(tar, clip.key, members)
+
+
+def _add_members(tar: tarfile.TarFile, key: str, members: Mapping[str, IO[bytes]]) -> None:
+    for suffix, file in members.items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        file.seek(0, os.SEEK_END)
+        member.size, member.mode = file.tell(), 0o644
+        file.seek(0)
+        tar.addfile(member, file)
 
 
 def _encode_pictures(clip: NewClip, video: IO[bytes], mask: IO[bytes]) -> tuple[int, int, int]:
@@ -309,6 +355,17 @@ def _members(shard: Path) -> dict[str, tuple[int, int]]:
         raise UserError(f"the shard {shard} is damaged ({error}); delete it and write the corpus again") from None
 
 
+def _infos(shard: Path) -> list[dict[str, Any]]:
+    """The JSON members of a shard."""
+    found = []
+    with shard.open("rb") as file:
+        for name, (offset, size) in _members(shard).items():
+            if name.endswith(".json"):
+                file.seek(offset)
+                found.append(json.loads(file.read(size)))
+    return found
+
+
 def read_manifest(folder: Path) -> list[ManifestRow]:
     """The rows of a corpus's manifest, in order of key.
 
@@ -414,12 +471,12 @@ def _mesh_mask(frame: np.ndarray) -> np.ndarray:
 
 
 def read_clips(folder: Path) -> list[Clip]:
-    """The clips of the corpus in ``folder``, in order of key.
+    """The clips of the corpus in ``folder`` that are in a shard, in order of key.
 
     Raises:
         UserError: if the folder is no corpus or its manifest is damaged.
     """
-    return [Clip(row, Path(folder) / row.shard) for row in read_manifest(folder)]
+    return [Clip(row, Path(folder) / row.shard) for row in read_manifest(folder) if row.shard]
 
 
 def open_clip(folder: Path, key: str) -> Clip:

@@ -270,9 +270,16 @@ class _Networks(threading.local):
 _networks = _Networks()
 
 
+def run_network(name: str, values: np.ndarray) -> list[np.ndarray]:
+    """A bundled network's outputs for one input, without the axis of the batch; ``name`` as ``"hands/hand_landmark"``
+    for one of another folder of ``assets``."""
+    return _networks.run(name, values)
+
+
 def _load(name: str) -> Any:
     """An interpreter of a bundled network, on one core."""
-    weights = resources.files("asymtalker").joinpath("assets", "face_mesh", f"{name}.tflite").read_bytes()
+    folder, _, file = name.rpartition("/")
+    weights = resources.files("asymtalker").joinpath("assets", folder or "face_mesh", f"{file}.tflite").read_bytes()
     network = _interpreter()(model_content=weights, num_threads=1)
     network.allocate_tensors()
     return network

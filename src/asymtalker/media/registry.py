@@ -139,6 +139,34 @@ REGISTRY = {
         licence="MIT",
         origin="YuNet face detector of Shiqi Yu, as OpenCV's model zoo publishes it",
     ),
+    # Those of curation, beside SyncNet.
+    "dwpose": Entry(
+        mirrors=(f"{HUB}/yzd-v/DWPose/resolve/1a7144101628d69ee7a3768d1ee3a094070dc388",),
+        listed=RemoteFile(
+            "dw-ll_ucoco_384.onnx", 134_399_116, "724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843"
+        ),
+        licence="Apache-2.0",
+        origin="DWPose of Yang and others 2023, 133 points of a body at 384 x 288, IDEA-Research/DWPose on GitHub",
+    ),
+    "bisenet": Entry(
+        mirrors=("https://github.com/yakhyo/face-parsing/releases/download/weights",),
+        listed=RemoteFile(
+            "resnet18.onnx", 53_205_364, "0d9bd318e46987c3bdbfacae9e2c0f461cae1c6ac6ea6d43bbe541a91727e33f"
+        ),
+        licence="MIT",
+        origin="BiSeNet with a ResNet-18, trained on CelebAMask-HQ, yakhyo/face-parsing on GitHub",
+    ),
+    "separation": Entry(
+        mirrors=(
+            "https://github.com/TRvlvr/model_repo/releases/download/all_public_uvr_models",
+            f"{HUB}/nomadkaraoke/public_uvr_models/resolve/999821733f252623504d13eca10cc3cc89c6108e",
+        ),
+        listed=RemoteFile(
+            "Kim_Vocal_2.onnx", 66_759_214, "ce74ef3b6a6024ce44211a07be9cf8bc6d87728cc852a68ab34eb8e58cde9c8b"
+        ),
+        licence="none stated for the weights",
+        origin="Kim Vocal 2, an MDX-Net that separates voices from music, of Ultimate Vocal Remover on GitHub",
+    ),
     "dlib_points": Entry(
         mirrors=(DLIB_MODELS,),
         listed=RemoteFile(

@@ -8,7 +8,7 @@ from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.readings import READINGS, Truth
 from asymtalker.evaluate.measure.summary import not_measured, summarize
-from asymtalker.evaluate.measure.sync import sync_score
+from asymtalker.models.sync import sync_score
 from asymtalker.timeline import FPS
 
 MOVING = ("lip_aperture", "yaw", "pitch", "roll", "jawOpen", "lidsRight", "lidsLeft")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from asymtalker.errors import UserError
-from asymtalker.media.portrait import FaceBox, find_faces
+from asymtalker.media.portrait import WIDER_HEIGHT, WIDER_RISE, WIDER_WIDTH, FaceBox, find_faces, wider_box
 from asymtalker.media.read import check_file
 
 LEAST_SCORE = 0.6
@@ -23,9 +23,6 @@ LEAST_SCORE = 0.6
 WORK_SIDES = (320, 1280)
 """YuNet works on copies of at most these sides, in turn until it finds a face. It sees faces of some 15 to 300 pixels:
 the boxes of faces of 500 pixels come out too small, those of 1000 pixels fall to pieces."""
-BOX_WIDTH, BOX_HEIGHT, BOX_RISE = 0.90, 1.27, 0.09
-"""YuNet's box in sides of a portrait's face box, which is a square from brows to chin: its width, its height and how
-far its middle lies higher. Medians over 132 portraits and 25 frames of five GRID speakers (quartiles within 0.05)."""
 SAME_FACE = 0.3
 """Least overlap (intersection over union) of the boxes of one face in two frames that follow each other."""
 MAX_GAP = 25
@@ -123,20 +120,14 @@ def _yunet_face(row: np.ndarray, back: np.ndarray) -> DetectedFace:
 
 def mesh_faces(picture: np.ndarray) -> list[DetectedFace]:
     """A :data:`Detector` where YuNet's file is not there: the face mesh; its boxes brought to YuNet's, no points."""
-    faces = []
-    for face in find_faces(picture):
-        x, y = face.left + face.width / 2, face.top + face.height / 2 - BOX_RISE * face.height
-        width, height = BOX_WIDTH * face.width, BOX_HEIGHT * face.height
-        box = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2], np.float32)
-        faces.append(DetectedFace(box, None, face.score))
-    return faces
+    return [DetectedFace(wider_box(face), None, face.score) for face in find_faces(picture)]
 
 
 def portrait_box(box: np.ndarray) -> FaceBox:
     """The box that :func:`asymtalker.media.portrait.crop_frame` cuts around, of a :class:`DetectedFace`'s box."""
     left, top, right, bottom = box.astype(float).tolist()
-    side = ((right - left) / BOX_WIDTH + (bottom - top) / BOX_HEIGHT) / 2
-    x, y = (left + right) / 2, (top + bottom) / 2 + BOX_RISE * side
+    side = ((right - left) / WIDER_WIDTH + (bottom - top) / WIDER_HEIGHT) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2 + WIDER_RISE * side
     return FaceBox(x - side / 2, y - side / 2, side, side, 0.0)
 
 

@@ -17,8 +17,9 @@ from asymtalker.evaluate.clips import Clip
 from asymtalker.evaluate.measure.faces import FaceTrack, NoFace, align_face, mesh_faces, portrait_box, track_faces
 from asymtalker.evaluate.measure.networks import Networks
 from asymtalker.evaluate.measure.readings import STRIDE, MeshReadings, portrait_sharpness
-from asymtalker.evaluate.measure.sync import SyncFeatures, sync_score
 from asymtalker.evaluate.measure.truth import sound_delay
+from asymtalker.models.recognition import embed_face
+from asymtalker.models.sync import SyncFeatures, sync_score
 from asymtalker.timeline import FPS
 
 VERSION = 5
@@ -363,15 +364,9 @@ class FaceFeatures:
 
 def dlib_embedding(networks: Networks, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     """dlib's embedding ``(128,)`` of the face in a box (:class:`~asymtalker.evaluate.measure.faces.DetectedFace`)."""
-    import dlib
-
     assert networks.dlib_points is not None
     assert networks.dlib_face is not None
-    face = portrait_box(box)
-    corners = (face.left, face.top, face.left + face.width, face.top + face.height)
-    picture = np.ascontiguousarray(picture)
-    points = networks.dlib_points(picture, dlib.rectangle(*map(round, corners)))  # pyright: ignore
-    return np.array(networks.dlib_face.compute_face_descriptor(picture, points))
+    return embed_face(networks.dlib_points, networks.dlib_face, picture, portrait_box(box))
 
 
 def _of_portrait(

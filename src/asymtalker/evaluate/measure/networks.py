@@ -11,6 +11,7 @@ from asymtalker.errors import UserError
 from asymtalker.evaluate.measure.faces import Detector, yunet_detector
 from asymtalker.media.registry import REGISTRY, fetch_file
 from asymtalker.models.inception import InceptionV3
+from asymtalker.models.recognition import load_dlib
 from asymtalker.models.syncnet import SyncNet, load_syncnet
 
 
@@ -54,13 +55,6 @@ def load_arcface(path: Path) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def load_dlib(kind: str, path: Path) -> Any:
-    """dlib's ``shape_predictor`` or ``face_recognition_model_v1``."""
-    import dlib  # loads in a tenth of a second that commands without it need not wait
-
-    return getattr(dlib, kind)(str(path))
 
 
 LOADERS: dict[str, Callable[[Path], Any]] = {

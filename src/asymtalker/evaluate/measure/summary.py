@@ -13,8 +13,8 @@ from asymtalker.evaluate.measure.cache import read_arrays, write_arrays
 from asymtalker.evaluate.measure.features import Measured
 from asymtalker.evaluate.measure.metrics import METRICS
 from asymtalker.evaluate.measure.readings import ANGLES, LIDS, STRIDE, Truth, columns
-from asymtalker.evaluate.measure.sync import sync_score
 from asymtalker.evaluate.measure.truth import truth_score
+from asymtalker.models.sync import sync_score
 from asymtalker.timeline import FPS
 
 DRAWS = 1000

@@ -9,7 +9,9 @@ import torch
 from scipy.signal import medfilt
 
 from asymtalker.evaluate.measure.faces import FaceTrack
-from asymtalker.evaluate.measure.sync import (
+from asymtalker.media.sound import read_audio
+from asymtalker.media.video import read_video
+from asymtalker.models.sync import (
     MIN_FRAMES,
     SyncFeatures,
     cepstrum_windows,
@@ -17,8 +19,6 @@ from asymtalker.evaluate.measure.sync import (
     smooth_places,
     sync_score,
 )
-from asymtalker.media.sound import read_audio
-from asymtalker.media.video import read_video
 from asymtalker.models.syncnet import SyncNet, load_syncnet
 
 PUBLISHED = os.environ.get("ASYMTALKER_SYNCNET", "")

@@ -9,6 +9,7 @@ JPEG and MPEG-4 files and reads them back, which is left out here.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +17,6 @@ import python_speech_features
 import torch
 from scipy.signal import medfilt
 
-from asymtalker.evaluate.measure.faces import FaceTrack
 from asymtalker.models.syncnet import LIPS_SIZE, SOUND_SHAPE, WINDOW_FRAMES, SyncNet
 from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 
@@ -80,6 +80,15 @@ def sync_score(lips: np.ndarray, sound: np.ndarray, max_offset: int = MAX_OFFSET
     return SyncScore(confidence, float(means[best]), max_offset - best)
 
 
+class HasBoxes(Protocol):
+    """A face's way through a clip."""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """``(F, 4)``: left, top, right, bottom in pixels, forehead to chin."""
+        ...
+
+
 class SyncFeatures:
     """Makes the embeddings of one clip of 25 FPS while its frames pass; keeps no more frames than one batch.
 
@@ -96,7 +105,7 @@ class SyncFeatures:
         ValueError: if frames or sound are shorter than ``MIN_FRAMES`` frames.
     """
 
-    def __init__(self, track: FaceTrack, samples: np.ndarray, syncnet: SyncNet):
+    def __init__(self, track: HasBoxes, samples: np.ndarray, syncnet: SyncNet):
         both = min(len(track.boxes), len(samples) // SAMPLES_PER_FRAME)
         if both < MIN_FRAMES:
             raise ValueError(f"a clip needs {MIN_FRAMES} frames with sound, this one has {both}")

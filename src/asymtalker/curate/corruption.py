@@ -1,0 +1,77 @@
+"""Stage 5, sound: clipped, cut out, silent, noisy."""
+
+import numpy as np
+
+from asymtalker.curate.framed import FramedClip
+from asymtalker.timeline import SAMPLE_RATE
+
+TOP = 0.85
+"""Share of the peak from which on a sample stands at full scale; an encoder rounds off what was clipped."""
+BLOCK = SAMPLE_RATE // 100
+EDGE = SAMPLE_RATE // 200
+"""Samples, 5 ms, just before and after a gap, in which speech still sounds if it was cut out."""
+GAP_LEAST = 0.02
+"""Seconds: shorter gaps are no dropouts, and longer than"""
+GAP_MOST = 1.0
+"""no dropouts either but silence."""
+EMPTY = 3e-4
+"""Nothing sounds below this level in a gap."""
+CUT = 0.25
+"""Share of the clip's speech level that sounds at both of a dropout's edges."""
+QUIET_DB, SILENT_DB = -30.0, -60.0
+"""Decibels under the level of speech, and under full scale, below which nothing is heard."""
+
+
+def sound_scores(clip: FramedClip) -> dict[str, float]:
+    """See :func:`sound_faults`."""
+    return sound_faults(clip.sound)
+
+
+def sound_faults(samples: np.ndarray) -> dict[str, float]:
+    """Scores of sound ``(N,)`` float32 at 16 kHz.
+
+    ``clipped``, the share of samples near the peak; ``dropout``, seconds that are cut out of speech; ``silence``, the
+    share of time in which nothing is heard; ``snr``, decibels between speech and what is heard in its pauses.
+    """
+    levels = block_levels(samples)
+    speech = float(np.percentile(levels, 90)) if len(levels) else 0.0
+    decibels = 20 * np.log10(np.maximum(levels, 1e-6))
+    loud, floor = (float(np.percentile(decibels, share)) if len(levels) else -120.0 for share in (90, 10))
+    heard = decibels > max(loud + QUIET_DB, SILENT_DB)
+    return {
+        "clipped": clipped_share(samples),
+        "dropout": dropout_seconds(samples, speech),
+        "silence": 1.0 if loud < SILENT_DB else float(1 - heard.mean()),
+        "snr": min(60.0, loud - max(floor, SILENT_DB - 20)),
+    }
+
+
+def block_levels(samples: np.ndarray) -> np.ndarray:
+    """Root mean squares of blocks of 10 ms."""
+    blocks = samples[: len(samples) // BLOCK * BLOCK].reshape(-1, BLOCK).astype(np.float64)
+    return np.sqrt((blocks**2).mean(1))
+
+
+def clipped_share(samples: np.ndarray) -> float:
+    """Share of the samples that stand near the peak of what is there twice in a thousand samples at least."""
+    size = np.abs(samples)
+    peak = float(np.percentile(size, 99.9)) if len(size) else 0.0
+    return float((size >= TOP * peak).mean()) if peak > 1e-3 else 0.0
+
+
+def dropout_seconds(samples: np.ndarray, speech: float) -> float:
+    """Seconds of gaps at whose both edges speech of level ``speech`` still sounds."""
+    loud = np.abs(samples) > EMPTY
+    edges = np.flatnonzero(np.diff(np.r_[True, loud, True].astype(np.int8)))
+    total = 0.0
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        if not GAP_LEAST <= (stop - start) / SAMPLE_RATE <= GAP_MOST:
+            continue
+        before, after = samples[max(0, start - EDGE) : start], samples[stop : stop + EDGE]
+        if min(_level(before), _level(after)) > CUT * speech:
+            total += (stop - start) / SAMPLE_RATE
+    return total
+
+
+def _level(samples: np.ndarray) -> float:
+    return float(np.sqrt((samples.astype(np.float64) ** 2).mean())) if len(samples) else 0.0

@@ -1,0 +1,90 @@
+"""Which clips are kept: the recipe's limits, applied to stored scores. Nothing is measured here."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from asymtalker.curate.recipe import Recipe
+
+UNITS: dict[str, str] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """A clip, or a video or span that gave none, and what became of it.
+
+    Attributes:
+        key: of the clip; of the video or span, where there is none.
+        video: its key.
+        source_id: the video's name.
+        kind: what it is.
+        start: frame of the video, and ``stop`` one past its last.
+        scores: all that was measured.
+        rejected_by: filter, ``None`` if it is kept.
+        why: in words.
+        seconds: that each stage took.
+        identity: whose face it is, once people are told apart.
+    """
+
+    key: str
+    video: str
+    source_id: str
+    kind: Literal["video", "span", "clip"] = "clip"
+    start: int = 0
+    stop: int = 0
+    face: int = 0
+    size: int = 0
+    crop: str | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    rejected_by: str | None = None
+    why: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    identity: str = ""
+    split: str = ""
+    licence: str | None = None
+    source: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """As the table of all clips has it."""
+        made = asdict(self)
+        return made | {name: json.dumps(made[name], sort_keys=True) for name in ("scores", "seconds")}
+
+
+def failed_limit(scores: Mapping[str, float], recipe: Recipe, names: Iterable[str] | None = None) -> tuple[str, str]:
+    """The first limit that scores fail, and how, in words; empty where they fail none.
+
+    Args:
+        scores: what was measured; a limit of what was not measured holds.
+        recipe: its limits are looked at in its order.
+        names: of the scores to look at, by default all.
+    """
+    for name, side, limit in recipe.limits():
+        value = scores.get(name)
+        if value is None or (names is not None and name not in names):
+            continue
+        if np.isnan(value) or (value < limit if side == "least" else value > limit):
+            return name, f"{name.replace('_', ' ')} is {value:.3g}, and {side} {limit:.3g} is allowed"
+    return "", ""
+
+
+def speaking_margins(fits: Mapping[str, float]) -> dict[str, float]:
+    """How much better each of the clips of one span fits the sound than the best of the others; no entry for one who
+    is alone."""
+    if len(fits) < 2:
+        return {}
+    return {key: value - max(other for name, other in fits.items() if name != key) for key, value in fits.items()}
+
+
+def clip_key(video: str, start: int, stop: int, frames: int, face: int) -> str:
+    """What a clip is called: as its video, if it is all of it, else with its first frame and whose face it is."""
+    span = video if (start, stop) == (0, frames) else f"{video}-{start:07d}"
+    return f"{span}-face{face}" if face else span
+
+
+def plain(name: str) -> str:
+    """A name as a part of a key or identity."""
+    return re.sub(r"[^\w-]+", "_", name)

@@ -1,0 +1,30 @@
+"""Which of the published networks that a recipe wants are at hand."""
+
+import sys
+
+from asymtalker.curate.recipe import NETWORKS, Recipe
+from asymtalker.errors import UserError
+from asymtalker.media.registry import REGISTRY, fetch_file
+
+
+def check_networks(recipe: Recipe) -> dict[str, str]:
+    """Why each of the networks that the recipe wants and can't have is not there, which is said.
+
+    Raises:
+        UserError: if one is not there and the recipe says to stop, or there is no such network.
+    """
+    without = {}
+    for name in recipe.networks:
+        if name not in NETWORKS:
+            raise UserError(f"The recipe wants the network {name}: there is {', '.join(NETWORKS)}.")
+        try:
+            if name not in REGISTRY:
+                raise UserError("curation can't run it yet.")
+            fetch_file(name)
+        except UserError as error:
+            without[name] = str(error)
+    if without and recipe.missing == "stop":
+        raise UserError(" ".join(f"The recipe needs {name}: {why}" for name, why in without.items()))
+    for name, why in without.items():
+        print(f"without {name}: {why}", file=sys.stderr, flush=True)
+    return without

@@ -1,0 +1,317 @@
+"""Each stage alone, on one clip: it finds its fault, and nothing in what is sound."""
+
+import numpy as np
+import pytest
+
+from asymtalker.curate.collect import Video, licence_problem, list_videos, local_copy
+from asymtalker.curate.corruption import sound_faults
+from asymtalker.curate.cuts import Changes, ChangeScores, cut_frames, find_spans, frozen_seconds
+from asymtalker.curate.decide import failed_limit, speaking_margins
+from asymtalker.curate.duplicates import Print, find_duplicates, picture_hash, sound_prints, without_borders
+from asymtalker.curate.faces import crop_path
+from asymtalker.curate.hands import is_over
+from asymtalker.curate.lips import LipSync, find_offset, project, video_offset
+from asymtalker.curate.people import held_out_people, tell_apart
+from asymtalker.curate.picture import covered, longest, sharpness
+from asymtalker.curate.recipe import RECIPES, Recipe, read_recipe
+from asymtalker.curate.voice import denoised, gain_to, loudness, moved
+from asymtalker.errors import UserError
+
+RATE = 16_000
+
+
+def speech(seed: int, seconds: float = 6.0) -> np.ndarray:
+    """Syllables of a voice with a pitch of its own, with pauses."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    pitch = np.cumsum(rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * 0.7 * time))) / RATE
+    voice = sum(np.sin(2 * np.pi * k * pitch) / k for k in range(1, 20))
+    knots = rng.uniform(0, 1, round(seconds * 5)) ** 2 * (rng.uniform(size=round(seconds * 5)) > 0.25)
+    loud = np.interp(time * 5, np.arange(len(knots)), knots)
+    colour = rng.uniform(0.2, 1, (8, len(knots)))
+    tilt = sum(np.interp(time * 5, np.arange(len(knots)), colour[k]) * np.sin(2 * np.pi * 300 * (k + 1) * time)
+               for k in range(8))  # fmt: skip
+    sound = loud * (voice + 0.5 * tilt) + 1e-4 * rng.standard_normal(len(time))
+    return (0.3 * sound / np.abs(sound).max()).astype(np.float32)
+
+
+def fails(samples: np.ndarray) -> str:
+    """The sound filter that rejects it."""
+    return failed_limit(sound_faults(samples), RECIPES["tiny"], ("clipped", "dropout", "silence", "snr"))[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_faults_of_sound(seed):
+    sound, rng = speech(seed), np.random.default_rng(seed)
+    assert fails(sound) == ""
+    assert fails(np.clip(20 * sound, -1, 1)) == "clipped"
+    assert fails(sound + float(np.std(sound)) * rng.standard_normal(len(sound)).astype(np.float32)) == "snr"
+    assert sound_faults(np.where(np.arange(len(sound)) < 10_000, sound, 0))["silence"] > 0.65
+    cut = sound.copy()
+    for place in np.argsort(-np.abs(sound))[:3]:
+        cut[max(0, place - 800) : place + 800] = 0
+    assert fails(cut) == "dropout"
+
+
+def test_prints_find_copies_and_parts_and_no_strangers():
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 2**63, 4, dtype=np.int64).astype(np.uint64)
+    same_wall = np.full(6, pictures[0])
+    sounds = [speech(seed) for seed in range(4)]
+    noisy = sounds[0] + 0.004 * rng.standard_normal(len(sounds[0])).astype(np.float32)
+    prints = [Print(sound_prints(one), same_wall) for one in sounds]
+    prints += [Print(sound_prints(noisy), same_wall), Print(sound_prints(sounds[1][2 * RATE :]), same_wall[2:])]
+    prints += [Print(sound_prints(sounds[2]), np.full(6, ~pictures[0]))]
+    found = find_duplicates(prints, list("abcdefg"), 0.3, 0.3, 0.5)
+    assert {later: first for later, (first, _) in found.items()} == {4: 0, 5: 1}, (
+        "only copies, and not another picture"
+    )
+    assert found[4][1]["duplicate_sound"] < 0.3
+
+
+def test_the_same_source_is_the_same_video():
+    prints = [Print(sound_prints(speech(seed)), np.zeros(6, np.uint64)) for seed in range(3)]
+    assert {later: first for later, (first, _) in find_duplicates(prints, ["x", "y", "x"], 0.3, 0.3, 0.5).items()} == {
+        2: 0
+    }
+
+
+def test_borders_are_no_part_of_a_picture():
+    rng = np.random.default_rng(0)
+    picture = np.repeat(np.repeat(rng.integers(0, 255, (12, 16, 3)), 10, 0), 10, 1).astype(np.uint8)
+    framed = np.pad(picture, ((30, 30), (40, 40), (0, 0)))
+    assert without_borders(framed).shape == picture.shape
+    assert picture_hash(framed) == picture_hash(picture)
+
+
+def moving_picture(seed: int, count: int) -> np.ndarray:
+    """Frames of something that moves softly."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:90, :160]
+    phases = rng.uniform(0, 6, 3)
+    base = rng.integers(40, 200, 3)
+    frames = [
+        base + 30 * np.sin(x / 9 + 0.05 * k + phases[0])[..., None] + 20 * np.sin(y / 7 + phases[1])[..., None]
+        for k in range(count)
+    ]
+    noise = rng.normal(0, 1.5, (count, 90, 160, 3))
+    return np.clip(np.stack(frames) + noise, 0, 255).astype(np.uint8)
+
+
+def changes_of(frames: np.ndarray) -> Changes:
+    scores = ChangeScores()
+    for frame in frames:
+        scores.add(frame)
+    return scores.finish()
+
+
+def test_cuts_and_jumps_divide_and_motion_does_not():
+    one, other = moving_picture(0, 60), moving_picture(1, 60)
+    jump = np.concatenate([one[:30], np.roll(one[30:], 25, 2)])
+    changes = changes_of(np.concatenate([one, other]))
+    assert cut_frames(changes, Recipe()).tolist() == [60]
+    assert cut_frames(changes_of(one), Recipe()).tolist() == []
+    assert cut_frames(changes_of(jump), Recipe()).tolist() == [30]
+    assert find_spans(changes, Recipe()) == [(0, 59, True), (61, 120, True)]
+    assert find_spans(changes, Recipe(min_frames=60)) == [(0, 59, False), (61, 120, False)]
+    assert find_spans(changes, Recipe(max_frames=40)) == [
+        (0, 29, True), (29, 59, True), (61, 90, True), (90, 120, True)
+    ]  # fmt: skip
+    assert find_spans(changes, Recipe(), ((0.4, 2.0), (3.0, 99.0))) == [(10, 50, True), (75, 120, True)]
+
+
+def test_a_frozen_picture_is_found():
+    frames = moving_picture(0, 60)
+    assert frozen_seconds(changes_of(frames).moved) == 0
+    frames[20:40] = frames[20]
+    assert frozen_seconds(changes_of(frames).moved) == pytest.approx(19 / 25)
+
+
+def test_a_crop_stands_still_until_the_face_walks():
+    rng = np.random.default_rng(0)
+    boxes = np.tile([100.0, 80.0, 60.0], (200, 1)) + rng.normal(0, 1, (200, 3))
+    assert np.ptp(crop_path(boxes, 0.35), axis=0).max() == 0
+    boxes[:, 0] += np.linspace(0, 200, 200)
+    path = crop_path(boxes, 0.35)
+    assert np.abs(path[:, 0] - boxes[:, 0])[50:150].max() < 5
+    assert np.abs(np.diff(path[:, 0], 2)).max() < 0.2, "smoothly"
+
+
+def test_sharpness_falls_with_blur():
+    import cv2
+
+    rng = np.random.default_rng(0)
+    sharp = rng.uniform(0, 255, (96, 96)).astype(np.float32)
+    values = [sharpness(sharp), *(sharpness(cv2.GaussianBlur(sharp, (0, 0), sigma)) for sigma in (1, 2, 4))]
+    assert values == sorted(values, reverse=True)
+    assert 0 <= values[-1] < 0.3 < values[0] <= 1
+
+
+def test_what_covers_a_part_of_the_face_is_seen():
+    rng = np.random.default_rng(0)
+    colours = rng.uniform(60, 180, (1, 100, 3)) + rng.normal(0, 2, (50, 100, 3))
+    colours[30:] += 25  # the light changes
+    colours[10:22, :40] = 20
+    assert longest(covered(colours) > 0.16) == 12
+
+
+def test_a_hand_is_over_a_face_if_some_of_it_lies_inside():
+    from asymtalker.media.face_mesh import OVAL
+
+    face = np.zeros((478, 3))
+    face[list(OVAL), 0] = 100 + 40 * np.cos(np.linspace(0, 2 * np.pi, len(OVAL), endpoint=False))
+    face[list(OVAL), 1] = 100 + 50 * np.sin(np.linspace(0, 2 * np.pi, len(OVAL), endpoint=False))
+    hand = np.stack([np.linspace(110, 300, 21), np.full(21, 100.0)], 1)
+    assert is_over(hand, face)
+    assert not is_over(hand + np.array([60, 0]), face)
+
+
+@pytest.mark.parametrize("late", [-7, -1, 0, 2, 9])
+def test_the_offset_of_lips_and_sound_is_found(late):
+    rng = np.random.default_rng(late + 20)
+    steps = np.cumsum(rng.standard_normal((140, 3)), 0)
+    steps -= np.stack([np.convolve(column, np.ones(9) / 9, "same") for column in steps.T], 1)
+    lips, sound = steps[30:110], steps[30 - late : 110 - late] + 0.2 * rng.standard_normal((80, 3))
+    found = find_offset(lips, sound)
+    assert found.offset == pytest.approx(late, abs=0.5)
+    assert found.sync > 0.5
+    assert find_offset(lips, rng.permutation(sound)).sync < 0.4
+
+
+def test_directions_are_of_the_sizes_of_their_sides(monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr("asymtalker.curate.lips.heard", lambda samples, frames: rng.standard_normal((frames, 4)))
+    from asymtalker.curate.lips import LIPS_AROUND, MOUTH, SOUND_AROUND
+
+    wide, high = 2 * len(MOUTH) * (2 * LIPS_AROUND + 1), 4 * (2 * SOUND_AROUND + 1)
+    model = LipSync(np.zeros(wide), np.ones((wide, 2)), np.zeros(high), np.ones((high, 2)), np.array([2.0, 0.0]))
+    lips, sound = project(model, rng.uniform(0, 100, (40, 478, 3)).astype(np.float32), np.zeros(40 * 640, np.float32))
+    assert lips.shape == sound.shape == (40, 2)
+    assert not lips[:, 1].any(), "a direction without weight says nothing"
+
+
+def test_a_videos_offset_is_that_of_its_sure_clips():
+    assert video_offset([(0.6, 5.0), (0.5, 5.4), (0.7, 4.8), (0.1, -12.0)]) == (5.0, 0.55)
+    assert video_offset([(0.1, 5.0)]) == (0.0, 0.1)
+
+
+def test_sound_is_put_right_denoised_and_as_loud_as_asked():
+    sound = speech(3)
+    assert np.array_equal(moved(sound, 2)[:-1280], sound[1280:])
+    assert np.array_equal(moved(sound, -0.5)[320:], sound[:-320])
+    rng = np.random.default_rng(0)
+    noisy = sound + 0.01 * rng.standard_normal(len(sound)).astype(np.float32)
+    clean = denoised(noisy)
+    assert len(clean) == len(noisy)
+    quiet = np.convolve(np.abs(sound), np.ones(1600) / 1600, "same") < 2e-4
+    assert quiet.mean() > 0.02
+    assert np.std(clean[quiet]) < 0.7 * np.std(noisy[quiet])
+    lags = [float(np.dot(clean[20:-20], sound[20 + lag : len(sound) - 20 + lag])) for lag in range(-20, 21)]
+    assert abs(int(np.argmax(lags)) - 20) <= 3, "not late"
+    gain = gain_to(clean, loudness(clean), -23.0)
+    assert loudness(clean * 10 ** (gain / 20)) == pytest.approx(-23, abs=0.2)
+    assert gain_to(np.full(16_000, 0.5, np.float32), -40.0, -10.0) == pytest.approx(20 * np.log10(0.98 / 0.5))
+    assert gain_to(np.zeros(16_000, np.float32), loudness(np.zeros(16_000, np.float32)), -23.0) == 0
+
+
+def test_people_are_told_apart_and_known_names_hold():
+    rng = np.random.default_rng(0)
+    faces = rng.standard_normal((3, 128)) / 8
+    who = [0, 1, 0, 2, 1]
+    embeddings = [faces[one] + rng.standard_normal(128) / 100 for one in who]
+    videos = [f"v{index}" for index in range(5)]
+    assert tell_apart(embeddings, [None] * 5, videos) == ["v0", "v1", "v0", "v3", "v1"]
+    assert tell_apart(embeddings, ["anna", None, None, None, None], videos) == ["anna", "v1", "v2", "v3", "v1"]
+    assert tell_apart([None] * 3, [None] * 3, ["a", "b", "a"]) == ["a", "b", "a"]
+
+
+def test_those_of_fewest_videos_are_held_out():
+    assert held_out_people(["a"] * 5 + ["b"] * 2 + ["c"]) == {"b", "c"}
+    people = [str(k) for k in range(40) for _ in range(k + 1)]
+    assert held_out_people(people) == {"0", "1", "2", "3"}
+
+
+def test_limits_hold_in_their_order_and_what_was_not_measured_passes():
+    recipe = Recipe(least_sharpness=0.5, most_clipped=0.1)
+    assert failed_limit({"sharpness": 0.6, "clipped": 0.05}, recipe) == ("", "")
+    assert failed_limit({"sharpness": 0.4, "clipped": 0.2}, recipe)[0] == "sharpness"
+    assert failed_limit({"clipped": 0.2}, recipe)[0] == "clipped"
+    assert failed_limit({"sharpness": float("nan")}, recipe)[0] == "sharpness"
+    assert failed_limit({"sharpness": 0.1}, recipe, ("clipped",)) == ("", "")
+    assert speaking_margins({"a": 0.5, "b": 0.2, "c": 0.1}) == pytest.approx({"a": 0.3, "b": -0.3, "c": -0.4})
+    assert speaking_margins({"a": 0.5}) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("least_sharp = 1", "no recipe has least_sharp"),
+        ('min_frames = "many"', "min_frames can't be 'many'"),
+        ('base = "huge"', "base is tiny or paper, not huge"),
+        ("min_frames = ", "is not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_said(tmp_path, text, sentence):
+    (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        read_recipe(str(tmp_path / "own.toml"))
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    (tmp_path / "own.toml").write_text(
+        'base = "paper"\nmost_hands = "none"\nleast_snr = 3\nlicences = ["mit"]\nunknown_licence = true\n'
+        'max_frames = 200\nmissing = "stop"\nleast_sync = 0.2\nloudness = "none"\n'
+    )
+    recipe = read_recipe(str(tmp_path / "own.toml"))
+    assert (recipe.most_hands, recipe.least_snr, recipe.licences, recipe.min_frames) == (None, 3.0, ("mit",), 81)
+    assert (recipe.unknown_licence, recipe.max_frames, recipe.missing) == (True, 200, "stop")
+    assert (recipe.least_sync, recipe.loudness) == (0.2, None)
+    with pytest.raises(UserError, match="There is no recipe"):
+        read_recipe("nothing.toml")
+
+
+def test_licences():
+    def video(licence):
+        return Video(key="a", path="a.mp4", name="a.mp4", source_id="a", licence=licence)
+
+    free = Recipe(licences=("CC-BY-4.0",), unknown_licence=False)
+    assert licence_problem(video("cc by 4.0"), free) is None
+    assert licence_problem(video("cc by-nc 4.0"), free) == "its licence is cc by-nc 4.0"
+    assert licence_problem(video(None), free) == "nobody says its licence"
+    assert licence_problem(video(None), Recipe()) is None
+
+
+def test_lists_of_videos(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b.mp4", "a.mkv", "in/b.mp4", "notes.txt", "in_b.mov"):
+        (tmp_path / name).touch()
+    found = list_videos(str(tmp_path))
+    assert [video.name for video in found] == ["a.mkv", "b.mp4", "in/b.mp4", "in_b.mov"]
+    assert [video.key for video in found[:2]] == ["a", "b"]
+    assert len({video.key for video in found}) == 4
+    (tmp_path / "list.csv").write_text("file,start,end,id\nb.mp4,0,1,x\na.mkv,,,\nb.mp4,2.5,4,x\n")
+    listed = list_videos(str(tmp_path / "list.csv"))
+    assert [(video.name, video.spans, video.source_id) for video in listed] == [
+        ("b.mp4", ((0.0, 1.0), (2.5, 4.0)), "x"),
+        ("a.mkv", (), "a.mkv"),
+    ]
+    assert listed[0].path == f"{tmp_path}/b.mp4"
+    for wrong in ("file,start,end\nb.mp4,3,1\n", "name\nb.mp4\n", "file,start,end\nb.mp4,soon,1\n"):
+        (tmp_path / "wrong.csv").write_text(wrong)
+        with pytest.raises(UserError, match=r"row 1"):
+            list_videos(str(tmp_path / "wrong.csv"))
+
+
+def test_an_address_is_fetched_once(tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://bucket/film.mp4", "wb") as file:
+        file.write(b"a film")
+    (found,) = list_videos("memory://bucket")
+    assert found.key == "film"
+    copy = local_copy(found, tmp_path / "fetched")
+    assert copy.read_bytes() == b"a film"
+    fsspec.filesystem("memory").rm("/bucket/film.mp4")
+    assert local_copy(found, tmp_path / "fetched") == copy
+    with pytest.raises(UserError, match="can't be fetched"):
+        local_copy(found, tmp_path / "elsewhere")
