@@ -24,6 +24,7 @@ from asymtalker.media.portrait import (
 )
 from asymtalker.media.read import array_of, spool
 from asymtalker.media.sound import AudioFile, AudioSamples
+from asymtalker.media.video import Follower
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 
 Picture = str | Path | Image.Image | np.ndarray | bytes | BytesIO
@@ -101,9 +102,12 @@ class FileRequest(Request):
 
     Attributes:
         output: path of the MP4 file; its folder is made, an existing file is replaced.
+        live: gets the same video as fragmented MP4 while it is made, see :class:`asymtalker.media.video.VideoWriter`.
     """
 
     output: str | Path
+    _: KW_ONLY
+    live: Follower | None = None
 
 
 P = ParamSpec("P")

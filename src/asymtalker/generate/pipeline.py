@@ -307,6 +307,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             audio_rate=track.rate,
             audio_channels=track.channels,
             metadata=provenance(self.settings.name, request.seed, inputs.sources.picture, inputs.sources.sound).tags(),
+            live=request.live,
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:
