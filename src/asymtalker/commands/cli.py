@@ -53,6 +53,11 @@ VERBS = {
         "asymtalker.commands.cli:Generate",
         "asymtalker.commands.cli:generate",
     ),
+    "serve": Verb(
+        "serve a page and an API that do so",
+        "asymtalker.serve.settings:Serve",
+        "asymtalker.serve.run:serve",
+    ),
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
     ),

@@ -225,6 +225,15 @@ class Jobs:
             )
         return self.get(row["id"])
 
+    def put_back(self, id: str) -> None:
+        """Queue a running job again, which is not its own fault."""
+        with self._writing() as base:
+            base.execute(
+                "UPDATE jobs SET state = 'queued', started = NULL, frames_done = 0, attempts = attempts - 1 WHERE"
+                " id = ? AND state = 'running'",
+                (id,),
+            )
+
     def progress(self, id: str, frames_done: int) -> bool:
         """Note how far a running job is. Whether it is still wanted."""
         with self._writing() as base:

@@ -1,0 +1,3 @@
+"""stub"""
+def mount_page(app, service):
+    pass
