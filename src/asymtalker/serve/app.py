@@ -2,8 +2,8 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -230,10 +230,10 @@ def known_voice(id: str | None) -> str:
     return id or next(iter(known))
 
 
-Response4 = dict[int | str, dict[str, Any]]
+Answers = dict[int | str, dict[str, Any]]
 
 
-def _problems(*statuses: int) -> Response4:
+def _problems(*statuses: int) -> Answers:
     return {status: {"model": Problem} for status in (*statuses, 401, 403, 408, 413, 421, 429)}
 
 
@@ -271,6 +271,7 @@ def create_app(
     _explain_refusals(app)
     _add_health(app, service)
     _add_jobs(app, service)
+    _add_ends(app, service)
     _add_login(app, token)
     if extend is not None:
         extend(app, service)
@@ -335,26 +336,27 @@ Client = Annotated[
 ]
 
 
-def _add_jobs(app: FastAPI, service: Service) -> None:
-    @contextmanager
-    def known(id: str) -> Iterator[Job]:
-        job = service.jobs.find(id)
-        if job is None:
-            raise HTTPException(404, "There is no such job: it was deleted, or has expired.")
-        yield job
+VIDEO: Answers = {200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}}
 
+
+def _known(service: Service, id: str) -> Job:
+    job = service.jobs.find(id)
+    if job is None:
+        raise HTTPException(404, "There is no such job: it was deleted, or has expired.")
+    return job
+
+
+def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.post("/v1/jobs", tags=["jobs"], status_code=202, responses=_problems(400, 415, 422, 503))
     def create(request: Request, form: Annotated[JobForm, Depends()], client: Client = "") -> JobView:
         """Queue a video."""
         return view(service, submit(service, form, _address(request), client))
 
-    video = {200: {"content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}}
-
     @app.post(
         "/v1/stream",
         tags=["jobs"],
         response_class=StreamingResponse,
-        responses=_problems(400, 415, 422, 503) | video,
+        responses=_problems(400, 415, 422, 503) | VIDEO,
     )
     def create_and_follow(request: Request, form: Annotated[JobForm, Depends()], client: Client = "") -> Any:
         """Queue a video and get it as fragmented MP4 while it is made. ``Location`` is its job."""
@@ -365,49 +367,45 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
     @app.get("/v1/jobs/{id}", tags=["jobs"], responses=_problems(404, 422))
     def status(id: JobId) -> JobView:
         """How far it is."""
-        with known(id) as job:
-            return view(service, job)
+        return view(service, _known(service, id))
 
+
+def _add_ends(app: FastAPI, service: Service) -> None:
     @app.delete("/v1/jobs/{id}", tags=["jobs"], status_code=204, responses=_problems(404, 422))
     def delete(id: JobId) -> None:
         """Forget it and all its files at once; stop it if need be."""
-        with known(id):
-            service.jobs.delete(id)
+        _known(service, id)
+        service.jobs.delete(id)
 
     @app.post("/v1/jobs/{id}/cancel", tags=["jobs"], responses=_problems(404, 409, 422))
     def cancel(id: JobId) -> JobView:
         """Stop it. Its record stays until it expires."""
-        with known(id):
-            if not service.jobs.end(id, "cancelled"):
-                raise HTTPException(409, "It has ended already.")
-        with known(id) as job:
-            return view(service, job)
+        _known(service, id)
+        if not service.jobs.end(id, "cancelled"):
+            raise HTTPException(409, "It has ended already.")
+        return view(service, _known(service, id))
 
     @app.get(
-        "/v1/jobs/{id}/video", tags=["jobs"], response_class=FileResponse, responses=_problems(404, 409, 422) | video
+        "/v1/jobs/{id}/video", tags=["jobs"], response_class=FileResponse, responses=_problems(404, 409, 422) | VIDEO
     )
     def result(id: JobId) -> FileResponse:
         """The finished video."""
-        with known(id) as job:
-            if job.state != "done":
-                raise HTTPException(409, f"There is no video: the job is {job.state}.")
-            path = service.jobs.files(id) / "video.mp4"
-            return FileResponse(path, media_type="video/mp4", filename=f"asymtalker-{id[:8]}.mp4")
+        if (state := _known(service, id).state) != "done":
+            raise HTTPException(409, f"There is no video: the job is {state}.")
+        path = service.jobs.files(id) / "video.mp4"
+        return FileResponse(path, media_type="video/mp4", filename=f"asymtalker-{id[:8]}.mp4")
 
     @app.get(
         "/v1/jobs/{id}/stream",
         tags=["jobs"],
         response_class=StreamingResponse,
-        responses=_problems(404, 409, 422) | video,
+        responses=_problems(404, 409, 422) | VIDEO,
     )
     def stream(id: JobId) -> StreamingResponse:
         """The video from its beginning, as fragmented MP4, while it is made."""
-        with known(id) as job:
-            if job.state in ("failed", "cancelled"):
-                raise HTTPException(409, f"There is no video: the job is {job.state}.")
-            return StreamingResponse(
-                follow(service, id), media_type="video/mp4", headers={"Cache-Control": "no-store"}
-            )
+        if (state := _known(service, id).state) in ("failed", "cancelled"):
+            raise HTTPException(409, f"There is no video: the job is {state}.")
+        return StreamingResponse(follow(service, id), media_type="video/mp4", headers={"Cache-Control": "no-store"})
 
 
 LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>AsymTalker: token</title>

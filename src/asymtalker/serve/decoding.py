@@ -119,7 +119,7 @@ def _refuse_disguises(data: bytes, what: str) -> None:
     What phones append to photographs (a short video, a second picture) is none of these.
     """
     end = data.rfind(b"PK\x05\x06", max(0, len(data) - 65_600))
-    archive = 0 <= end and len(data) - end - 22 == int.from_bytes(data[end + 20 : end + 22], "little")
+    archive = end >= 0 and len(data) - end - 22 == int.from_bytes(data[end + 20 : end + 22], "little")
     if archive or b"%PDF-" in data[:1024] or SCRIPTS.search(data):
         raise RefusedError(f"This {what} is something else besides: save it anew and give that file.", UNKNOWN_KIND)
 

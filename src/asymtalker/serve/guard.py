@@ -1,6 +1,7 @@
 """What every request passes before anything reads it: who may ask, how often, how much; and what is noted of it."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -23,10 +24,17 @@ OPEN = ("/healthz", "/readyz", "/login")
 TAKING = ("/v1/jobs", "/v1/stream", "/gradio_api/upload")
 """Paths that take uploads when they are posted to."""
 MOST_ADDRESSES = 10_000
+DRAINED = 3.0  # seconds
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (
+        b"content-security-policy",  # nothing comes from elsewhere; Gradio's own page has scripts and styles within
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"
+        b" img-src 'self' data: blob:; media-src 'self' data: blob:; connect-src 'self' ws: wss: data: blob:;"
+        b" font-src 'self' data:; worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self';"
+        b" frame-ancestors 'none'",
+    ),
     (b"permissions-policy", b"camera=(self), microphone=(self)"),
 )
 Scope = MutableMapping[str, Any]
@@ -100,12 +108,12 @@ class Guard:
             return
         passing = _Passing(scope, receive, send, self._limits, self._metrics)
         if refused is not None:
+            if refused.status_code == 413:
+                await passing.drain()
             await refused(scope, receive, passing.send)
             return
-        try:
+        with contextlib.suppress(TooMuchError):  # which is refused already
             await self._app(scope, passing.receive, passing.send)
-        except TooMuchError:
-            pass  # refused already
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
@@ -126,7 +134,8 @@ class Guard:
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._limits.request_mb * (1 << 20):
             return _refused(413, _too_long(self._limits), {"Connection": "close"})
-        if changes and scope["type"] == "http" and path.rstrip("/") in TAKING and (wait := self._uploads.wait(address)):
+        takes = changes and scope["type"] == "http" and path.rstrip("/") in TAKING
+        if takes and (wait := self._uploads.wait(address)):
             return _refused(429, "Too many uploads: wait a moment.", {"Retry-After": str(int(wait) + 1)})
         return None
 
@@ -181,8 +190,17 @@ class _Passing:
                 raise TooMuchError
         return message
 
+    async def drain(self) -> None:
+        """Read what still comes, for a moment, and forget it: a client that is sending does not hear an answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAINED):
+                while (message := await self._receive())["type"] == "http.request" and message.get("more_body"):
+                    pass
+
     async def _cut_off(self, status: int, sentence: str) -> None:
         if not self._answered:
+            if status == 413:
+                await self.drain()
             await _refused(status, sentence, {"Connection": "close"})(self._scope, self._receive, self.send)
         self._cut = True
 

@@ -220,7 +220,8 @@ class Jobs:
                 "INSERT OR REPLACE INTO turns SELECT ?, coalesce(max(turn), 0) + 1 FROM turns", (row["client"],)
             )
             base.execute(
-                "UPDATE jobs SET state = 'running', started = ?, frames_done = 0, attempts = attempts + 1 WHERE id = ?",
+                "UPDATE jobs SET state = 'running', started = ?, frames_done = 0, attempts = attempts + 1"
+                " WHERE id = ?",
                 (self._clock(), row["id"]),
             )
         return self.get(row["id"])
@@ -250,7 +251,8 @@ class Jobs:
             said = [*json.loads(row["remarks"]), *(remark for remark in remarks)]
             done = row["frames_total"] if state == "done" else row["frames_done"]
             base.execute(
-                "UPDATE jobs SET state = ?, ended = ?, expires = ?, error = ?, remarks = ?, frames_done = ? WHERE id = ?",
+                "UPDATE jobs SET state = ?, ended = ?, expires = ?, error = ?, remarks = ?, frames_done = ?"
+                " WHERE id = ?",
                 (state, now, now + self._keep, error, json.dumps(list(dict.fromkeys(said))), done, id),
             )
         self._forget_uploads(id)

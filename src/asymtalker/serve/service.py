@@ -2,15 +2,10 @@
 
 import hashlib
 import hmac
-import io
 import logging
 import shutil
-import tempfile
 import threading
-import time
 from dataclasses import asdict, dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from PIL import Image
@@ -18,15 +13,14 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.media.picture import MIN_PICTURE_SIDE
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, SMALLEST_SIDE
-from asymtalker.media.sound import read_audio
 from asymtalker.models.motion.control import MOST
 from asymtalker.serve.decoding import RefusedError
 from asymtalker.serve.jobs import Job, Jobs
 from asymtalker.serve.metrics import Metrics
 from asymtalker.serve.settings import Serve
 from asymtalker.serve.uploads import Prepared, Uploads
-from asymtalker.serve.worker import LocalMaker, Maker, Workers
-from asymtalker.timeline import SAMPLE_RATE, frames_of_samples
+from asymtalker.serve.worker import Maker, Workers
+from asymtalker.timeline import frames_of_samples
 
 log = logging.getLogger("asymtalker.serve")
 CONSENT = (
@@ -139,7 +133,8 @@ class Service:
 
     @property
     def maker(self) -> Maker | None:
-        """What makes the videos, once it is loaded; a :class:`~asymtalker.serve.worker.LocalMaker` has the pipeline."""
+        """What makes the videos, once it is loaded; a
+        :class:`~asymtalker.serve.making.LocalMaker` has the pipeline."""
         return self._make
 
     def start(self) -> None:
@@ -152,9 +147,11 @@ class Service:
             self.uploads.warm_up()
             settings = self.settings
             if self._make is None:
-                self._make = LocalMaker(settings.model, settings.device, settings.inference)
-            if isinstance(self._make, LocalMaker):
-                warm_up(self._make, self.settings.data)
+                from asymtalker.serve.making import LocalMaker  # takes seconds, in which the server answers already
+
+                maker = LocalMaker(settings.model, settings.device, settings.inference)
+                maker.warm_up()
+                self._make = maker
         except UserError as error:
             self.problem = str(error)
             log.error("the model can't be loaded: %s", error)
@@ -245,17 +242,3 @@ class Service:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-
-
-def warm_up(maker: LocalMaker, folder: Path) -> None:
-    """Make a second of video of the bundled demo, in which threads start and kernels are chosen."""
-    begin, demo = time.monotonic(), Path(str(resources.files("asymtalker"))) / "assets" / "demo"
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        maker.pipeline.generate_to_file(
-            demo / "portrait.png",
-            (read_audio(demo / "speech.wav")[:SAMPLE_RATE], SAMPLE_RATE),
-            Path(place) / "video.mp4",
-            say=lambda sentence: None,
-            live=io.BytesIO(),
-        )
-    log.info("warmed up in %.1f s", time.monotonic() - begin)

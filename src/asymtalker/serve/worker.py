@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
-from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
-from asymtalker.models.motion.control import MotionControl
 from asymtalker.serve.jobs import Job, Jobs
 
 log = logging.getLogger("asymtalker.serve")
@@ -56,54 +53,6 @@ class Maker(Protocol):
             StoppedError: what ``progress`` raised.
         """
         ...
-
-
-def make_with(
-    pipeline: AsymTalkerPipeline,
-    order: Order,
-    live: IO[bytes],
-    progress: Callable[[int, int], None],
-    say: Callable[[str], None],
-) -> None:
-    """Make a video on this machine; see :class:`Maker`."""
-    options = order.options
-    pipeline.generate_to_file(
-        order.portrait,
-        order.sound,
-        order.output,
-        seed=options["seed"],
-        size=(options["size"], options["size"]),
-        control=MotionControl(options["motion"], options["gaze"], options["blinks"]),
-        progress=progress,
-        say=say,
-        live=live,
-    )
-
-
-class LocalMaker:
-    """Makes videos in this process, on one loaded pipeline, which other users of it may share.
-
-    Args:
-        model: checkpoint folder, or a model of the hub; ``None`` is the bundled one.
-        device: where to run.
-        inference: how it is fitted to the machine.
-
-    Raises:
-        UserError: if one of them cannot be used.
-    """
-
-    def __init__(self, model: str | None, device: str, inference: InferenceConfig):
-        self.pipeline = load_pipeline(model, device, inference)
-
-    def __call__(
-        self,
-        order: Order,
-        live: IO[bytes],
-        progress: Callable[[int, int], None],
-        say: Callable[[str], None],
-    ) -> None:
-        """See :class:`Maker`."""
-        make_with(self.pipeline, order, live, progress, say)
 
 
 class Workers:
