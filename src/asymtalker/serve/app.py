@@ -3,7 +3,8 @@
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ from asymtalker.serve.decoding import RefusedError
 from asymtalker.serve.guard import COOKIE, Guard, cookie_value
 from asymtalker.serve.jobs import ENDED, Job, State
 from asymtalker.serve.service import CONSENT, MOST_SEED, Box, Options, Service
+from asymtalker.serve.uploads import Prepared
 from asymtalker.serve.voices import voices
 from asymtalker.timeline import FPS
 
@@ -200,20 +202,25 @@ def submit(service: Service, form: JobForm, address: str, client: str) -> Job:
     if (form.sound is None) == (form.text is None):
         raise RefusedError("Give a sound or a text, one of them.")
     service.check_room(address)
-    prepared = []
-    try:
-        with service.uploads.kept(form.portrait.file) as path:
-            prepared.append(service.uploads.picture(path, form.face))
-        if form.sound is not None:
-            with service.uploads.kept(form.sound.file) as path:
-                prepared.append(service.uploads.sound(path))
-        else:
-            prepared.append(service.uploads.spoken(form.text or "", known_voice(form.voice)))
-        picture, sound = prepared
+    voice = known_voice(form.voice) if form.sound is None else ""
+    with ThreadPoolExecutor(2) as both, ExitStack() as kept:
+        works = [both.submit(_picture, service, form), both.submit(_sound, service, form, voice)]
+        for work in works:
+            kept.callback(lambda work=work: work.exception() or work.result().path.unlink(missing_ok=True))
+        picture, sound = (work.result() for work in works)
         return service.submit(picture, sound, form.options, consent=form.consent, address=address, client=client)
-    finally:
-        for each in prepared:
-            each.path.unlink(missing_ok=True)
+
+
+def _picture(service: Service, form: JobForm) -> Prepared:
+    with service.uploads.kept(form.portrait.file) as path:
+        return service.uploads.picture(path, form.face)
+
+
+def _sound(service: Service, form: JobForm, voice: str) -> Prepared:
+    if form.sound is None:
+        return service.uploads.spoken(form.text or "", voice)
+    with service.uploads.kept(form.sound.file) as path:
+        return service.uploads.sound(path)
 
 
 def known_voice(id: str | None) -> str:

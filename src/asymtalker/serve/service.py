@@ -81,10 +81,10 @@ def shown_part(picture: Prepared, options: Options) -> tuple[int, int, int, int]
         return left, top, max(left + 2, round(shares[2] * width)), max(top + 2, round(shares[3] * height))
     if options.framing == "face":
         face_left, face_top, face_width, face_height = picture.face
-        side = min(max(face_width, face_height) / FACE_SHARE, width, height)
-        left = min(max(0, face_left + face_width / 2 - FACE_CENTRE[0] * side), width - side)
-        top = min(max(0, face_top + face_height / 2 - FACE_CENTRE[1] * side), height - side)
-        return round(left), round(top), round(left + side), round(top + side)
+        side = round(min(max(face_width, face_height) / FACE_SHARE, width, height))
+        left = min(max(0, round(face_left + face_width / 2 - FACE_CENTRE[0] * side)), width - side)
+        top = min(max(0, round(face_top + face_height / 2 - FACE_CENTRE[1] * side)), height - side)
+        return left, top, left + side, top + side
     return 0, 0, width, height
 
 

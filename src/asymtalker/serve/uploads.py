@@ -54,7 +54,7 @@ class Uploads:
         folder.mkdir(parents=True, exist_ok=True)
         self._free = threading.Semaphore(limits.decoders)
         self._lock = threading.Lock()
-        self._spare: subprocess.Popen[str] | None = None
+        self._spare: list[subprocess.Popen[str]] = []
         self._closed = False
 
     def new_path(self, suffix: str) -> Path:
@@ -153,9 +153,9 @@ class Uploads:
         return {"error": "This can't be decoded: save it anew and give that file.", "status": UNUSABLE}
 
     def _take(self) -> subprocess.Popen[str]:
-        """The process that is waiting, or a new one."""
+        """A process that is waiting, or a new one."""
         with self._lock:
-            process, self._spare = self._spare, None
+            process = self._spare.pop() if self._spare else None
         if process is not None and process.poll() is None:
             return process
         return self._start()
@@ -174,13 +174,13 @@ class Uploads:
         )
 
     def _prepare(self) -> None:
-        """Start the next process, whose imports are then done when it is needed."""
+        """Start the next processes, whose imports are then done when they are needed."""
         with self._lock:
-            if self._spare is None and not self._closed:
-                self._spare = self._start()
+            while len(self._spare) < self._limits.decoders and not self._closed:
+                self._spare.append(self._start())
 
     def warm_up(self) -> None:
-        """Have a process wait before the first upload comes."""
+        """Have processes wait before the first upload comes."""
         self._prepare()
 
     def clear(self, older_than: float = 0.0) -> None:
@@ -191,10 +191,10 @@ class Uploads:
                     path.unlink()
 
     def close(self) -> None:
-        """End the process that waits."""
+        """End the processes that wait."""
         with self._lock:
             self._closed = True
-            if self._spare is not None:
-                self._spare.kill()
-                self._spare.wait()
-                self._spare = None
+            for process in self._spare:
+                process.kill()
+                process.wait()
+            self._spare.clear()
