@@ -14,10 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
-
-pytest.importorskip("fastapi", reason="needs the extra serve")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
 
 from asymtalker.media.sound import AudioFile
 from asymtalker.media.video import VideoWriter

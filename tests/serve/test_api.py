@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import av
 import httpx
 import pytest
-from conftest import PORTRAIT, SmallMaker, ask, served, speech, wait_for
 
 from asymtalker.media.video import probe_video
 from asymtalker.serve.settings import Limits
+from conftest import PORTRAIT, SmallMaker, ask, served, speech, wait_for
 
 
 def frames_in(data: bytes, path) -> tuple[int, int]:

@@ -6,13 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DEMO, SmallMaker, served, speech
-
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs the extra dev")
-pytest.importorskip("gradio", reason="needs the extra serve")
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
+
+from conftest import DEMO, SmallMaker, served, speech
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
