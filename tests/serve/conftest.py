@@ -1,5 +1,5 @@
-"""Servers on ports of their own. What makes the videos is small, so that a test takes no model: real files all the same,
-of the sound's length, written and streamed as a pipeline's are."""
+"""Servers on ports of their own. What makes their videos is small, so that tests load no model: real files
+all the same, as long as the sound, written and streamed as a pipeline's are."""
 
 import threading
 import time

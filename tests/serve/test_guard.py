@@ -1,12 +1,12 @@
 """Who may ask, how often and how much."""
 
+import contextlib
 import http.client
 import json
 import logging
 import socket
 import time
 
-import httpx
 import pytest
 
 from asymtalker.errors import UserError
@@ -111,18 +111,16 @@ def test_a_long_request_is_refused_before_it_is_read(tmp_path):
                 yield bytes(1 << 16)
 
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
-        try:
-            answer = client.post("/v1/jobs", content=endless(), headers=kind)  # of no length that is known
-            assert answer.status_code == 413
-        except (httpx.WriteError, httpx.ReadError, httpx.RemoteProtocolError):
-            pass  # it was cut off
+        answer = client.post("/v1/jobs", content=endless(), headers=kind)  # of no length that is known
+        assert answer.status_code == 413
         assert client.get("/healthz").status_code == 200
         assert not list(service.uploads.folder.iterdir())
 
 
 def test_a_slow_request_is_given_up(tmp_path):
     with served(tmp_path, limits=Limits(request_seconds=0.5)) as (client, _):
-        with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+        place = (client.base_url.host, client.base_url.port)
+        with contextlib.closing(socket.create_connection(place)) as slow:
             head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
             slow.sendall((head + "Content-Length: 1000\r\n\r\n--x").encode())
             begin = time.monotonic()

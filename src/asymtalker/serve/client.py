@@ -11,7 +11,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,10 +63,7 @@ class Client:
         Raises:
             UserError: if the server refuses, with its reason.
         """
-        with ExitStack() as files:
-            return self._checked(self._http.post("/v1/jobs", **_form(files, portrait, sound, text, consent, more)))[
-                "id"
-            ]
+        return self._checked(self._http.post("/v1/jobs", **_form(portrait, sound, text, consent, more)))["id"]
 
     def stream(
         self,
@@ -79,9 +75,7 @@ class Client:
         **more: Any,
     ) -> Iterator[bytes]:
         """The video as fragmented MP4 while it is made; see :meth:`create`."""
-        with ExitStack() as files:
-            form = _form(files, portrait, sound, text, consent, more)
-            answer = files.enter_context(self._http.stream("POST", "/v1/stream", **form))
+        with self._http.stream("POST", "/v1/stream", **_form(portrait, sound, text, consent, more)) as answer:
             if answer.is_error:
                 answer.read()
                 self._checked(answer)
@@ -155,7 +149,6 @@ class Client:
 
 
 def _form(
-    files: ExitStack,
     portrait: str | Path,
     sound: str | Path | None,
     text: str | None,
@@ -163,9 +156,8 @@ def _form(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     """What httpx posts. Names of files stay here."""
-    sent = {"portrait": ("portrait", files.enter_context(Path(portrait).open("rb")))}
-    if sound is not None:
-        sent["sound"] = ("sound", files.enter_context(Path(sound).open("rb")))
+    paths = {"portrait": portrait} | ({} if sound is None else {"sound": sound})
+    sent = {name: (name, Path(path).read_bytes()) for name, path in paths.items()}
     fields = {"consent": consent, "text": text, **more}
     data = {
         name: str(value).lower() if isinstance(value, bool) else str(value)
