@@ -30,6 +30,9 @@ DEMO = Path(__file__).parents[2] / "src" / "asymtalker" / "assets" / "demo"
 class SmallMaker:
     """Shows the portrait, brighter and darker; ``pace`` seconds a frame."""
 
+    def close(self) -> None:
+        """Holds nothing."""
+
     def __init__(self, pace: float = 0.0):
         self.pace, self.made = pace, list[str]()
         self.go = threading.Event()

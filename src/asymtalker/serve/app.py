@@ -141,7 +141,7 @@ async def follow(service: Service, id: str) -> AsyncIterator[bytes]:
             raise BrokenError
         await asyncio.sleep(POLL)
     with path.open("rb") as file:
-        ended = False
+        begun, ended = await asyncio.to_thread(service.jobs.find, id), False
         while True:
             if block := file.read(BLOCK):
                 yield block
@@ -150,7 +150,8 @@ async def follow(service: Service, id: str) -> AsyncIterator[bytes]:
             else:
                 await asyncio.sleep(POLL)
                 job = await asyncio.to_thread(service.jobs.find, id)
-                if job is None or job.state in ("failed", "cancelled"):
+                lost = job is None or begun is None or job.attempts != begun.attempts  # it is made anew
+                if job is None or lost or job.state in ("failed", "cancelled"):
                     raise BrokenError
                 ended = job.state == "done"  # and then what was written just before is read
 

@@ -226,13 +226,13 @@ class Jobs:
             )
         return self.get(row["id"])
 
-    def put_back(self, id: str) -> None:
-        """Queue a running job again, which is not its own fault."""
+    def put_back(self, id: str, excused: bool = True) -> None:
+        """Queue a running job again; ``excused``, this was no attempt."""
         with self._writing() as base:
             base.execute(
-                "UPDATE jobs SET state = 'queued', started = NULL, frames_done = 0, attempts = attempts - 1 WHERE"
+                "UPDATE jobs SET state = 'queued', started = NULL, frames_done = 0, attempts = attempts - ? WHERE"
                 " id = ? AND state = 'running'",
-                (id,),
+                (int(excused), id),
             )
 
     def progress(self, id: str, frames_done: int) -> bool:

@@ -57,6 +57,9 @@ class LocalMaker:
             live=live,
         )
 
+    def close(self) -> None:
+        """See :class:`~asymtalker.serve.worker.Maker`; the process ends with it."""
+
     def warm_up(self) -> None:
         """Make a second of video of the bundled demo, in which threads start and kernels are chosen."""
         begin, demo = time.monotonic(), Path(str(resources.files("asymtalker"))) / "assets" / "demo"

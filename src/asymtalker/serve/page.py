@@ -52,7 +52,14 @@ def mount_page(app: FastAPI, service: Service, live: Callable[[], None] | None =
     shutil.rmtree(folder, ignore_errors=True)  # what a killed server has left of its visitors
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=("monospace",))
+    theme = gr.themes.Default(primary_hue="teal", neutral_hue="slate", font=FONTS, font_mono=("monospace",)).set(
+        # white on Gradio's own shades can't be read well
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+        color_accent="*primary_700",
+    )
     gr.mount_gradio_app(
         app,
         build_page(service, live),

@@ -27,7 +27,9 @@ def serve(settings: Serve) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # Gradio's calls to itself
     token = chosen_token(settings)
     listening = listen(settings.host, settings.port)
-    service = service_of(settings)
+    if settings.ray is None and replica_range(settings.replicas) != (1, 1):
+        raise UserError("--replicas needs --ray: without it one process makes one video at a time.")
+    service = Service(settings)
     app = create_app(service, token)
     if settings.page:
         mount_page(app, service)
@@ -46,22 +48,6 @@ def serve(settings: Serve) -> None:
     )
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def service_of(settings: Serve) -> Service:
-    """Uploads, jobs and workers as the settings say: in this process, or on Ray.
-
-    Raises:
-        UserError: if the folder, or Ray, can't be used.
-    """
-    least, most = replica_range(settings.replicas)
-    if settings.ray is None:
-        if (least, most) != (1, 1):
-            raise UserError("--replicas needs --ray: without it one process makes one video at a time.")
-        return Service(settings)
-    from asymtalker.serve.replicas import RayMaker  # of another extra
-
-    return Service(settings, RayMaker(settings), most)
 
 
 def listen(host: str, port: int) -> socket.socket:

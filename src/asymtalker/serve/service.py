@@ -17,7 +17,7 @@ from asymtalker.models.motion.control import MOST
 from asymtalker.serve.decoding import RefusedError
 from asymtalker.serve.jobs import Job, Jobs
 from asymtalker.serve.metrics import Metrics
-from asymtalker.serve.settings import Serve
+from asymtalker.serve.settings import Serve, replica_range
 from asymtalker.serve.uploads import Prepared, Uploads
 from asymtalker.serve.worker import Maker, Workers
 from asymtalker.timeline import frames_of_samples
@@ -111,20 +111,21 @@ class Service:
 
     Args:
         settings: what the server was told.
-        make: what makes the videos; by default a pipeline in this process, which is loaded by :meth:`start`.
+        make: what makes the videos; by default a pipeline in this process, or replicas, as the settings say, which
+            :meth:`start` loads.
 
     Raises:
         UserError: if the folder can't be used.
     """
 
-    def __init__(self, settings: Serve, make: Maker | None = None, number: int = 1):
+    def __init__(self, settings: Serve, make: Maker | None = None):
         self.settings, self.metrics = settings, Metrics()
         self.jobs = Jobs(settings.data, 3600 * settings.video_hours, 60 * settings.upload_minutes)
         self.uploads = Uploads(settings.data / "uploads", settings.limits)
         self.uploads.clear()
         self.ready = threading.Event()
         self.problem: str | None = None
-        self._make, self._number = make, number
+        self._make = make
         self._salt = self.jobs.secret("clients")
         self._workers: Workers | None = None
         self._closing = threading.Event()
@@ -146,8 +147,13 @@ class Service:
         try:
             self.uploads.warm_up()
             settings = self.settings
-            if self._make is None:
-                from asymtalker.serve.making import LocalMaker  # takes seconds, in which the server answers already
+            # what is imported and loaded here takes seconds, in which the server answers already
+            if self._make is None and settings.ray is not None:
+                from asymtalker.serve.replicas import RayMaker
+
+                self._make = RayMaker(settings)
+            elif self._make is None:
+                from asymtalker.serve.making import LocalMaker
 
                 maker = LocalMaker(settings.model, settings.device, settings.inference)
                 maker.warm_up()
@@ -160,7 +166,9 @@ class Service:
             self.problem = "The model can't be loaded; the server's log says why."
             log.exception("the model can't be loaded")
             return
-        self._workers = Workers(self.jobs, self._make, self._number, self.metrics.first_frame.observe)
+        self._workers = Workers(
+            self.jobs, self._make, replica_range(settings.replicas)[1], self.metrics.first_frame.observe
+        )
         self._workers.start()
         self.ready.set()
         log.info("ready")
@@ -178,6 +186,8 @@ class Service:
         self._closing.set()
         if self._workers is not None:
             self._workers.stop()
+        if self._make is not None and hasattr(self._make, "close"):
+            self._make.close()
         self.uploads.close()
         self.jobs.close()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from asymtalker.errors import UserError
-from asymtalker.serve.jobs import Job, Jobs
+from asymtalker.serve.jobs import MOST_ATTEMPTS, UPLOADS, Job, Jobs
 
 log = logging.getLogger("asymtalker.serve")
 NOTED_EVERY = 0.2  # seconds between two notes of how far a job is
@@ -18,6 +18,10 @@ NOTED_EVERY = 0.2  # seconds between two notes of how far a job is
 
 class StoppedError(Exception):
     """The job is not wanted any more."""
+
+
+class LostError(Exception):
+    """Whoever made the video is gone; another one can make it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,12 @@ class Maker(Protocol):
         Raises:
             UserError: if it can't be made of what was given.
             StoppedError: what ``progress`` raised.
+            LostError: if what makes it is lost.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
         ...
 
 
@@ -101,25 +110,18 @@ class Workers:
     def _work(self, job: Job) -> None:
         folder, begin, remarks = self._jobs.files(job.id), time.monotonic(), list[str]()
         try:
-            for path in folder.iterdir():
-                if path.name not in ("portrait.png", "sound.wav"):  # of an earlier attempt
-                    path.unlink()
-            with (folder / "live.mp4").open("wb", buffering=0) as live:
-                order = Order(
-                    portrait=folder / "portrait.png",
-                    sound=folder / "sound.wav",
-                    output=folder / "video.mp4",
-                    options=job.options,
-                )
-                self._make(order, live, self._noting(job), remarks.append)
+            self._attempt(job, folder, remarks)
         except StoppedError:
             self._clean(folder)
             if self._stopping.is_set():
                 self._jobs.put_back(job.id)
+        except LostError:
+            self._clean(folder)
+            self._try_again(job)
         except UserError as error:
             self._jobs.end(job.id, "failed", error=_without_paths(str(error), folder))
         except Exception:
-            if self._jobs.find(job.id) is not None and not self._stopping.is_set():
+            if self._jobs.find(job.id) is not None:  # or its files were deleted while they were written
                 log.exception("a job failed")
             self._jobs.end(job.id, "failed", error="Something went wrong on the server, which has noted what.")
         else:
@@ -128,6 +130,26 @@ class Workers:
                 self._jobs.measured(job.frames_total, time.monotonic() - begin)
             else:
                 self._clean(folder)
+
+    def _attempt(self, job: Job, folder: Path, remarks: list[str]) -> None:
+        for path in folder.iterdir():
+            if path.name not in UPLOADS:  # of an earlier attempt
+                path.unlink()
+        with (folder / "live.mp4").open("wb", buffering=0) as live:
+            order = Order(
+                portrait=folder / UPLOADS[0],
+                sound=folder / UPLOADS[1],
+                output=folder / "video.mp4",
+                options=job.options,
+            )
+            self._make(order, live, self._noting(job), remarks.append)
+
+    def _try_again(self, job: Job) -> None:
+        log.warning("what made a video was lost")
+        if job.attempts < MOST_ATTEMPTS:
+            self._jobs.put_back(job.id, excused=False)
+        else:
+            self._jobs.end(job.id, "failed", error="What made this was lost again and again.")
 
     def _clean(self, folder: Path) -> None:
         """What was made of a job that is not wanted any more; of one that a stop of the server interrupted too."""
