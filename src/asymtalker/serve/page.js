@@ -155,6 +155,7 @@
     $("remarks").textContent = "";
     $("progress").hidden = false;
     $("doing").textContent = "Beginning.";
+    $("screen").scrollIntoView({ block: "nearest" }); // which on a phone lies below
     note(answer.id, { begun: answer.begun || Date.now(), state: "running" });
     const playing = follow(answer.id, signal).catch((error) => {
       if (!signal.aborted) console.warn("the stream ended early:", error.message);

@@ -186,7 +186,7 @@ class Service:
         self._closing.set()
         if self._workers is not None:
             self._workers.stop()
-        if self._make is not None and hasattr(self._make, "close"):
+        if self._make is not None:
             self._make.close()
         self.uploads.close()
         self.jobs.close()
