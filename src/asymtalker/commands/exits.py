@@ -80,7 +80,7 @@ def _explain_errors() -> Iterator[None]:
             raise
         raise UserError(
             f"This needs more packages ({missing} is missing): in the folder of the code,"
-            " pip install -c constraints.txt '.[synth,train,evaluate]'."
+            " pip install -c constraints.txt '.[synth,train,evaluate,serve]'."
         ) from error
     except OSError as error:
         if error.errno not in FULL_DISK:

@@ -35,6 +35,8 @@ JUST_BEGUN = 60.0  # seconds
 MIN_DECODED = 0.98
 """Share of the frames a header promises that must be there."""
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
+FOLLOWED = {"bf": "0", "rc-lookahead": "4", "x264-params": "sync-lookahead=0:sliced-threads=1"}
+"""So that the encoder holds back few frames."""
 FRAGMENT = 0.16
 """Seconds of a video that whoever follows it while it is made gets at a time, at least."""
 
@@ -167,7 +169,7 @@ class VideoWriter:
             raise write_error(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
         self._container.metadata.update(metadata or {})
-        options = {"preset": "veryfast", "crf": QUALITY} | ({} if live is None else {"tune": "zerolatency"})
+        options = {"preset": "veryfast", "crf": QUALITY} | ({} if live is None else FOLLOWED)
         self._video = self._container.add_stream("libx264", rate=FPS, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.codec_context.color_range = 1  # limited
