@@ -154,6 +154,7 @@ def test_the_demo_works_at_once_and_a_reload_goes_on_with_it(browser, page):
 
 def test_everything_has_a_name_and_nothing_comes_from_elsewhere(browser, page):
     address, _, _ = page
+    browser.get_log("browser")  # of the tests before
     opened(browser, address)
     nameless = browser.execute_script(
         """return [...document.querySelectorAll('button, input, textarea, select, video, progress')]

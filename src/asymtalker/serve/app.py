@@ -20,7 +20,7 @@ import asymtalker
 from asymtalker.media.portrait import SMALLEST_SIDE
 from asymtalker.models.motion.control import MOST
 from asymtalker.serve.decoding import RefusedError
-from asymtalker.serve.guard import COOKIE, Guard, cookie_value
+from asymtalker.serve.guard import COOKIE, BrokenError, Guard, cookie_value
 from asymtalker.serve.jobs import ENDED, Job, State
 from asymtalker.serve.service import CONSENT, MOST_SEED, Box, Options, Service
 from asymtalker.serve.uploads import Prepared
@@ -122,10 +122,6 @@ def view(service: Service, job: Job) -> JobView:
         options=Kept(**job.options),
         links=links,
     )
-
-
-class BrokenError(Exception):
-    """A video ends before its end: the connection has to break, so that nobody takes it for whole."""
 
 
 async def follow(service: Service, id: str) -> AsyncIterator[bytes]:

@@ -47,6 +47,10 @@ class TooMuchError(Exception):
     """A request is longer, or slower, than it may be."""
 
 
+class BrokenError(Exception):
+    """A response ends before its end: the connection has to break, so that nobody takes it for whole."""
+
+
 class Rate:
     """So many a minute of each address, some of them at once.
 
@@ -112,7 +116,7 @@ class Guard:
                 await passing.drain()
             await refused(scope, receive, passing.send)
             return
-        with contextlib.suppress(TooMuchError):  # which is refused already
+        with contextlib.suppress(TooMuchError, BrokenError):  # refused already; broken off by leaving it unfinished
             await self._app(scope, passing.receive, passing.send)
 
     def _refusal(self, scope: Scope) -> Response | None:
