@@ -35,6 +35,7 @@ class Upload(gr.Image):
         return payload.path if payload is not None else None
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component

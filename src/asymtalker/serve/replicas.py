@@ -126,9 +126,8 @@ class RayMaker:
 
     def __init__(self, settings: Serve):
         least, most = replica_range(settings.replicas)
-        address = None if settings.ray == "local" else settings.ray
         try:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+            ray.init(address=settings.ray, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"Ray can't be reached at {settings.ray}: {error}") from error
         deployment = serve.deployment(

@@ -162,6 +162,10 @@ class Service:
             self.problem = str(error)
             log.error("the model can't be loaded: %s", error)
             return
+        except ModuleNotFoundError as error:
+            self.problem = f"{error.name} is not installed: pip install -c constraints.txt '.[serve,ray]'."
+            log.error("the model can't be loaded: %s", self.problem)
+            return
         except Exception:
             self.problem = "The model can't be loaded; the server's log says why."
             log.exception("the model can't be loaded")
