@@ -33,7 +33,9 @@ class Upload(gr.Image):
     def preprocess(self, payload: Any) -> str | None:
         """The path that Gradio has put the upload under."""
         return payload.path if payload is not None else None
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
 
     if TYPE_CHECKING:
