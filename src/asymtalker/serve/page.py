@@ -26,14 +26,9 @@ DEMO_TEXT = "Hello! I was drawn by a computer. Type what I should say, and I wil
 PREVIEW = 480  # pixels
 
 
-class Upload(gr.Image):
-    """A picture whose file is given on as it came: nothing in this process looks into it."""
-
-    is_template = True  # to Gradio it is an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path that Gradio has put the upload under."""
-        return payload.path if payload is not None else None
+def _path_of(payload: Any) -> str | None:
+    """The path that Gradio has put an upload under."""
+    return payload.path if payload is not None else None
 
 
 def _read(name: str) -> str:
@@ -125,7 +120,7 @@ class _Create:
     def _portrait_part(self) -> None:
         with gr.Group():
             gr.Markdown("## 1. Portrait", elem_classes="at-step")
-            self.portrait = Upload(
+            self.portrait = gr.Image(
                 label="A face from the front, eyes open, lips closed",
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
@@ -134,6 +129,8 @@ class _Create:
                 elem_id="at-portrait",
                 buttons=[],
             )
+            # the file is given on as it came: nothing in this process looks into it
+            self.portrait.preprocess = _path_of
             self.portrait_said = gr.Markdown(elem_id="at-portrait-said", elem_classes="at-said", container=False)
             self.framing = gr.Radio(list(FRAMINGS), value="The whole picture", label="What the video shows")
             with gr.Group(visible=False) as self.own:
