@@ -11,7 +11,7 @@ WORKDIR /src
 COPY constraints.txt pyproject.toml README.md LICENSE ./
 
 FROM base AS build-cpu
-RUN sed -n 's/^torch==/torch==/p' constraints.txt > torch.txt \
+RUN grep ^torch== constraints.txt > torch.txt \
     && pip install --no-deps --index-url https://download.pytorch.org/whl/cpu -r torch.txt
 COPY src src
 RUN pip install --constraint constraints.txt ".[serve]"

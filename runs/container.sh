@@ -20,11 +20,15 @@ if [ ! -x "$root/usr/bin/python3" ]; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
         "${DEBIAN:-http://deb.debian.org/debian}"
 fi
-for place in proc dev; do
-    mount --rbind "/$place" "$root/$place" && mount --make-rslave "$root/$place"
-    mounted+=("$root/$place")
+# BIND: folders that are to be seen inside, such as a mirror of packages; PIP_CONF: pip's settings for it.
+for place in proc dev ${BIND:-}; do
+    mkdir -p "$root/${place#/}"
+    mount --bind "/${place#/}" "$root/${place#/}"
+    mounted+=("$root/${place#/}")
 done
 cp /etc/resolv.conf "$root/etc/resolv.conf"
+[ -z "${PIP_CONF:-}" ] || cp "$PIP_CONF" "$root/etc/pip.conf"
+cp -r /etc/ssl/certs "$root/etc/ssl/" # a proxy's certificates too
 
 # FROM base AS build-cpu
 inside python3 -m venv /opt/asymtalker
@@ -32,10 +36,10 @@ rm -rf "$root/src" && mkdir -p "$root/src"
 cp -r constraints.txt pyproject.toml README.md LICENSE src "$root/src/"
 rm -rf "$root"/src/src/*.egg-info
 index=(--index-url https://download.pytorch.org/whl/cpu)
-inside sh -c "cd /src && sed -n 's/^torch==/torch==/p' constraints.txt > torch.txt"
+inside sh -c "cd /src && grep ^torch== constraints.txt > torch.txt"
 inside sh -c "cd /src && pip install --no-cache-dir --no-deps ${index[*]} -r torch.txt" ||
     echo "PyTorch's own index can't be reached: the usual one serves" >&2
-inside "${PIP_SETTINGS[@]:-PIP_NO_CACHE_DIR=1}" sh -c 'cd /src && pip install --constraint constraints.txt ".[serve]"'
+inside sh -c 'cd /src && pip install --no-cache-dir --constraint constraints.txt ".[serve]"'
 
 # FROM run
 inside sh -c 'id asymtalker >/dev/null 2>&1 || useradd --system --uid 10001 --create-home asymtalker'

@@ -288,7 +288,8 @@ class Jobs:
         """How many jobs there are in each state, in all or of an address."""
         where, values = ("", ()) if address is None else ("WHERE address = ?", (address,))
         rows = self._rows(f"SELECT state, count(*) AS number FROM jobs {where} GROUP BY state", values)
-        return {state: 0 for state in STATES} | {row["state"]: row["number"] for row in rows}
+        numbers = {row["state"]: row["number"] for row in rows}
+        return {state: numbers.get(state, 0) for state in STATES}
 
     def measured(self, frames: int, seconds: float) -> None:
         """Note how fast a video was made; what is said of the next ones' time follows that."""

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import IO
 
 from asymtalker.config import InferenceConfig
 from asymtalker.generate.pipeline import load_pipeline
 from asymtalker.media.sound import read_audio
+from asymtalker.media.video import Follower
 from asymtalker.models.motion.control import MotionControl
 from asymtalker.serve.worker import Order
 from asymtalker.timeline import SAMPLE_RATE
@@ -39,7 +39,7 @@ class LocalMaker:
     def __call__(
         self,
         order: Order,
-        live: IO[bytes],
+        live: Follower,
         progress: Callable[[int, int], None],
         say: Callable[[str], None],
     ) -> None:

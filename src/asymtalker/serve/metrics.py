@@ -1,6 +1,7 @@
 """What Prometheus asks for: counts and times, nothing of anybody."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,7 +13,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 30, 60, 300)
 class _States(Collector):
     """Jobs by state, counted when they are asked for."""
 
-    def __init__(self, count: Callable[[], Mapping[str, int]]):
+    def __init__(self, count: Callable[[], Mapping[Any, int]]):
         self._count = count
 
     def collect(self) -> Iterator[Metric]:
@@ -44,7 +45,7 @@ class Metrics:
             registry=self.registry,
         )
 
-    def watch(self, count: Callable[[], Mapping[str, int]]) -> None:
+    def watch(self, count: Callable[[], Mapping[Any, int]]) -> None:
         """Report jobs by state.
 
         Args:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ray
 from ray import serve
@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from asymtalker.config import InferenceConfig
 from asymtalker.errors import UserError
+from asymtalker.media.video import Follower
 from asymtalker.serve.settings import Serve, replica_range
 from asymtalker.serve.worker import LostError, Order, StoppedError
 
@@ -156,7 +157,7 @@ class RayMaker:
     def __call__(
         self,
         order: Order,
-        live: IO[bytes],
+        live: Follower,
         progress: Callable[[int, int], None],
         say: Callable[[str], None],
     ) -> None:
@@ -165,7 +166,7 @@ class RayMaker:
         Raises:
             LostError: if the replica is lost meanwhile.
         """
-        answers = self._handle.make.remote(order.portrait.read_bytes(), order.sound.read_bytes(), order.options)
+        answers: Any = self._handle.make.remote(order.portrait.read_bytes(), order.sound.read_bytes(), order.options)
         partial, whole = order.output.with_suffix(".part"), False
         try:
             with partial.open("wb") as video:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from asymtalker.errors import UserError
+from asymtalker.media.video import Follower
 from asymtalker.serve.jobs import MOST_ATTEMPTS, UPLOADS, Job, Jobs
 
 log = logging.getLogger("asymtalker.serve")
@@ -46,7 +47,7 @@ class Maker(Protocol):
     def __call__(
         self,
         order: Order,
-        live: IO[bytes],
+        live: Follower,
         progress: Callable[[int, int], None],
         say: Callable[[str], None],
     ) -> None:
