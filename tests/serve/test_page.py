@@ -1,8 +1,9 @@
 """The page, in a real browser: headless Chromium by its driver."""
 
+import base64
+import os
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ pytestmark = [
     pytest.mark.slow,
 ]
 PATIENCE = 90  # seconds, on a busy machine
+SCREENSHOTS = os.environ.get("ASYMTALKER_SCREENSHOTS")
+"""Folder for pictures of the page, to be looked at."""
 
 
 @pytest.fixture(scope="module")
@@ -179,12 +182,16 @@ def test_it_fits_a_phone_and_a_desktop(browser, page, size, theme, tmp_path):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
     try:
         opened(browser, address)
-        time.sleep(0.5)
+        press(browser, "#at-demo")
+        until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#at-shown img"), "the crop is shown")
         wide = browser.execute_script("return document.documentElement.scrollWidth")
         assert wide <= size[0] + 1, "nothing lies beyond the screen"
         colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         brightness = sum(int(part) for part in re.findall(r"\d+", colour)[:3]) / 3
         assert (brightness < 100) == (theme == "dark")
+        if SCREENSHOTS:
+            shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+            Path(SCREENSHOTS, f"{theme}-{size[0]}.png").write_bytes(base64.b64decode(shot["data"]))
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
