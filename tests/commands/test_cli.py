@@ -165,7 +165,7 @@ def test_of_several_processes_the_first_speaks(capsys, monkeypatch):
 def test_a_missing_extra_says_what_to_install(capsys):
     said = refusal(capsys, "work", "--how", "foreign package")
     assert "(vtk is missing)" in said
-    assert "pip install -c constraints.txt '.[synth,train,evaluate]'" in said
+    assert "pip install -c constraints.txt '.[synth,train,evaluate,serve]'" in said
 
 
 @pytest.mark.usefixtures("_test_verb")

@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import shutil
 import signal
@@ -360,3 +361,37 @@ def test_a_truncated_video_that_counts_no_frames_is_one_sentence(tmp_path, endin
     (tmp_path / f"half.{ending}").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"ends after [\d.]+ of 4.0 seconds: it is truncated"):
         list(decode_frames(tmp_path / f"half.{ending}"))
+
+
+def test_who_follows_a_video_gets_the_same_frames_before_it_is_done(tmp_path):
+    frames = np.stack([np.full((64, 64, 3), 8 * index, np.uint8) for index in range(25)])
+    tone = np.sin(np.arange(16_000) / 10).astype(np.float32) / 2
+    live, held = io.BytesIO(), []
+    with VideoWriter(
+        tmp_path / "video.mp4", (64, 64), audio_rate=16_000, metadata={"title": "x"}, live=live
+    ) as writer:
+        for index, frame in enumerate(frames):
+            writer.write(frame[None])
+            writer.write_audio(tone[640 * index : 640 * (index + 1)])
+            held.append(live.tell())
+    assert 0 < held[8] < held[16] < held[24], "it comes in pieces"
+    (tmp_path / "live.mp4").write_bytes(live.getvalue())
+    assert live.getvalue().count(b"moof") > 3
+    (whole, sound), (followed, heard) = (read_video(tmp_path / f"{name}.mp4") for name in ("video", "live"))
+    assert np.array_equal(whole, followed)
+    assert len(heard) >= len(sound)
+    assert probe_video(tmp_path / "live.mp4").metadata["title"] == "x"
+    apart = [time_between(tmp_path / f"{name}.mp4", 12) for name in ("video", "live")]
+    assert apart[0] == pytest.approx(apart[1], abs=0.005), "picture and sound keep their distance"
+
+
+def time_between(path: Path, number: int) -> float:
+    """Seconds from the first sound of a video to a frame."""
+    with av.open(str(path)) as video:
+        seen = [frame.time for frame in video.decode(video=0)][number]
+    with av.open(str(path)) as video:
+        for frame in video.decode(audio=0):
+            loud = np.flatnonzero(np.abs(frame.to_ndarray()[0]) > 0.05)
+            if len(loud):
+                return seen - frame.time - loud[0] / frame.sample_rate
+    raise AssertionError("nothing is heard")

@@ -56,6 +56,11 @@ VERBS = {
         "asymtalker.commands.inspect:Inspect",
         "asymtalker.commands.inspect:inspect",
     ),
+    "serve": Verb(
+        "serve a page and an API that do so",
+        "asymtalker.serve.settings:Serve",
+        "asymtalker.serve.run:serve",
+    ),
     "synth": Verb(
         "make a synthetic corpus", "asymtalker.config:SynthConfig", "asymtalker.synth.run:synthesize_corpus"
     ),

@@ -81,7 +81,7 @@ def _explain_errors() -> Iterator[None]:
             raise
         raise UserError(
             f"This needs more packages ({missing} is missing): in the folder of the code,"
-            " pip install -c constraints.txt '.[synth,train,evaluate]'."
+            " pip install -c constraints.txt '.[synth,train,evaluate,serve]'."
         ) from error
     except (OSError, UserError) as error:
         if isinstance(error, OSError) and error.errno in FULL_DISK:

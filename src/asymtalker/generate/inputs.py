@@ -24,6 +24,7 @@ from asymtalker.media.portrait import (
 )
 from asymtalker.media.read import array_of, spool
 from asymtalker.media.sound import AudioFile, AudioSamples
+from asymtalker.media.video import Follower
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.provenance.disclosure import AS_USUAL, NO_STATEMENT, Disclosure
 from asymtalker.provenance.origin import Provenance, provenance
@@ -108,11 +109,13 @@ class FileRequest(Request):
     Attributes:
         output: path of the MP4 file; its folder is made, an existing file is replaced.
         disclosure: how the video is to say what it is.
+        live: gets the same video as fragmented MP4 while it is made, see :class:`asymtalker.media.video.VideoWriter`.
     """
 
     output: str | Path
     _: KW_ONLY
     disclosure: Disclosure = AS_USUAL
+    live: Follower | None = None
 
     def options(self) -> dict[str, Any]:
         """What changes the video and is not as usual, by name, as plain JSON values."""

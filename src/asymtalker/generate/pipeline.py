@@ -324,6 +324,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             audio_channels=track.channels,
             metadata=origin.tags(),
             finish=sign,
+            live=request.live,
         )
 
         def write(fetch: Callable[[], np.ndarray]) -> None:

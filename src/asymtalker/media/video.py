@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import av.error
@@ -35,6 +35,10 @@ JUST_BEGUN = 60.0  # seconds
 MIN_DECODED = 0.98
 """Share of the frames a header promises that must be there."""
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
+FOLLOWED = {"bf": "0", "rc-lookahead": "4", "x264-params": "sync-lookahead=0:sliced-threads=1"}
+"""So that the encoder holds back few frames."""
+FRAGMENT = 0.16
+"""Seconds of a video that whoever follows it while it is made gets at a time, at least."""
 
 
 class _Output:
@@ -116,6 +120,14 @@ def signals_deferred():
             signal.raise_signal(caught[0])
 
 
+class Follower(Protocol):
+    """Who gets a video while it is made: an open file, a pipe, a socket's file."""
+
+    def write(self, data: bytes, /) -> Any:
+        """Take the next bytes."""
+        ...
+
+
 class VideoWriter:
     """An H.264 (+ AAC) MP4 at 25 FPS that is written as it is made and appears under its name when closed.
 
@@ -130,6 +142,7 @@ class VideoWriter:
         metadata: MP4 tags, such as ``title``, ``comment``, ``description``.
         finish: given the finished file and where a copy is to be, writes the copy that takes its place, such as a
             signed one; also of a video that was stopped early.
+        live: gets the same picture and sound as fragmented MP4, a fraction of a second at a time, while they are made.
 
     Raises:
         UserError: if the file cannot be written there, or, while writing, the disk is full.
@@ -144,6 +157,7 @@ class VideoWriter:
         audio_channels: int = 1,
         metadata: Mapping[str, str] | None = None,
         finish: Callable[[Path, Path], None] | None = None,
+        live: "Follower | None" = None,
     ):
         height, width = size
         if height % 2 or width % 2:
@@ -158,7 +172,8 @@ class VideoWriter:
             raise write_error(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})
         self._container.metadata.update(metadata or {})
-        self._video = self._container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": QUALITY})
+        options = {"preset": "veryfast", "crf": QUALITY} | ({} if live is None else FOLLOWED)
+        self._video = self._container.add_stream("libx264", rate=FPS, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.codec_context.color_range = 1  # limited
         self._video.codec_context.colorspace = 1  # these three are BT.709, which players assume least wrongly
@@ -170,6 +185,26 @@ class VideoWriter:
             self._layout = "stereo" if audio_channels == 2 else "mono"
             self._audio = self._container.add_stream("aac", rate=audio_rate, layout=self._layout)
             self._audio.bit_rate = 96_000 * audio_channels
+        self._live = None if live is None else self._follow(live, metadata or {})
+
+    def _follow(self, live: "Follower", metadata: Mapping[str, str]) -> Any:
+        """The second container, which the same packets go into."""
+        self._container.start_encoding()  # the encoders' own headers are then known
+        options = {"movflags": "+empty_moov+default_base_moof", "frag_duration": str(round(1e6 * FRAGMENT))}
+        container: Any = av.open(live, "w", format="mp4", options=options | {"flush_packets": "1"})
+        container.metadata.update(metadata)
+        for stream in (self._video, self._audio):
+            if stream is not None:
+                container.add_stream_from_template(stream)
+        return container
+
+    def _mux(self, packets: Iterable[Any]) -> None:
+        for packet in packets:
+            stream = packet.stream
+            self._container.mux(packet)
+            if self._live is not None:
+                packet.stream = self._live.streams[stream.index]
+                self._live.mux(packet)
 
     @property
     def seconds(self) -> float:
@@ -187,7 +222,7 @@ class VideoWriter:
             )
             frame.pts, frame.time_base = self._frames, Fraction(1, FPS)
             with self._writing():
-                self._container.mux(self._video.encode(frame))
+                self._mux(self._video.encode(frame))
                 self._frames += 1
 
     def write_audio(self, samples: np.ndarray) -> None:
@@ -199,7 +234,7 @@ class VideoWriter:
         frame.sample_rate, frame.pts = self._audio.rate, self._samples
         frame.time_base = Fraction(1, self._audio.rate)
         with self._writing():
-            self._container.mux(self._audio.encode(frame))
+            self._mux(self._audio.encode(frame))
             self._samples += len(samples)
 
     @contextlib.contextmanager
@@ -225,8 +260,10 @@ class VideoWriter:
     def _finish(self) -> None:
         for stream in (self._video, self._audio):
             if stream is not None:
-                self._container.mux(stream.encode(None))
+                self._mux(stream.encode(None))
         try:
+            if self._live is not None:
+                self._live.close()
             self._container.close()
             self._output.close()
             self._appear()
@@ -265,6 +302,8 @@ class VideoWriter:
         self.kept_seconds = 0.0
         with contextlib.suppress(OSError, av.error.FFmpegError):  # the muxer tries to write its index once more
             self._container.close()
+            if self._live is not None:
+                self._live.close()
         self._output.remove()
         return 0.0
 

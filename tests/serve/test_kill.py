@@ -1,0 +1,92 @@
+"""The command, with a model, killed in the middle of a job and started again: nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from asymtalker.media.video import probe_video
+from conftest import PORTRAIT, speech, wait_for
+
+FRAMES = 60
+
+
+class Server:
+    """``asymtalker serve`` in a process of its own."""
+
+    def __init__(self, data: Path, model: Path):
+        command = ["from asymtalker.commands.cli import main; main()", "serve", "--port", "0", "--no-page"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", *command, "--data", str(data), "--model", str(model), "--device", "cpu"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        address = re.fullmatch(r"(http://127\.0\.0\.1:\d+)\n", self.process.stdout.readline())
+        assert address, self.process.communicate()[1]
+        self.client = httpx.Client(base_url=address[1], timeout=60, trust_env=False)
+
+    def ready(self) -> "Server":
+        end = time.monotonic() + 300
+        while self.client.get("/readyz").status_code != 200:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        return self
+
+    def stop(self, number: int) -> int:
+        self.client.close()
+        self.process.send_signal(number)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+
+@pytest.mark.slow
+def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
+    data = tmp_path / "data"
+    server = Server(data, checkpoint).ready()
+    files = {"portrait": PORTRAIT, "sound": speech(FRAMES / 25)}
+    ids = [
+        server.client.post("/v1/jobs", data={"consent": "true", "size": "32", "seed": seed}, files=files).json()["id"]
+        for seed in range(3)
+    ]
+    first = wait_for(server.client, ids[0], "running")
+    while not first["frames_done"]:
+        first = server.client.get(f"/v1/jobs/{ids[0]}").json()
+    assert first["state"] == "running"
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert len(list(data.rglob(".*.part"))) == 1, "it was in the middle of a video"
+
+    server = Server(data, checkpoint)
+    states = [server.client.get(f"/v1/jobs/{id}").json()["state"] for id in ids]
+    assert states == ["queued"] * 3, "the API answers while the model is loaded"
+    server.ready()
+    for id in ids:
+        assert wait_for(server.client, id, seconds=200)["state"] == "done"
+        (tmp_path / "video.mp4").write_bytes(server.client.get(f"/v1/jobs/{id}/video").content)
+        about = probe_video(tmp_path / "video.mp4")
+        assert about.seconds == pytest.approx(FRAMES / 25)
+        assert "AI-generated" in about.metadata["title"]
+        names = {path.name for path in (data / "jobs" / id).iterdir()}
+        assert names == {"live.mp4", "video.mp4"}, "nothing of the killed attempt is left"
+    assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+def test_an_open_door_needs_a_token_and_a_taken_port_is_said(tmp_path):
+    def said(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", "from asymtalker.commands.cli import main; main()", "serve", *arguments]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"ASYMTALKER_TOKEN": ""}, timeout=300
+        )
+        return ended.returncode, ended.stderr.strip().splitlines()[-1]
+
+    code, sentence = said("--host", "0.0.0.0", "--data", str(tmp_path))
+    assert code == 2
+    assert "set a token" in sentence
+    assert not list(tmp_path.iterdir())
