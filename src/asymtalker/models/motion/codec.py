@@ -290,12 +290,12 @@ class MotionCodec(Codec):
         motion = basis.to_motion(latents.cpu().float()) / basis.noise
         return motion.transpose(1, 2)[..., None, None].to(latents.device)
 
-    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
+    def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
         with torch.autocast("cpu", enabled=False):
             motion = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.cpu().float()), 0)
-            return self.vae.motion.of_motion(motion[:, -num_frames:]).to(latents.device)
+            return self.vae.motion.of_motion(motion[:, frames.start : frames.stop]).to(latents.device)
 
     def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
         """Say which face of a picture ``(H, W, 3)`` uint8 is meant, by its points ``(478, 3)`` in pixels, rather than

@@ -1,0 +1,1 @@
+"""Generation behind a page and an API: jobs, uploads, streams."""
