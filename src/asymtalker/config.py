@@ -247,7 +247,7 @@ class LiveConfig:
     """Frames that a chunk adds."""
     ahead: int = 4
     """Frames of sound heard after them."""
-    steps: int | None = 2
+    steps: int | None = None
     """Steps of a chunk; ``None`` for the checkpoint's."""
 
 

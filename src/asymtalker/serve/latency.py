@@ -1,5 +1,7 @@
 """What is measured of a live session: from sound in to picture out, and how often it was late."""
 
+import math
+import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
@@ -44,7 +46,7 @@ class Latency:
         self._seconds = deque[float](maxlen=KEPT)
         self._earliest = 0.0
         self._frames = self._stalls = 0
-        self._stalled = 0.0
+        self._stalled, self._last_late = 0.0, -math.inf
         self.needs = 0.0
 
     def shown(self, came: float | None, now: float) -> None:
@@ -61,6 +63,11 @@ class Latency:
         """A frame was so late that the video stood still."""
         self._stalls += 1
         self._stalled += seconds
+        self._last_late = time.monotonic()
+
+    def seconds_since_late(self) -> float:
+        """How long ago that was."""
+        return time.monotonic() - self._last_late
 
     def needed(self, seconds: float) -> None:
         """A chunk took so long to its first frame; rises at once and falls slowly."""

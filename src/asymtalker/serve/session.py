@@ -172,15 +172,15 @@ class Session:
             raise UserError("Sound must be finite floats (n,), 16 kHz mono.")
         came = time.monotonic() if came is None else came
         with self._changed:
-            self._changed.wait_for(lambda: self._over or self._sound.seconds_waiting < MOST_WAITING)
-            if self._over or self._sound.ended:
+            self._changed.wait_for(lambda: self.over or self._sound.seconds_waiting < MOST_WAITING)
+            if self.over or self._sound.ended:
                 raise UserError("This session has ended: open another.")
             self._sound.push(np.clip(samples, -1, 1), came)
             self._changed.notify_all()
 
     def room(self) -> bool:
         """Whether :meth:`push` would not wait."""
-        return self._over or self._sound.seconds_waiting < MOST_WAITING
+        return self.over or self._sound.seconds_waiting < MOST_WAITING
 
     def end(self) -> None:
         """No more sound will come."""
@@ -192,7 +192,7 @@ class Session:
         """Be quiet at once: what was pushed and not yet heard is dropped, and the head goes on in silence from what is
         seen now."""
         with self._changed:
-            if self._over:
+            if self.over:
                 return
             first = self._shown
             anew = self._span is not None
@@ -228,13 +228,19 @@ class Session:
         self.close()
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether it has ended."""
         return self._closed or self._finished or self._error is not None
 
     @property
     def seconds(self) -> float:
         """How much has been shown."""
         return self._shown / FPS
+
+    @property
+    def made(self) -> int:
+        """Frames that are made, shown or not."""
+        return self._next
 
     @property
     def speaking(self) -> bool:
@@ -255,7 +261,7 @@ class Session:
         """The next moment, when it is due; ``None`` when the session has ended."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._made or self._over)
+                self._changed.wait_for(lambda: self._made or self.over)
                 if self._error is not None:
                     raise self._error
                 if self._closed or not self._made:
@@ -281,6 +287,11 @@ class Session:
         """When a frame is to be shown; before the first was, at once."""
         return -inf if self._start is None else self._start + frame / FPS
 
+    @property
+    def _urgency(self) -> float:
+        """When what is made next is due; before anything is shown that of others comes first."""
+        return time.monotonic() + 1 if self._start is None else self._due(self._next)
+
     def _run(self) -> None:
         with contextlib.suppress(_ClosedError):
             try:
@@ -288,7 +299,7 @@ class Session:
                 course = Course(self, self._spans(), self._chunk, self._ready)
                 chunks = self._pipeline.chunks(self._request, self._inputs, course, sampler)
                 while True:
-                    with self._pipeline.turns.due(self._due(self._next)):
+                    with self._pipeline.turns.due(self._urgency):
                         made = next(chunks, None)
                     if made is None:
                         break
@@ -305,7 +316,7 @@ class Session:
         """Put the frames of a chunk out, as far as no interruption takes them back."""
         first = True
         while True:
-            with self._pipeline.turns.due(self._due(self._next)):
+            with self._pipeline.turns.due(self._urgency):
                 fetch = next(parts, None)
             if fetch is None:
                 return

@@ -10,7 +10,6 @@ from moving_face import mesh_points, motion_network, textured_face
 from toy import TOY_CHUNK, toy_transformer
 
 
-
 @pytest.fixture(scope="session")
 def picture() -> np.ndarray:
     return textured_face()
