@@ -1,6 +1,7 @@
 """A session in an event loop: moments as they are due, sound in of any rate."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import AsyncIterator
@@ -21,25 +22,15 @@ async def flow(session: Session) -> AsyncIterator[Moment]:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Queue[Moment | BaseException | None] = asyncio.Queue(WAITING_MOMENTS)
 
-    def put(item: Moment | BaseException | None) -> bool:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            given = asyncio.run_coroutine_threadsafe(waiting.put(item), loop)
-            while not session.over or item is None:
-                with contextlib.suppress(TimeoutError):
-                    given.result(0.5)
-                    return True
-                if session.over and loop.is_closed():
-                    break
-        return False
-
     def read() -> None:
-        try:
-            for moment in session.moments():
-                if not put(moment):
-                    return
-            put(None)
-        except BaseException as error:  # for the reader
-            put(error)
+        last: BaseException | None = None
+        with contextlib.suppress(RuntimeError, concurrent.futures.CancelledError):  # the loop is closed
+            try:
+                for moment in session.moments():
+                    asyncio.run_coroutine_threadsafe(waiting.put(moment), loop).result()
+            except Exception as error:  # for the reader
+                last = error
+            asyncio.run_coroutine_threadsafe(waiting.put(last), loop).result()
 
     reader = threading.Thread(target=read, name="moments", daemon=True)
     reader.start()
@@ -49,12 +40,12 @@ async def flow(session: Session) -> AsyncIterator[Moment]:
                 raise item
             yield item
     finally:
-        closing = threading.Thread(target=session.close, daemon=True)
-        closing.start()
-        while not waiting.empty():
-            waiting.get_nowait()
-        while closing.is_alive():
+        closing = loop.run_in_executor(None, session.close)
+        while reader.is_alive():
+            while not waiting.empty():
+                waiting.get_nowait()
             await asyncio.sleep(0.01)
+        await closing
 
 
 class Ear:
