@@ -11,17 +11,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import httpx
 import numpy as np
 import pytest
-from PIL import Image
-
-pytest.importorskip("aiortc", reason="the extra serve is not installed")
-uvicorn = pytest.importorskip("uvicorn")
-import httpx
+import uvicorn
 import websockets
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.requests import HTTPConnection
+from PIL import Image
 
 import asymtalker
 from asymtalker.config import LiveConfig
@@ -220,54 +218,52 @@ class Microphone(MediaStreamTrack):
         return frame
 
 
+async def until(true, seconds=20.0) -> None:
+    """Wait until something is so, or long enough."""
+    for _ in range(round(seconds / 0.1)):
+        if true():
+            return
+        await asyncio.sleep(0.1)
+
+
+async def dial(address, asked, samples, told):
+    """A call: its connection, and the tracks that come by it."""
+    caller, tracks = RTCPeerConnection(), {}
+    caller.addTrack(Microphone(samples))
+    caller.addTransceiver("video", direction="recvonly")
+    caller.createDataChannel("figures").on("message", lambda message: told.append(json.loads(message)))
+    caller.on("track", lambda track: tracks.setdefault(track.kind, track))
+    await caller.setLocalDescription(await caller.createOffer())
+    wanted = asked | {"sdp": caller.localDescription.sdp}
+    async with httpx.AsyncClient(timeout=60) as client:
+        answer = await client.post(f"http://{address}/v1/live/offer", json=wanted, headers=TOKEN)
+    assert answer.status_code == 200, answer.text
+    agreed = answer.json()
+    assert (agreed["width"], agreed["height"]) == (96, 96)
+    await caller.setRemoteDescription(RTCSessionDescription(agreed["sdp"], agreed["type"]))
+    await until(lambda: len(tracks) == 2)
+    return caller, tracks
+
+
 def test_a_caller_by_webrtc_sees_and_hears_it(address, asked, stage, speech):
+    pictures, loudness, told = [], [0.0], []
+
+    async def watch(track):
+        while len(pictures) < 60:
+            pictures.append((await track.recv()).to_ndarray(format="rgb24"))
+
+    async def listen(track):
+        while max(loudness) < 0.1:
+            loudness.append(np.abs((await track.recv()).to_ndarray()).max() / 32768)
+
     async def call():
-        caller, told, opened = RTCPeerConnection(), [], asyncio.Event()
-        caller.addTrack(Microphone(np.tile(speech.repeat(3), 3)))
-        caller.addTransceiver("video", direction="recvonly")
-        channel = caller.createDataChannel("figures")
-        channel.on("message", lambda message: told.append(json.loads(message)))
-        tracks = {}
-
-        @caller.on("track")
-        def _(track):
-            tracks[track.kind] = track
-            if len(tracks) == 2:
-                opened.set()
-
-        await caller.setLocalDescription(await caller.createOffer())
-        wanted = asked | {"sdp": caller.localDescription.sdp}
-        async with httpx.AsyncClient(timeout=60) as client:
-            answer = await client.post(f"http://{address}/v1/live/offer", json=wanted, headers=TOKEN)
-        assert answer.status_code == 200, answer.text
-        agreed = answer.json()
-        assert (agreed["width"], agreed["height"]) == (96, 96)
-        await caller.setRemoteDescription(RTCSessionDescription(agreed["sdp"], agreed["type"]))
-        await opened.wait()
-        pictures, loudest = [], 0.0
-
-        async def watch():
-            while len(pictures) < 60:
-                pictures.append((await tracks["video"].recv()).to_ndarray(format="rgb24"))
-
-        async def listen():
-            nonlocal loudest
-            while loudest < 0.1:
-                loudest = max(loudest, np.abs((await tracks["audio"].recv()).to_ndarray()).max() / 32768)
-
-        await asyncio.wait_for(asyncio.gather(watch(), listen()), 60)
-        for _ in range(100):
-            if any(each["median"] for each in told):
-                break
-            await asyncio.sleep(0.1)
+        caller, tracks = await dial(address, asked, np.tile(speech.repeat(3), 3), told)
+        await asyncio.wait_for(asyncio.gather(watch(tracks["video"]), listen(tracks["audio"])), 60)
+        await until(lambda: any(each["median"] for each in told))
         await caller.close()
-        for _ in range(100):
-            if not stage.sessions:
-                break
-            await asyncio.sleep(0.1)
-        return pictures, told
+        await until(lambda: not stage.sessions)
 
-    pictures, told = asyncio.run(call())
+    asyncio.run(call())
     assert pictures[-1].shape == (96, 96, 3)
     assert np.abs(pictures[-1].astype(int) - pictures[30]).max() > 10
     assert told[-1]["type"] == "latency"
@@ -283,24 +279,31 @@ def test_an_offer_that_is_none_is_refused(address, asked, stage):
     assert not stage.sessions
 
 
+class Listening:
+    """Stands for a session: notes what it is told."""
+
+    over = False
+
+    def __init__(self):
+        self.said, self.interrupted, self.speaking = [], 0, False
+
+    def push(self, samples):
+        self.said.append(samples)
+        self.speaking = True
+
+    def interrupt(self):
+        self.interrupted += 1
+        self.speaking = False
+
+
+def hears(conversation, samples) -> None:
+    for at in range(0, len(samples), 480):
+        conversation.hear(samples[at : at + 480])
+
+
 def test_who_speaks_over_it_is_let_speak():
-    """By a real voice's detector: clicks and silence are no voice."""
-
-    class Noted:
-        speaking, over = False, False
-
-        def __init__(self):
-            self.said, self.interrupted = [], 0
-
-        def push(self, samples):
-            self.said.append(samples)
-            self.speaking = True
-
-        def interrupt(self):
-            self.interrupted += 1
-            self.speaking = False
-
-    head, heard = Noted(), []
+    """Told by a real voice; clicks and silence are none."""
+    head, heard = Listening(), []
 
     def answer(said):
         heard.append(len(said) / 16_000)
@@ -310,23 +313,15 @@ def test_who_speaks_over_it_is_let_speak():
     speech = read_audio(Path(asymtalker.__file__).parent / "assets" / "demo" / "speech.wav")[: 2 * 16_000]
     silence, clicks = np.zeros(16_000, np.float32), np.zeros(16_000, np.float32)
     clicks[::8_000] = 0.8
-    for piece in (silence, clicks, speech, silence):
-        for at in range(0, len(piece), 480):
-            conversation.hear(piece[at : at + 480])
-    for _ in range(100):
-        if head.said:
-            break
-        time.sleep(0.02)
-    assert len(heard) >= 1
+    hears(conversation, np.concatenate([silence, clicks]))
+    assert not heard
+    hears(conversation, np.concatenate([speech, silence]))
+    asyncio.run(until(lambda: head.said))
     assert sum(heard) == pytest.approx(2, abs=1.5)
     assert head.said
     assert not head.interrupted
-    for at in range(0, len(speech), 480):
-        conversation.hear(speech[at : at + 480])
-        if head.interrupted:
-            break
+    hears(conversation, speech[:16_000])
     assert head.interrupted == 1
-    assert at / 16_000 < 1.0
 
 
 def test_sound_of_any_rate_is_heard_at_16_khz():
