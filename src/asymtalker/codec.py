@@ -195,10 +195,17 @@ class Codec(ABC):
         """
 
     def decode_frames(
-        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self,
+        latents: Tensor,
+        begin: int,
+        stop: int,
+        portrait: Tensor | None,
+        identity: Tensor | None,
+        closing: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Frames ``[begin, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``;
-        where it fits frames to each other, they are fitted to those before ``begin``, which have been seen."""
+        where it fits frames to each other, they are fitted to those before ``begin``, which have been seen.
+        ``closing`` ``(stop - begin,)``, 0 to 1, shuts lids besides, where the codec knows of lids."""
         yield self.decode(latents, portrait, identity)[:, :, begin:stop]
 
     def compared(self, latents: Tensor) -> Tensor:

@@ -42,12 +42,14 @@ class Course:
         chunk: how long these are, and their continuity.
         ready: for sound that grows: waits until the next of ``spans``, or their end, and its sound are there. The
             networks are free for others meanwhile.
+        closing: how far lids are shut besides, 0 to 1, in some frames of the video ``(F,)``.
     """
 
     features: FrameFeatures
     spans: Iterator[Span]
     chunk: ChunkConfig
     ready: Callable[[], None] | None = None
+    closing: Callable[[range], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Chunk:
         identity: the identity reference.
         portrait: the picture ``(B, 3, 1, H, W)``, where the codec needs it.
         preview: decodes them for the video instead, coarsely.
+        closing: see :class:`Course`.
     """
 
     span: Span
@@ -196,6 +199,7 @@ class Chunk:
     identity: Identity
     portrait: Tensor | None = None
     preview: PreviewDecoder | None = None
+    closing: Callable[[range], Tensor] | None = None
 
     def _decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
@@ -220,7 +224,10 @@ class Chunk:
         if not self.codec.memoryless:
             yield self.pixels[:, :, begin:stop]
             return
-        frames = self.codec.decode_frames(self.latents.detach(), begin, stop, self.portrait, self.identity.latents)
+        closing = None if self.closing is None else self.closing(self.span.new)
+        frames = self.codec.decode_frames(
+            self.latents.detach(), begin, stop, self.portrait, self.identity.latents, closing
+        )
         while True:
             with torch.no_grad():  # entered anew: a generator that is paused inside would leave it on for its caller
                 part = next(frames, None)
@@ -276,6 +283,7 @@ def rollout(
     portrait: Tensor | None = None,
     preview: PreviewDecoder | None = None,
     grows: bool = False,
+    closing: Callable[[range], Tensor] | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
 
@@ -301,6 +309,7 @@ def rollout(
         portrait: the picture ``(B, 3, 1, H, W)`` whose face is seen, where the codec needs it to decode.
         preview: decoder of the frames to be shown, in place of the codec's.
         grows: whether the sound is still on its way, so that nothing of the next chunk can be asked for early.
+        closing: see :class:`Course`.
 
     Yields:
         :class:`Chunk`, in order.
@@ -338,6 +347,6 @@ def rollout(
         if not grows and still_working(latents.device):
             following = next(upcoming, None)
             ahead = features(following) if following is not None else None
-        previous = Chunk(span, latents, codec, identity, portrait, preview)
+        previous = Chunk(span, latents, codec, identity, portrait, preview, closing)
         yield previous
         span = next(upcoming, None) if following is None else following

@@ -448,6 +448,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 portrait=to_pixels(inputs.seen[None]).to(device) if self.moves_pictures else None,
                 preview=self.preview,
                 grows=course.ready is not None,
+                closing=course.closing,
             )
         while True:
             if course.ready is not None:

@@ -24,6 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
+from asymtalker.models.motion.blinks import shut_lids
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -49,6 +50,7 @@ class Portrait:
         motion: ``(components + 6,)`` of its own face, which motions are changes of.
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
         control: how it is to move.
+        shut: the change of expression ``(components,)`` that shuts its lids.
     """
 
     picture: Tensor
@@ -57,6 +59,7 @@ class Portrait:
     motion: Tensor
     mouth: tuple[Tensor, Tensor]
     control: MotionControl
+    shut: Tensor
 
 
 class MotionCodecModel(ModelMixin, ConfigMixin):
@@ -121,7 +124,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), control)
+        shut = shut_lids(basis, modes, pose.inverse(mesh))
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), control, shut)
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
@@ -249,7 +253,13 @@ class MotionCodec(Codec):
         return torch.cat(list(self.decode_frames(latents, 0, frames, portrait, identity)), 2)
 
     def decode_frames(
-        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self,
+        latents: Tensor,
+        begin: int,
+        stop: int,
+        portrait: Tensor | None,
+        identity: Tensor | None,
+        closing: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """See :meth:`asymtalker.codec.Codec.decode_frames`."""
         assert portrait is not None, "motion moves a picture"
@@ -261,6 +271,10 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
+            if closing is not None:
+                motions = torch.stack(
+                    [_blinking(*each, begin, closing) for each in zip(motions, pictures, strict=True)]
+                )
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:
@@ -316,6 +330,17 @@ class MotionCodec(Codec):
             if len(self._portraits) > PORTRAITS:
                 self._portraits.popitem(last=False)
         return self._portraits[name]
+
+
+def _blinking(motion: Tensor, picture: Portrait, begin: int, closing: Tensor) -> Tensor:
+    """Motion ``(F, components + 6)`` whose lids are shut from frame ``begin`` on as ``closing`` says, where they
+    are not further already."""
+    size = len(picture.shut)
+    change = motion[begin : begin + len(closing), :size] - picture.motion[:size]
+    own = (change @ picture.shut / picture.shut.square().sum().clamp_min(1e-12)).clamp(0, 1)
+    motion = motion.clone()
+    motion[begin : begin + len(closing), :size] += (closing - own).clamp_min(0)[:, None] * picture.shut
+    return motion
 
 
 def _digest(picture: np.ndarray) -> bytes:
