@@ -166,19 +166,25 @@ def live_router(
         caller = Caller(session, answer)
         callers.add(caller)
         caller.when_gone(lambda: callers.discard(caller))
-        try:
-            sdp, kind = await caller.agree(wanted.sdp)
-        except (ValueError, UserError) as error:
-            await caller.close()
-            raise HTTPException(422, "The offer is none of a microphone and a data channel.") from error
-        height, width = session.size
-        return Agreed(sdp=sdp, type=kind, width=width, height=height)
+        return await _agreed(caller, wanted.sdp)
 
     @router.get("/live", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:
         return resources.files("asymtalker").joinpath("serve", "live.html").read_text("utf-8")
 
     return router
+
+
+async def _agreed(caller: Caller, offer: str) -> Agreed:
+    try:
+        sdp, kind = await caller.agree(offer)
+    except BaseException as error:
+        await caller.close()
+        if not isinstance(error, ValueError):
+            raise
+        raise HTTPException(422, "The offer is none of a microphone and a data channel.") from error
+    height, width = caller.session.size
+    return Agreed(sdp=sdp, type=kind, width=width, height=height)
 
 
 async def _refuse(socket: WebSocket, error: Exception) -> None:
@@ -202,8 +208,8 @@ class _Live:
         """Until either side ends it."""
         height, width = self._session.size
         mime = MIME if self._fragments else "image/jpeg"
-        await self._socket.send_json({"type": "ready", "width": width, "height": height, "fps": FPS, "mime": mime})
-        sending = asyncio.create_task(self._send())
+        ready = {"type": "ready", "width": width, "height": height, "fps": FPS, "mime": mime}
+        sending = asyncio.create_task(self._send(ready))
         receiving = asyncio.create_task(self._receive())
         try:
             done, _ = await asyncio.wait({sending, receiving}, return_when=asyncio.FIRST_COMPLETED)
@@ -256,7 +262,8 @@ class _Live:
             raise UserError("The type of a text message is interrupt or end.")
         return False
 
-    async def _send(self) -> None:
+    async def _send(self, ready: dict[str, Any]) -> None:
+        await self._socket.send_json(ready)
         reported = asyncio.get_running_loop().time()
         moments = flow(self._session)
         async with contextlib.aclosing(moments):

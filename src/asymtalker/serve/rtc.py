@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 VIDEO_CLOCK = 90_000
 REPORTED_EVERY = 2.0  # seconds
+COMES_WITHIN = 30.0  # seconds
 WAITING = 10
 """Moments that wait for a slow connection; older ones are dropped."""
 
@@ -79,6 +81,8 @@ class Caller:
             ValueError: if it is no offer.
         """
         connection = self._connection
+        if "m=audio" not in sdp or "m=video" not in sdp:
+            raise ValueError("no microphone is offered, or no picture asked for")
 
         @connection.on("track")
         def _(track: MediaStreamTrack) -> None:
@@ -101,10 +105,17 @@ class Caller:
         connection.addTrack(self._picture)
         connection.addTrack(self._voice)
         await connection.setLocalDescription(await connection.createAnswer())
+        self._begin(self._give_up())
         return connection.localDescription.sdp, connection.localDescription.type
 
-    def _begin(self, work) -> None:
-        task = asyncio.ensure_future(work)
+    async def _give_up(self) -> None:
+        """Hang up where nobody has come."""
+        await asyncio.sleep(COMES_WITHIN)
+        if self._connection.connectionState in ("new", "connecting"):
+            await self.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

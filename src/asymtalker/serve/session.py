@@ -47,6 +47,8 @@ FIRST_GUESS = 0.25
 """Seconds that the first frame of a chunk is taken to need, before it was measured."""
 MARGIN = 1.3
 """What a chunk is allowed over the time that chunks need."""
+Mark = Callable[[np.ndarray], np.ndarray]
+"""Gives a picture of its own, of the same shape."""
 SILENCE = (np.ones(1, np.float32), SAMPLE_RATE)
 """Stands for the sound of a request that has none; it is not heard."""
 
@@ -114,6 +116,7 @@ class Session:
         paced: moments come when they are due, and silence where no sound has come; otherwise as soon as they are
             made, and the session waits for sound.
         keeps_up: the sound comes as it is spoken, so that quiet moments are left out where it has fallen behind.
+        mark: what is done to every picture ``(H, W, 3)`` before it is shown, such as to label it.
 
     Attributes:
         size: height and width of the pictures.
@@ -131,8 +134,10 @@ class Session:
         *,
         paced: bool = True,
         keeps_up: bool = False,
+        mark: Mark = np.copy,
     ):
         self._pipeline, self._live, self._paced, self._keeps_up = pipeline, live, paced, keeps_up
+        self._mark = mark
         self._request = portrait.request(live)
         self._inputs = pipeline.inputs(self._request)
         height, width = self._inputs.seen.shape[:2]
@@ -149,6 +154,8 @@ class Session:
         self._span: Span | None = None  # the chunk that is being made
         self._restart: int | None = None  # the frame from which on an interruption has it made anew
         self._start: float | None = None  # when frame 0 was, or would have been, shown
+        self._heard = 0  # the frame up to which the chunk that is being made hears
+        self._begun = 0.0  # when that was begun
         self._needs = FIRST_GUESS
         self._closed, self._finished = False, False
         self._error: BaseException | None = None
@@ -322,7 +329,7 @@ class Session:
                 fetch = next(parts, None)
             if fetch is None:
                 return
-            pictures = fetch()
+            pictures = [self._mark(picture) for picture in fetch()]
             with self._changed:
                 if self._closed:
                     raise _ClosedError
@@ -335,7 +342,7 @@ class Session:
                 for picture in pictures:
                     place = self._next * SAMPLES_PER_FRAME
                     sound = self._sound.read(place, place + SAMPLES_PER_FRAME)
-                    self._made.append(Moment(self._next, picture.copy(), sound))
+                    self._made.append(Moment(self._next, picture, sound))
                     self._next += 1
                 self._changed.notify_all()
 

@@ -11,7 +11,8 @@ from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 QUIET = 10 ** (-50 / 20)
 """Root mean square below which nobody misses a moment of sound, -50 dB."""
-KEPT_ARRIVALS = 64
+KEPT_ARRIVALS = 512
+"""Pieces whose coming is remembered: of 10 ms or more, those of five seconds."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from asymtalker.config import LiveConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.serve.session import Portrait, Session
+from asymtalker.serve.session import Mark, Portrait, Session
 from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 
 REHEARSED = FPS
@@ -34,10 +34,11 @@ class Stage:
     Args:
         pipeline: shared by all.
         live: how sessions hear.
+        mark: what is done to every picture, see :class:`~asymtalker.serve.session.Session`.
     """
 
-    def __init__(self, pipeline: AsymTalkerPipeline, live: LiveConfig | None = None):
-        self.pipeline, self.live = pipeline, live or LiveConfig()
+    def __init__(self, pipeline: AsymTalkerPipeline, live: LiveConfig | None = None, mark: Mark = np.copy):
+        self.pipeline, self.live, self._mark = pipeline, live or LiveConfig(), mark
         self._opening = threading.Lock()
         self._open: dict[Session, float] = {}
 
@@ -68,7 +69,7 @@ class Stage:
                     f"{beside} this picture can be moved at {left * FPS:.0f} frames a second, real time takes"
                     f" {SPARE * FPS:.0f}: ask for a smaller one{', or wait' if self._open else ''}."
                 )
-            session = Session(self.pipeline, portrait, self.live, keeps_up=keeps_up)
+            session = Session(self.pipeline, portrait, self.live, keeps_up=keeps_up, mark=self._mark)
             self._open[session] = 1 / speed
             return session
 
@@ -78,7 +79,7 @@ class Stage:
         Raises:
             UserError: if the picture can't be used.
         """
-        with Session(self.pipeline, portrait, self.live, paced=False) as session:
+        with Session(self.pipeline, portrait, self.live, paced=False, mark=self._mark) as session:
             session.push(np.zeros(3 * REHEARSED * SAMPLES_PER_FRAME, np.float32))
             session.take()  # what is done once for a portrait is done by then
             first, begun = session.made, time.monotonic()
