@@ -22,12 +22,13 @@ def test_eyes_are_shut_and_lips_stay():
     pixels = to_pixels(picture[None])
     with torch.no_grad():
         latents = codec.encode(pixels.expand(-1, -1, 9, -1, -1))
-        open_ones = torch.cat(list(codec.decode_frames(latents, 0, 9, pixels, None)), 2)
+        plain = torch.cat(list(codec.decode_frames(latents, 5, 9, pixels, None)), 2)
         closing = torch.zeros(4)
         closing[2] = 1
         parts = list(codec.decode_frames(latents, 5, 9, pixels, None, closing))
     made = to_frames(torch.cat(parts, 2))
-    assert np.array_equal(made[[0, 1, 3]], to_frames(open_ones)[[5, 6, 8]]), "other frames are as they were"
+    others = np.abs(made.astype(int) - to_frames(plain))[[0, 1, 3]]
+    assert others.max() <= 1, "other frames are as they were"
     before, shut = (find_face(frame) for frame in (made[1], made[2]))
     assert before is not None
     assert shut is not None
