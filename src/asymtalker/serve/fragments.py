@@ -17,6 +17,8 @@ MIME = 'video/mp4; codecs="avc1.42C01F, mp4a.40.2"'
 """What the stream is, for ``MediaSource.isTypeSupported``."""
 AAC_RATE = 48_000
 """At which AAC holds back a fiftieth of a second; at 16 kHz it would be three."""
+FRAGMENT = "10000"
+"""Microseconds after which a fragment ends, less than a frame: it is whole when the next frame comes."""
 KEYFRAMES = FPS
 """Frames from one that needs none before it to the next."""
 
@@ -43,8 +45,8 @@ class Fragments:
 
     def __init__(self, size: tuple[int, int], metadata: Mapping[str, str] | None = None):
         self._sink = _Sink()
-        flags = "empty_moov+default_base_moof+frag_every_frame"
-        self._container: Any = av.open(self._sink, "w", format="mp4", options={"movflags": flags})
+        options = {"movflags": "empty_moov+default_base_moof", "frag_duration": FRAGMENT}
+        self._container: Any = av.open(self._sink, "w", format="mp4", options=options)
         self._container.metadata.update(metadata or {})
         options = {"preset": "superfast", "tune": "zerolatency", "crf": "20", "profile": "baseline"}
         self._video = self._container.add_stream("libx264", rate=FPS, options=options)

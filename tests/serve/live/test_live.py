@@ -91,9 +91,8 @@ async def talk(address, start, said=(), *, interrupt_after: int | None = None):
         async for message in live:
             got.append(message if isinstance(message, bytes) else json.loads(message))
             pieces += isinstance(message, bytes) and message[:1] == b"\1"
-            if pieces == interrupt_after:
-                await live.send(json.dumps({"type": "interrupt"}))
-                await live.send(json.dumps({"type": "end"}))
+            if message[:1] == b"\1" and interrupt_after in (pieces, pieces - 20):
+                await live.send(json.dumps({"type": "interrupt" if pieces == interrupt_after else "end"}))
         return got
 
 
@@ -138,7 +137,7 @@ def test_an_interruption_ends_what_is_said(address, asked):
     sounds = [message[5:] for message in got if isinstance(message, bytes) and message[0] == 2]
     assert len(sounds) < 60, "of 250"
     assert any(sounds[15])
-    assert not any(sounds[-1])
+    assert not any(map(any, sounds[-5:]))
 
 
 @pytest.mark.parametrize(
