@@ -38,7 +38,7 @@ class Head(VideoGenerator):
     def __init__(self, session: Session):
         self.session = session
         self._ear = Ear()
-        self._ending = False
+        self._ending = self._sounding = False
 
     @property
     def options(self) -> AvatarOptions:
@@ -72,9 +72,11 @@ class Head(VideoGenerator):
         async for moment in flow(self.session):
             picture = rtc.VideoFrame(width, height, rtc.VideoBufferType.RGB24, moment.picture.tobytes())
             yield picture
-            if moment.sound.any() or self.session.speaking:
+            speaking = self.session.speaking
+            self._sounding = speaking and (self._sounding or bool(moment.sound.any()))
+            if self._sounding or moment.sound.any():
                 yield rtc.AudioFrame(pcm16(moment.sound), SAMPLE_RATE, 1, SAMPLES_PER_FRAME)
-            elif self._ending:
+            elif self._ending and not speaking:
                 self._ending = False
                 yield AudioSegmentEnd()
 

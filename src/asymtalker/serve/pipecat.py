@@ -24,6 +24,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.processors.frame_processor import FrameDirection
 from pipecat.services.ai_service import AIService
+from pipecat.services.settings import ServiceSettings
 
 from asymtalker.serve.flow import Ear, flow, pcm16
 from asymtalker.serve.session import Portrait, Session
@@ -41,7 +42,7 @@ class AsymTalkerVideoService(AIService):
     """
 
     def __init__(self, stage: Stage, portrait: Portrait, **options: Any):
-        super().__init__(**options)
+        super().__init__(**{"settings": ServiceSettings(model=None)} | options)
         self._stage, self._portrait = stage, portrait
         self._session: Session | None = None
         self._showing: asyncio.Task[None] | None = None
