@@ -45,7 +45,7 @@ BEHIND = SAMPLES_PER_FRAME
 """Sound that waits beyond the reserve before a session that keeps up leaves out a quiet frame."""
 FIRST_GUESS = 0.25
 """Seconds that the first frame of a chunk is taken to need, before it was measured."""
-MARGIN = 1.3
+MARGIN = 1.15
 """What a chunk is allowed over the time that chunks need."""
 Mark = Callable[[np.ndarray], np.ndarray]
 """Gives a picture of its own, of the same shape."""
@@ -165,12 +165,11 @@ class Session:
 
     # What a person does with it
 
-    def push(self, samples: np.ndarray, came: float | None = None) -> None:
+    def push(self, samples: np.ndarray) -> None:
         """Say something; waits while :data:`MOST_WAITING` seconds are waiting already.
 
         Args:
             samples: ``(n,)`` float in [-1, 1], 16 kHz mono.
-            came: when they came (``time.monotonic``), by default now.
 
         Raises:
             UserError: if they are no such samples, or the session has ended.
@@ -178,7 +177,7 @@ class Session:
         samples = np.asarray(samples)
         if samples.ndim != 1 or samples.dtype.kind != "f" or not np.isfinite(samples).all():
             raise UserError("Sound must be finite floats (n,), 16 kHz mono.")
-        came = time.monotonic() if came is None else came
+        came = time.monotonic()
         with self._changed:
             self._changed.wait_for(lambda: self.over or self._sound.seconds_waiting < MOST_WAITING)
             if self.over or self._sound.ended:
@@ -205,7 +204,7 @@ class Session:
             first = self._shown
             anew = self._span is not None
             if self._span is not None:
-                spare = round(self._needs * FPS) + 1 if self._paced else 0  # shown while the rest is made anew
+                spare = round(2 * self._needs * FPS) + 1 if self._paced else 0  # shown while the rest is made anew
                 first = min(max(self._shown + spare, self._span.new.start), self._next)
                 if first < self._chunk.continuity_frames:  # too few to go on from: it is made to its end, unheard
                     anew, first = False, self._next
@@ -312,7 +311,8 @@ class Session:
                         made = next(chunks, None)
                     if made is None:
                         break
-                    self._show(self._pipeline.shown(made, self._inputs))
+                    if self._restart is None:
+                        self._show(self._pipeline.shown(made, self._inputs))
             except _ClosedError:
                 raise
             except BaseException as error:  # for whoever reads the moments

@@ -1,6 +1,5 @@
 """The sound of a live session on the time axis of its video: pushed as it comes, silent where none has come."""
 
-import time
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -50,10 +49,10 @@ class LiveSound:
         """Length in all, once it is known."""
         return self.placed + self.waiting if self.ended else None
 
-    def push(self, samples: np.ndarray, came: float | None = None) -> None:
+    def push(self, samples: np.ndarray, came: float) -> None:
         """Let samples ``(n,)``, float32 in [-1, 1] at 16 kHz, wait for their place."""
         if len(samples):
-            self._pieces.append(Piece(samples.astype(np.float32), time.monotonic() if came is None else came))
+            self._pieces.append(Piece(samples.astype(np.float32), came))
             self.waiting += len(samples)
 
     def advance(self, stop: int, reserve: int = 0) -> None:
@@ -126,11 +125,6 @@ class LiveSound:
         """When the first sample of a frame was pushed; ``None`` where that was silence put in, or is long past."""
         place = frame * SAMPLES_PER_FRAME
         return next((came for first, last, came in self._came if first <= place < last), None)
-
-    @property
-    def oldest(self) -> float | None:
-        """When the sample that waits longest was pushed."""
-        return self._pieces[0].came if self._pieces else None
 
     @property
     def seconds_waiting(self) -> float:
