@@ -39,7 +39,7 @@ from asymtalker.models.audio import AudioFeatures
 from asymtalker.models.identity import encode_identity
 from asymtalker.models.motion.codec import MotionCodec, Portrait, read_points
 from asymtalker.rollout import rollout
-from asymtalker.timeline import FPS, SAMPLE_RATE, chunk_spans, frames_of_samples
+from asymtalker.timeline import FPS, SAMPLE_RATE, chunk_spans, frames_of_samples, latents_of_frames
 
 SIZE = 256
 NOISES = 2
@@ -60,9 +60,9 @@ class Clip:
 class Reusing(MotionCodec):
     """Tail latents are the next chunk's head as they are."""
 
-    def encode_again(self, latents: Tensor, num_frames: int, frames: Any) -> Tensor:
+    def encode_again(self, latents: Tensor, frames: range, decoded: Any) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`."""
-        return latents[:, :, -(1 + (num_frames - 1) // 4) :]
+        return latents[:, :, -latents_of_frames(len(frames)) :]
 
 
 @dataclass(frozen=True)

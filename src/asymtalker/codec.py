@@ -151,7 +151,8 @@ class Codec(ABC):
         spatial: pixels on a side of a latent cell; 0 for a codec that has a single cell whatever the frame's size.
         autocast: precision it runs in; ``None`` for the weights' own.
         statistics: settings beside the weights that change what it gives.
-        memoryless: whether every latent frame decodes by itself, so that a long chunk need not be held at once.
+        memoryless: whether every latent frame decodes by itself, so that a long chunk need not be held at once, and
+            several videos may be decoded at the same time.
     """
 
     vae: ModelMixin
@@ -194,10 +195,17 @@ class Codec(ABC):
         """
 
     def decode_frames(
-        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self,
+        latents: Tensor,
+        begin: int,
+        stop: int,
+        portrait: Tensor | None,
+        identity: Tensor | None,
+        closing: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """Frames ``[begin, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``;
-        where it fits frames to each other, they are fitted to those before ``begin``, which have been seen."""
+        where it fits frames to each other, they are fitted to those before ``begin``, which have been seen.
+        ``closing`` ``(stop - begin,)``, 0 to 1, shuts lids besides, where the codec knows of lids."""
         yield self.decode(latents, portrait, identity)[:, :, begin:stop]
 
     def compared(self, latents: Tensor) -> Tensor:
@@ -205,10 +213,10 @@ class Codec(ABC):
         pixels, or what the codec holds in their place."""
         return self.decode(latents)
 
-    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
-        """Latents of the last ``num_frames`` frames that ``latents`` decode to, encoded anew as a chunk begins
-        (section 3.2); ``frames`` gives those frames, decoded."""
-        return self.encode(frames())
+    def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
+        """Latents of ``frames`` of those that ``latents`` decode to, encoded anew as a chunk begins (section 3.2);
+        ``decoded`` gives them, decoded."""
+        return self.encode(decoded())
 
 
 class WanCodec(Codec):

@@ -237,6 +237,21 @@ class ChunkConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveConfig:
+    """How a live session hears: sound in to picture out takes the frames it adds at once, those it hears ahead, and
+    what they take to make (docs/serving.md has what that costs lips)."""
+
+    frames: int = 13
+    """Length of a chunk, ``1 + 4m``, with the continuity at its head."""
+    new: int = 6
+    """Frames that a chunk adds."""
+    ahead: int = 4
+    """Frames of sound heard after them."""
+    steps: int | None = None
+    """Steps of a chunk; ``None`` for the checkpoint's."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
     """Size of ``AsymTalkerTransformer3DModel``."""
 

@@ -8,7 +8,6 @@ and is given the real frames there (:func:`asymtalker.distill.loop.generate`).
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, pairwise
 from typing import Protocol
 
 import torch
@@ -21,7 +20,7 @@ from asymtalker.models.identity import Identity
 from asymtalker.models.loading import send
 from asymtalker.models.taehv import PreviewDecoder
 from asymtalker.models.transformer import MASK_CHANNELS, AsymTalkerTransformer3DModel
-from asymtalker.timeline import Span, latents_of_frames
+from asymtalker.timeline import TEMPORAL_COMPRESSION, Span, latents_of_frames
 
 NUM_TIMESTEPS = 1000  # the transformer's time embedding is told sigma * 1000, as in Wan
 TAIL_CONTEXT = 3  # latent frames decoded before those whose frames are wanted, for the codec's memory of the past
@@ -31,6 +30,26 @@ class FrameFeatures(Protocol):
     """Audio features by frame, see :mod:`asymtalker.models.audio`."""
 
     def frames(self, start: int, stop: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a video goes on.
+
+    Attributes:
+        features: of its sound.
+        spans: its chunks.
+        chunk: how long these are, and their continuity.
+        ready: for sound that grows: waits until the next of ``spans``, or their end, and its sound are there. The
+            networks are free for others meanwhile.
+        closing: how far lids are shut besides, 0 to 1, in some frames of the video ``(F,)``.
+    """
+
+    features: FrameFeatures
+    spans: Iterator[Span]
+    chunk: ChunkConfig
+    ready: Callable[[], None] | None = None
+    closing: Callable[[range], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +190,7 @@ class Chunk:
         identity: the identity reference.
         portrait: the picture ``(B, 3, 1, H, W)``, where the codec needs it.
         preview: decodes them for the video instead, coarsely.
+        closing: see :class:`Course`.
     """
 
     span: Span
@@ -179,6 +199,7 @@ class Chunk:
     identity: Identity
     portrait: Tensor | None = None
     preview: PreviewDecoder | None = None
+    closing: Callable[[range], Tensor] | None = None
 
     def _decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
@@ -203,7 +224,10 @@ class Chunk:
         if not self.codec.memoryless:
             yield self.pixels[:, :, begin:stop]
             return
-        frames = self.codec.decode_frames(self.latents.detach(), begin, stop, self.portrait, self.identity.latents)
+        closing = None if self.closing is None else self.closing(self.span.new)
+        frames = self.codec.decode_frames(
+            self.latents.detach(), begin, stop, self.portrait, self.identity.latents, closing
+        )
         while True:
             with torch.no_grad():  # entered anew: a generator that is paused inside would leave it on for its caller
                 part = next(frames, None)
@@ -211,22 +235,28 @@ class Chunk:
                 return
             yield part
 
-    def continuity(self, count: int) -> Tensor:
-        """The continuity reference of the next chunk: the last ``count`` frames, encoded anew."""
+    def continuity(self, following: Span) -> Tensor:
+        """The continuity reference of the next chunk: the frames that it begins with, as this one has them, encoded
+        anew."""
+        first = following.start - self.span.start
+        frames = range(first, first + following.continuity)
+        assert self.span.start <= following.start <= self.span.stop - len(frames), "a chunk goes on from the last one"
         with torch.no_grad():
-            return self.codec.encode_again(self.latents.detach(), count, lambda: self.last_pixels(count))
+            return self.codec.encode_again(self.latents.detach(), frames, lambda: self.pixels_of(frames))
 
-    def last_pixels(self, count: int) -> Tensor:
-        """The last ``count`` frames ``(B, 3, count, H, W)``, for the next chunk's continuity reference.
+    def pixels_of(self, frames: range) -> Tensor:
+        """Some of its frames ``(B, 3, len(frames), H, W)``, for the next chunk's continuity reference.
 
         They are the codec's even where the video shows a preview's: a coarser decoder's faults would add up from chunk
         to chunk. To be quick the codec then decodes the chunk's end alone, which is not quite the same, as the causal
         codec remembers the past.
         """
         if self.preview is None:
-            return self.pixels[:, :, -count:]
-        tail = latents_of_frames(count) + TAIL_CONTEXT
-        return self._decode(self.latents[:, :, -tail:])[:, :, -count:]
+            return self.pixels[:, :, frames.start : frames.stop]
+        left = self.span.stop - self.span.start - frames.start  # up to the chunk's end
+        tail = latents_of_frames(1 + -(-(left - 1) // TEMPORAL_COMPRESSION) * TEMPORAL_COMPRESSION) + TAIL_CONTEXT
+        decoded = self._decode(self.latents[:, :, -tail:])
+        return decoded[:, :, decoded.shape[2] - left :][:, :, : len(frames)]
 
 
 def still_working(device: torch.device) -> bool:
@@ -252,17 +282,20 @@ def rollout(
     exit_step: int | None = None,
     portrait: Tensor | None = None,
     preview: PreviewDecoder | None = None,
+    grows: bool = False,
+    closing: Callable[[range], Tensor] | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
 
-    While a GPU still works on a chunk, the sound of the next one is read and its features are asked for.
+    While a GPU still works on a chunk, the sound of the next one is read and its features are asked for, unless the
+    sound ``grows``. A chunk may begin before the end of the one before, whose frames from there on then do not count.
 
     Args:
         transformer: the network.
         codec: the frozen codec.
         audio: features by frame of the whole sound.
         identity: the identity reference, encoded once for all chunks.
-        spans: chunks to make, from :func:`asymtalker.timeline.chunk_spans`.
+        spans: chunks to make, from :func:`asymtalker.timeline.chunk_spans`; each is asked for when it is begun.
         chunk: chunk length and continuity window.
         size: height and width of the video in pixels.
         sampler: how a chunk is sampled.
@@ -275,6 +308,8 @@ def rollout(
         exit_step: see :func:`sample_chunk`.
         portrait: the picture ``(B, 3, 1, H, W)`` whose face is seen, where the codec needs it to decode.
         preview: decoder of the frames to be shown, in place of the codec's.
+        grows: whether the sound is still on its way, so that nothing of the next chunk can be asked for early.
+        closing: see :class:`Course`.
 
     Yields:
         :class:`Chunk`, in order.
@@ -291,10 +326,11 @@ def rollout(
     def features(of: Span) -> Tensor:
         return audio.frames(*of.heard(context))
 
+    upcoming = iter(spans)
     previous: Chunk | None = None
     ahead: Tensor | None = None
-    for span, following in pairwise(chain(spans, [None])):
-        assert span is not None, "only the last one has none that follows"
+    span = next(upcoming, None)
+    while span is not None:
         exits = span.index == exit_chunk
         with torch.set_grad_enabled(torch.is_grad_enabled() and exits):
             head = None
@@ -303,10 +339,14 @@ def rollout(
                     head = ground_truth(span)
                 else:
                     assert previous is not None, "generated continuity starts at the first chunk"
-                    head = previous.continuity(span.continuity)
+                    head = previous.continuity(span)
             conditions = Conditions(features(span) if ahead is None else ahead, identity, head)
             generator = flow.numbered_generator(seed, span.index, "chunk")
             latents = sample_chunk(transformer, conditions, shape, sampler, generator, exit_step if exits else None)
-        ahead = features(following) if following is not None and still_working(latents.device) else None
-        previous = Chunk(span, latents, codec, identity, portrait, preview)
+        following, ahead = None, None
+        if not grows and still_working(latents.device):
+            following = next(upcoming, None)
+            ahead = features(following) if following is not None else None
+        previous = Chunk(span, latents, codec, identity, portrait, preview, closing)
         yield previous
+        span = next(upcoming, None) if following is None else following

@@ -94,3 +94,22 @@ def chunk_spans(num_frames: int, chunk_frames: int, continuity_frames: int):
             new=range(start + continuity, min(stop, num_frames)),
         )
         index, start = index + 1, stop - continuity_frames
+
+
+def live_span(index: int, first: int, new_frames: int, chunk_frames: int, continuity_frames: int) -> Span:
+    """The chunk that adds the ``new_frames`` frames from ``first`` on, of sound that still grows.
+
+    It reaches further than the frames it adds, over sound that may not be known yet, and the next one begins before
+    its end: what it says of those frames is not used.
+
+    Raises:
+        ValueError: if a length is not ``1 + 4m`` or it is too short for what it adds.
+    """
+    latents_of_frames(chunk_frames)
+    latents_of_frames(continuity_frames)
+    if new_frames < 1 or (continuity_frames if index else 0) + new_frames > chunk_frames:
+        raise ValueError(f"a chunk of {chunk_frames} has no room for {new_frames} after {continuity_frames}")
+    continuity = continuity_frames if index else 0
+    start = first - continuity
+    new = range(first, first + new_frames)
+    return Span(index=index, start=start, stop=start + chunk_frames, continuity=continuity, new=new)

@@ -1,12 +1,31 @@
 """The folder of a checkpoint: where it is, and what its ``model_index.json`` says."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.models.loading import find_folder, read_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineSettings:
+    """What ``model_index.json`` says beside the parts."""
+
+    sample_size: int | tuple[int, int]
+    chunk: ChunkConfig
+    sampler: SamplerConfig
+    identity: IdentityStrategy
+    name: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames in pixels."""
+        size = self.sample_size
+        return (size, size) if isinstance(size, int) else size
 
 
 def checkpoint_folder(name: str | Path | None) -> Path:

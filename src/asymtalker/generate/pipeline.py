@@ -5,7 +5,6 @@ A checkpoint is a diffusers folder: ``model_index.json``, ``transformer/``, ``va
 """
 
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +26,7 @@ from asymtalker.codec import fetch_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
-from asymtalker.generate.folder import checkpoint_folder, read_index
+from asymtalker.generate.folder import PipelineSettings, checkpoint_folder, read_index
 from asymtalker.generate.inputs import (
     FileRequest,
     FramesRequest,
@@ -39,9 +38,10 @@ from asymtalker.generate.inputs import (
     read_inputs,
 )
 from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
+from asymtalker.generate.turns import Turns
 from asymtalker.media.portrait import check_size, paste_back
 from asymtalker.media.video import VideoWriter, check_output
-from asymtalker.models.audio import AudioEncoder, AudioFeatures, load_audio_encoder
+from asymtalker.models.audio import AudioEncoder, AudioFeatures, SampleSource, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
@@ -52,7 +52,7 @@ from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.provenance.credentials import Made, Signer
 from asymtalker.provenance.marks import Marks, holds_watermark
 from asymtalker.provenance.origin import version_of
-from asymtalker.rollout import Chunk, rollout
+from asymtalker.rollout import Chunk, Course, rollout
 from asymtalker.sizing.empty import Network, describe_chunk, describe_parts
 from asymtalker.sizing.fit import available_bytes
 from asymtalker.sizing.generation import describe_shortage
@@ -75,23 +75,6 @@ class AsymTalkerPipelineOutput(BaseOutput):
     """``frames``: ``(F, H, W, 3)`` uint8 RGB at 25 FPS, or a list of F Pillow images."""
 
     frames: np.ndarray | list[Image.Image]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineSettings:
-    """What ``model_index.json`` says beside the parts."""
-
-    sample_size: int | tuple[int, int]
-    chunk: ChunkConfig
-    sampler: SamplerConfig
-    identity: IdentityStrategy
-    name: str
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the frames in pixels."""
-        size = self.sample_size
-        return (size, size) if isinstance(size, int) else size
 
 
 class AsymTalkerPipeline(DiffusionPipeline):
@@ -175,7 +158,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         self.preview: PreviewDecoder | None = None
         self.processes = 1
         self.inference = InferenceConfig()
-        self._networks = threading.RLock()  # codecs and offloading keep on the networks what they are doing
+        self.turns = Turns()  # at the networks, on which codecs and offloading keep what they are doing
         for part in (transformer, vae, audio_encoder):
             part.eval().requires_grad_(False)
 
@@ -272,7 +255,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         return self._stream(request)
 
     def _stream(self, request: Request) -> Iterator[np.ndarray]:
-        inputs, sampler = self._inputs(request), self._sampler(request)
+        inputs, sampler = self.inputs(request), self.sampler(request)
         num_frames, done = frames_of_samples(inputs.audio.num_samples), 0
         request.progress(0, num_frames)
         for fetch in self._frames(request, inputs, sampler):
@@ -301,8 +284,8 @@ class AsymTalkerPipeline(DiffusionPipeline):
         output = check_output(request.output)
         check_not_input(output, request.image, request.audio)
         signer = Signer(request.disclosure, request.say)
-        sampler = self._sampler(request)
-        inputs = self._inputs(request)
+        sampler = self.sampler(request)
+        inputs = self.inputs(request)
         if self.processes > 1 and not world().main:
             deque(self._chunks(request, inputs, sampler), maxlen=0)  # whose frames nobody sees
             return output
@@ -347,7 +330,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             raise
         return output
 
-    def _inputs(self, request: Request) -> Inputs:
+    def inputs(self, request: Request) -> Inputs:
         """Picture and sound of a request, read and checked; and that tokens divide the size that is made."""
         if request.size is not None:
             check_size(request.size)
@@ -365,7 +348,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 frame = paste_back(inputs.whole, frame, inputs.portrait.placement)
             yield frame
 
-    def _sampler(self, request: Request) -> SamplerConfig:
+    def sampler(self, request: Request) -> SamplerConfig:
         """How the checkpoint samples, but for what the request says otherwise."""
         sampler = self.settings.sampler
         if request.num_inference_steps is not None:
@@ -411,23 +394,33 @@ class AsymTalkerPipeline(DiffusionPipeline):
             raise UserError(said) from error
 
     @contextlib.contextmanager
-    def _working(self, size: tuple[int, int]) -> Iterator[None]:
-        """The networks at work on frames of ``size``, for one thread at a time, without gradient."""
-        with self._networks, self._explain_out_of_memory(size), torch.inference_mode(), self._precision():
+    def _working(self, size: tuple[int, int], *, alone: bool = True) -> Iterator[None]:
+        """The networks at work on frames of ``size``, without gradient, for one thread at a time unless it need not be
+        ``alone``."""
+        with (
+            self.turns if alone else self.turns.beside(),
+            self._explain_out_of_memory(size),
+            torch.inference_mode(),
+            self._precision(),
+        ):
             yield
 
     def _frames(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Callable[[], np.ndarray]]:
-        """The frames of each chunk of :meth:`_chunks`, all or a few at a time, on their way from the GPU, in memory
-        that must not be kept."""
+        """The frames of each chunk of :meth:`_chunks`, as :meth:`shown` gives them."""
         for made in self._chunks(request, inputs, sampler):
-            shown = made.shown()
-            while True:
-                with self._working(inputs.portrait.picture.shape[:2]):
-                    pixels = next(shown, None)
-                    fetch = None if pixels is None else fetch_frames(pixels)
-                if fetch is None:
-                    break
-                yield fetch
+            yield from self.shown(made, inputs)
+
+    def shown(self, made: Chunk, inputs: Inputs) -> Iterator[Callable[[], np.ndarray]]:
+        """The frames ``(F, H, W, 3)`` of a chunk, all or a few at a time, on their way from the GPU, in memory that
+        must not be kept."""
+        shown, alone = made.shown(), made.preview is not None or not made.codec.memoryless
+        while True:
+            with self._working(inputs.portrait.picture.shape[:2], alone=alone):
+                pixels = next(shown, None)
+                fetch = None if pixels is None else fetch_frames(pixels)
+            if fetch is None:
+                break
+            yield fetch
 
     @property
     def moves_pictures(self) -> bool:
@@ -436,35 +429,48 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     def _chunks(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Chunk]:
         """The chunks of a video, each decoded when the next one or the caller needs it."""
-        chunk, picture = self.settings.chunk, inputs.portrait.picture
+        chunk, num_frames = self.settings.chunk, frames_of_samples(inputs.audio.num_samples)
+        spans = chunk_spans(num_frames, chunk.frames, chunk.continuity_frames)
+        return self.chunks(request, inputs, Course(self.features(inputs.audio), spans, chunk), sampler)
+
+    def features(self, source: SampleSource) -> AudioFeatures:
+        """Features of a sound by its frames."""
+        return AudioFeatures(self.audio_encoder, self.feature_extractor, source, self._autocast)
+
+    def chunks(self, request: Request, inputs: Inputs, course: Course, sampler: SamplerConfig) -> Iterator[Chunk]:
+        """The chunks of a video that goes as ``course`` says; its sound need not be the request's."""
+        picture = inputs.portrait.picture
         size, device = picture.shape[:2], self._execution_device
         codec = codec_of(self.vae, self._autocast, request.control)
         if isinstance(codec, MotionCodec):
             for seen, points in inputs.faces():
                 codec.note_face(seen, points)
-        features = AudioFeatures(self.audio_encoder, self.feature_extractor, inputs.audio, self._autocast)
         with self._working(size):
             identity = encode_identity(
                 self.settings.identity,
                 to_pixels(picture[None]).to(device),
-                chunk.frames,
+                course.chunk.frames,
                 codec=codec,
                 image_encoder=self.image_encoder,
             )
             chunks = rollout(
                 self.transformer,
                 codec,
-                features,
+                course.features,
                 identity,
-                chunk_spans(frames_of_samples(inputs.audio.num_samples), chunk.frames, chunk.continuity_frames),
-                chunk=chunk,
+                course.spans,
+                chunk=course.chunk,
                 size=size,
                 sampler=sampler,
                 seed=request.seed,
                 portrait=to_pixels(inputs.seen[None]).to(device) if self.moves_pictures else None,
                 preview=self.preview,
+                grows=course.ready is not None,
+                closing=course.closing,
             )
         while True:
+            if course.ready is not None:
+                course.ready()
             # Entered anew for each chunk: a generator that is paused inside would leave these on for its caller.
             with self._working(size):
                 made = next(chunks, None)

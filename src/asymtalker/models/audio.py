@@ -246,13 +246,14 @@ class AudioFeatures:
         offset = blocks.start * BLOCK_FRAMES
         return features[:, start - offset : stop - offset]
 
-    def latest(self, start: int, stop: int, ahead: int) -> Tensor:
+    def latest(self, start: int, stop: int, ahead: int, past: int = PAST_FRAMES) -> Tensor:
         """Features ``(1, stop - start, A)`` of frames ``[start, stop)`` while the sound still grows: of the sound up
-        to frame ``stop + ahead`` alone, and of ``PAST_FRAMES`` before ``start``.
+        to frame ``stop + ahead`` alone, and of ``past`` frames before ``start``.
 
-        They are near those of :meth:`frames`, the nearer the more is heard ahead (docs/log.md has the figures).
+        They are near those of :meth:`frames`, the nearer the more is heard ahead (docs/log.md has the figures). Where
+        ``ahead`` is negative the last frames are given the features of the last that is heard.
         """
-        first = start - PAST_FRAMES
+        first = start - past
         return self._heard(first, stop + ahead - first, start - first, stop - start)
 
     def _block(self, index: int) -> Tensor:

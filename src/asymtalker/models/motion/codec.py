@@ -24,6 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
+from asymtalker.models.motion.blinks import shut_lids
 from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -50,6 +51,7 @@ class Portrait:
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
         lids: by what share of their opening each expression closes them ``(components, 2)``.
         control: how it is to move.
+        shut: the change of expression ``(components,)`` that shuts its lids.
     """
 
     picture: Tensor
@@ -59,6 +61,7 @@ class Portrait:
     mouth: tuple[Tensor, Tensor]
     lids: Tensor
     control: MotionControl
+    shut: Tensor
 
 
 class MotionCodecModel(ModelMixin, ConfigMixin):
@@ -125,7 +128,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         lids = lids_closing(basis, head)
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control)
+        shut = shut_lids(basis, modes, head)
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control, shut)
 
     def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
@@ -253,7 +257,13 @@ class MotionCodec(Codec):
         return torch.cat(list(self.decode_frames(latents, 0, frames, portrait, identity)), 2)
 
     def decode_frames(
-        self, latents: Tensor, begin: int, stop: int, portrait: Tensor | None, identity: Tensor | None
+        self,
+        latents: Tensor,
+        begin: int,
+        stop: int,
+        portrait: Tensor | None,
+        identity: Tensor | None,
+        closing: Tensor | None = None,
     ) -> Iterator[Tensor]:
         """See :meth:`asymtalker.codec.Codec.decode_frames`."""
         assert portrait is not None, "motion moves a picture"
@@ -265,6 +275,10 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
+            if closing is not None:
+                motions = torch.stack(
+                    [_blinking(*each, begin, closing) for each in zip(motions, pictures, strict=True)]
+                )
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:
@@ -294,12 +308,12 @@ class MotionCodec(Codec):
         motion = basis.to_motion(latents.cpu().float()) / basis.noise
         return motion.transpose(1, 2)[..., None, None].to(latents.device)
 
-    def encode_again(self, latents: Tensor, num_frames: int, frames: Callable[[], Tensor]) -> Tensor:
+    def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
         with torch.autocast("cpu", enabled=False):
             motion = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.cpu().float()), 0)
-            return self.vae.motion.of_motion(motion[:, -num_frames:]).to(latents.device)
+            return self.vae.motion.of_motion(motion[:, frames.start : frames.stop]).to(latents.device)
 
     def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
         """Say which face of a picture ``(H, W, 3)`` uint8 is meant, by its points ``(478, 3)`` in pixels, rather than
@@ -320,6 +334,17 @@ class MotionCodec(Codec):
             if len(self._portraits) > PORTRAITS:
                 self._portraits.popitem(last=False)
         return self._portraits[name]
+
+
+def _blinking(motion: Tensor, picture: Portrait, begin: int, closing: Tensor) -> Tensor:
+    """Motion ``(F, components + 6)`` whose lids are shut from frame ``begin`` on as ``closing`` says, where they
+    are not further already."""
+    size = len(picture.shut)
+    change = motion[begin : begin + len(closing), :size] - picture.motion[:size]
+    own = (change @ picture.shut / picture.shut.square().sum().clamp_min(1e-12)).clamp(0, 1)
+    motion = motion.clone()
+    motion[begin : begin + len(closing), :size] += (closing - own).clamp_min(0)[:, None] * picture.shut
+    return motion
 
 
 def _digest(picture: np.ndarray) -> bytes:
