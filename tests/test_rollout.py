@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -58,6 +59,21 @@ def test_the_head_of_a_chunk_is_the_tail_of_the_one_before_encoded_anew(toy_code
         repeated = toy_codec.decode(toy_codec.encode(tail))
         torch.testing.assert_close(chunk.pixels[:, :, : TOY_CHUNK.continuity_frames], repeated)
         assert not torch.equal(chunk.latents[:, :, :2], before.latents[:, :, -2:])
+
+
+def test_a_live_chunk_begins_with_the_frames_before_it_though_the_last_one_reached_further(
+    model, toy_codec, features, identity
+):
+    """Of chunks of 9 frames two are added, so that each begins within the one before."""
+    spans = [timeline.live_span(index, first, 2, 9, 5) for index, first in ((0, 0), (1, 5), (2, 7))]
+    spans[0] = replace(spans[0], new=range(5))
+    settings = {"chunk": TOY_CHUNK, "size": (TOY_SIZE, TOY_SIZE), "sampler": SAMPLER, "seed": 3, "grows": True}
+    chunks = list(rollout(model, toy_codec, features, identity, iter(spans), **settings))
+    assert [chunk.span.start for chunk in chunks] == [0, 0, 2]
+    for before, chunk in pairwise(chunks):
+        first = chunk.span.start - before.span.start
+        assert torch.equal(chunk.latents[:, :, :2], toy_codec.encode(before.pixels[:, :, first : first + 5]))
+    assert [chunk.new_pixels.shape[2] for chunk in chunks] == [5, 2, 2]
 
 
 def test_the_same_seed_gives_the_same_video_and_another_another(model, toy_codec, features, identity, chunks):

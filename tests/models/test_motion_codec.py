@@ -245,6 +245,9 @@ def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points)
     expected = network.motion.of_motion(network.motion.without_steps(network.motion.to_motion(latents), 0)[:, -5:])
     torch.testing.assert_close(head, expected)
     assert head.shape[2] == 2
+    earlier = codec.encode_again(latents, range(6, 11), lambda: pytest.fail("frames need not be looked at"))
+    motions = network.motion.without_steps(network.motion.to_motion(latents), 0)
+    torch.testing.assert_close(earlier, network.motion.of_motion(motions[:, 6:11]))
 
 
 def test_lost_frames_lie_between_their_neighbours(picture):

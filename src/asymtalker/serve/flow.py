@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import numpy as np
 import soxr
@@ -17,7 +17,7 @@ WAITING_MOMENTS = 8
 """Moments that wait for a slow reader; then the session waits, and is late."""
 
 
-async def flow(session: Session) -> AsyncIterator[Moment]:
+async def flow(session: Session) -> AsyncGenerator[Moment, None]:
     """The moments of a session, when they are due; it is closed where its reader stops."""
     loop = asyncio.get_running_loop()
     waiting: asyncio.Queue[Moment | BaseException | None] = asyncio.Queue(WAITING_MOMENTS)

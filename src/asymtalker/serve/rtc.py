@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections.abc import Callable, Coroutine
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -123,7 +123,7 @@ class Caller:
         convert = av.AudioResampler("flt", "mono", SAMPLE_RATE)
         with contextlib.suppress(MediaStreamError):
             while not self.session.over:
-                for frame in convert.resample(await track.recv()):
+                for frame in convert.resample(cast(av.AudioFrame, await track.recv())):
                     if self.session.room():  # a microphone does not wait
                         self.conversation.hear(frame.to_ndarray().reshape(-1))
 
