@@ -87,7 +87,8 @@ def test_a_cluster_needs_ray(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ray_does_the_same(tmp_path):
+def test_ray_does_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # its processes have to find this file's functions
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     log = tmp_path / "log"
     try:
