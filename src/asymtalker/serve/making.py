@@ -13,6 +13,8 @@ from asymtalker.generate.pipeline import load_pipeline
 from asymtalker.media.sound import read_audio
 from asymtalker.media.video import Follower
 from asymtalker.models.motion.control import MotionControl
+from asymtalker.provenance.disclosure import Disclosure
+from asymtalker.serve.settings import CONSENT
 from asymtalker.serve.worker import Order
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -52,6 +54,7 @@ class LocalMaker:
             seed=options["seed"],
             size=(options["size"], options["size"]),
             control=MotionControl(options["motion"], options["gaze"], options["blinks"]),
+            disclosure=Disclosure(consent=f"Whoever asked for this video declared: {CONSENT}"),
             progress=progress,
             say=say,
             live=live,

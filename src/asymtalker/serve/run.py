@@ -1,16 +1,28 @@
 """The ``serve`` verb: a server from its settings, until it is stopped."""
 
+import io
 import logging
+import secrets
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
+import gradio as gr
+import numpy as np
 import uvicorn
+from fastapi import FastAPI
+from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.provenance.disclosure import AS_USUAL
+from asymtalker.provenance.marks import Marks
+from asymtalker.provenance.origin import TITLE
 from asymtalker.serve.app import create_app
+from asymtalker.serve.live import live_router
 from asymtalker.serve.page import mount_page
 from asymtalker.serve.service import Service
 from asymtalker.serve.settings import Serve, chosen_token, replica_range
+from asymtalker.serve.stage import Stage
 
 CONNECTIONS = 400
 """At once; what is beyond is told to come again."""
@@ -30,9 +42,10 @@ def serve(settings: Serve) -> None:
     if settings.ray is None and replica_range(settings.replicas) != (1, 1):
         raise UserError("--replicas needs --ray: without it one process makes one video at a time.")
     service = Service(settings)
-    app = create_app(service, token)
+    live = settings.ray is None  # on the model in this process
+    app = create_app(service, token, add_live if live else None)
     if settings.page:
-        mount_page(app, service)
+        mount_page(app, service, _link_to_live if live else None)
     host, port = listening.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     config = uvicorn.Config(
@@ -48,6 +61,50 @@ def serve(settings: Serve) -> None:
     )
     with listening:
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def add_live(app: FastAPI, service: Service) -> None:
+    """Live sessions on the pipeline that makes the jobs' videos."""
+    stages: list[Stage] = []
+
+    def stage() -> Stage:
+        from asymtalker.serve.making import LocalMaker  # takes seconds to import
+
+        if not isinstance(service.maker, LocalMaker):
+            raise UserError("The model is still being loaded: try again in a moment.")
+        if not stages:
+            stages.append(Stage(service.maker.pipeline, marks=_watermarking))
+        return stages[0]
+
+    def decode(sent: bytes) -> np.ndarray:
+        with service.uploads.kept(io.BytesIO(sent)) as upload:
+            made = service.uploads.picture(upload).path
+        try:
+            return np.asarray(Image.open(made).convert("RGB"))
+        finally:
+            made.unlink(missing_ok=True)
+
+    app.include_router(live_router(stage, decode=decode, tags={"title": TITLE}))
+
+
+def _watermarking() -> Callable[[np.ndarray], np.ndarray]:
+    """Marks the pictures of one session with a number of its own."""
+    number, marks = secrets.randbits(48), list[Marks]()
+
+    def draw(picture: np.ndarray) -> np.ndarray:
+        if not marks:
+            marks.append(Marks(AS_USUAL, number, picture.shape[:2]))
+        return marks[0].draw(picture)
+
+    return draw
+
+
+def _link_to_live() -> None:
+    gr.HTML(
+        "<p>Speak into the microphone, and the portrait speaks:"
+        " <a href='/live' target='_blank'>open the live page</a>."
+        " Ask who is seen and heard first, and tell who watches that it is synthetic.</p>"
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:

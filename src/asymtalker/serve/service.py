@@ -17,15 +17,12 @@ from asymtalker.models.motion.control import MOST
 from asymtalker.serve.decoding import RefusedError
 from asymtalker.serve.jobs import Job, Jobs
 from asymtalker.serve.metrics import Metrics
-from asymtalker.serve.settings import Serve, replica_range
+from asymtalker.serve.settings import CONSENT, Serve, replica_range
 from asymtalker.serve.uploads import Prepared, Uploads
 from asymtalker.serve.worker import Maker, Workers
 from asymtalker.timeline import frames_of_samples
 
 log = logging.getLogger("asymtalker.serve")
-CONSENT = (
-    "The people seen and heard agree to be animated, and whoever watches the video will be told that it is synthetic."
-)
 SWEPT_EVERY = 20.0  # seconds
 MOST_SEED = 2**31 - 1
 FULL, TOO_MANY = 503, 429

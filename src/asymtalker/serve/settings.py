@@ -15,6 +15,10 @@ from asymtalker.media.registry import cache_dir
 TOKEN_VARIABLE = "ASYMTALKER_TOKEN"
 SHORTEST_TOKEN = 16
 
+CONSENT = (
+    "The people seen and heard agree to be animated, and whoever watches the video will be told that it is synthetic."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,11 +35,13 @@ class Stage:
     Args:
         pipeline: shared by all.
         live: how sessions hear.
-        mark: what is done to every picture, see :class:`~asymtalker.serve.session.Session`.
+        marks: makes, for a session, what is done to its pictures, see :class:`~asymtalker.serve.session.Session`.
     """
 
-    def __init__(self, pipeline: AsymTalkerPipeline, live: LiveConfig | None = None, mark: Mark = np.copy):
-        self.pipeline, self.live, self._mark = pipeline, live or LiveConfig(), mark
+    def __init__(
+        self, pipeline: AsymTalkerPipeline, live: LiveConfig | None = None, marks: Callable[[], Mark] = lambda: np.copy
+    ):
+        self.pipeline, self.live, self._marks = pipeline, live or LiveConfig(), marks
         self._opening = threading.Lock()
         self._open: dict[Session, float] = {}
 
@@ -69,7 +72,7 @@ class Stage:
                     f"{beside} this picture can be moved at {left * FPS:.0f} frames a second, real time takes"
                     f" {SPARE * FPS:.0f}: ask for a smaller one{', or wait' if self._open else ''}."
                 )
-            session = Session(self.pipeline, portrait, self.live, keeps_up=keeps_up, mark=self._mark)
+            session = Session(self.pipeline, portrait, self.live, keeps_up=keeps_up, mark=self._marks())
             self._open[session] = 1 / speed
             return session
 
@@ -79,7 +82,7 @@ class Stage:
         Raises:
             UserError: if the picture can't be used.
         """
-        with Session(self.pipeline, portrait, self.live, paced=False, mark=self._mark) as session:
+        with Session(self.pipeline, portrait, self.live, paced=False, mark=self._marks()) as session:
             session.push(np.zeros(3 * REHEARSED * SAMPLES_PER_FRAME, np.float32))
             session.take()  # what is done once for a portrait is done by then
             first, begun = session.made, time.monotonic()
