@@ -79,7 +79,7 @@ class Model:
         codec.note_face(clip.first, clip.points[0])
         pixels = to_pixels(clip.first[None])
         basis, made = pipeline.vae.motion, list[Tensor]()
-        identity = encode_identity("tre", pixels, chunk.frames, codec=codec, image_encoder=None)
+        identity = encode_identity(pipeline.settings.identity, pixels, chunk.frames, codec=codec, image_encoder=None)
         portrait = pipeline.vae.portrait(clip.first, clip.points[0])
         assert identity.latents is not None
         start = basis.to_motion(identity.latents[:, :, :1])[:, 0]
