@@ -121,6 +121,7 @@ class World:
             audio=ClipFeatures(heard[..., None], -lead - MARGIN),
             identity=Identity(latents=temporal_reference(codec, portrait, CHUNK.frames)),
             size=(1, 1),
+            elapsed=lead,
         )
         return batch, frames
 
@@ -144,8 +145,8 @@ def new_transformer(seed: int) -> AsymTalkerTransformer3DModel:
 def teacher_loss(world: World, transformer: Any, generator: torch.Generator, size: int, chunks: int, given: bool):
     """Flow-matching loss on the last of ``chunks`` chunks, with or without continuity."""
     batch, _ = world.videos(size, generator, chunks)
-    config, source = replace(TEACHER, continuity_dropout=float(not given)), world
-    return teacher_losses(config, transformer, world.frozen, source, batch, generator, decode=False)["fm"]
+    batch, source = replace(batch, elapsed=None if given else 0), world
+    return teacher_losses(TEACHER, transformer, world.frozen, source, batch, generator, decode=False)["fm"]
 
 
 def trained_teacher(world: World, seed: int, loop: LoopConfig = TEACHER.loop) -> AsymTalkerTransformer3DModel:

@@ -34,7 +34,7 @@ def test_eyes_are_shut_and_lips_stay():
     assert shut is not None
     assert (lid_openings(shut.points) < 0.55 * lid_openings(before.points)).all()
     assert abs(lip_aperture(shut.points) - lip_aperture(before.points)) < 0.02
-    changed = np.abs(made[2].astype(int) - made[1]).max(-1).max(1) > 8  # by row
+    changed = np.abs(made[2].astype(int) - to_frames(plain)[2]).max(-1).max(1) > 8  # by row
     eyes = before.points[[33, 263, 159, 386], 1]
     assert np.flatnonzero(changed).max() < eyes.max() + 25
 

@@ -172,7 +172,7 @@ def test_frames_go_on_from_those_that_have_been_seen(network, codec, points, pic
     motion[:, 5:, -4] += 20 * network.motion.noise[-4]
     latents, made = network.motion.of_motion(motion), []
     monkeypatch.setattr(
-        network, "frames", lambda _, motion, __: made.append(motion) or torch.zeros(len(motion), 3, 2, 2)
+        network, "frames", lambda _, motion, *__: made.append(motion) or torch.zeros(len(motion), 3, 2, 2)
     )
     list(codec.decode_frames(latents, 5, 13, to_pixels(picture[None]), None))
     given = network.motion.to_motion(latents)[0, 4, -4]

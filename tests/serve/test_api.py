@@ -11,7 +11,7 @@ import pytest
 
 from asymtalker.media.video import probe_video
 from asymtalker.serve.settings import Limits
-from conftest import PORTRAIT, SmallMaker, ask, served, speech, wait_for
+from small_server import PORTRAIT, SmallMaker, ask, served, speech, wait_for
 
 
 def frames_in(data: bytes, path) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from asymtalker.errors import UserError
 from asymtalker.serve.client import Client
 from asymtalker.serve.guard import Rate
 from asymtalker.serve.settings import Limits, Serve, chosen_token, replica_range
-from conftest import PORTRAIT, ask, served, speech, wait_for
+from small_server import PORTRAIT, ask, served, speech, wait_for
 
 TOKEN = "a-token-that-nobody-guesses"
 

@@ -24,7 +24,7 @@ from PIL import Image
 from asymtalker.serve.decoding import RefusedError
 from asymtalker.serve.settings import Limits
 from asymtalker.serve.uploads import Uploads
-from conftest import DEMO, PORTRAIT, ask, served, speech
+from small_server import DEMO, PORTRAIT, ask, served, speech
 
 
 def png(width: int, height: int, rows: int | None = None) -> bytes:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from asymtalker.media.video import probe_video
-from conftest import PORTRAIT, speech, wait_for
+from small_server import PORTRAIT, speech, wait_for
 
 FRAMES = 60
 

@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from conftest import ask, running, speech, wait_for
+from small_server import ask, running, speech, wait_for
 
 pytest.importorskip("ray", reason="needs the extra ray")
 

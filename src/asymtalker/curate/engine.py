@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -223,8 +224,11 @@ def _connect(address: str, workers: int) -> None:
     if ray.is_initialized():
         return
     where: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False} if address == "local" else {}
+    stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **where)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)  # Ray's would end the process in the middle of a file
     except Exception as error:  # Ray's own are of many kinds, down to this one
         raise UserError(f"No Ray cluster is reached at {address}: {error}.") from error
 

@@ -403,13 +403,10 @@ def decode_frames(path: str | Path, resample: bool = False) -> Iterator[np.ndarr
         UserError: if it is damaged, ends before its header says, or is no video.
     """
     with _open_video(path) as container:
-        frames = _decode(container, path)
-        if resample:
-            for frame in resample_frames(frames, _start(container)):
-                yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
-        else:
-            for _, frame in frames:
-                yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+        timed = _decode(container, path)
+        frames = resample_frames(timed, _start(container)) if resample else (frame for _, frame in timed)
+        for frame in frames:
+            yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
 
 
 def timed_frames(video: Path, start: float, seek: bool = True) -> Iterator[tuple[float, Any]]:

@@ -109,11 +109,12 @@ def test_clips_are_cut_and_those_that_cannot_be_are_named(videos, tmp_path, caps
     assert table(out / "missing.tsv") == {"gone": ["gone.mp4", ""]}
     reasons = {name: reason for name, [reason] in table(out / "skipped.tsv").items()}
     assert reasons.keys() == {*bad, "brief", "over"}
+    truncated = ("before it should", "damaged")  # as it is cut, the end is missing or the index can't be read
     said_of = zip(
-        ("sound", "face", "damaged", "before it should", "0.48 s", "ends 3.0 s"), (*bad, "brief", "over"), strict=True
+        ("sound", "face", "damaged", truncated, "0.48 s", "ends 3.0 s"), (*bad, "brief", "over"), strict=True
     )
-    for part, name in said_of:
-        assert part in reasons[name]
+    for parts, name in said_of:
+        assert any(part in reasons[name] for part in ((parts,) if isinstance(parts, str) else parts))
     pairs = table(out / "pairs.tsv")
     assert list(pairs) == ["all", "cut", "thirty", "late"]
     for (name, (image, audio)), frames, start in zip(pairs.items(), (75, 45, 50, 50), (0, 0.8, 0.5, 0.2), strict=True):

@@ -8,39 +8,12 @@ import torch
 from torch import Tensor
 
 from asymtalker.flow import hashed_seed
-from asymtalker.models.motion.basis import LEFT_LIDS, RIGHT_LIDS, MotionBasis
 from asymtalker.timeline import FPS
 
 SHAPE = (0.3, 0.8, 1.0, 0.95, 0.65, 0.35, 0.12)
 """How far lids are shut in each frame of a blink, 0.28 s: they fall quicker than they rise."""
 LEAST_GAP, MEAN_GAP = 1.5, 4.5
 """Seconds from one blink to the next."""
-MEETS = 0.15
-"""Share of the way to each other that lower lids come."""
-STILL, HELD = 0.3, 1e-3
-"""Weights of all other points, which are to stay, and of the ridge."""
-
-
-def shut_lids(basis: MotionBasis, modes: Tensor, head: Tensor) -> Tensor:
-    """The expression ``(components,)`` that shuts the lids of a face and moves little else.
-
-    Args:
-        basis: of expressions.
-        modes: displacements of points ``(478, 3, K)`` by each, as they are seen; those beyond the basis's components
-            are left out.
-        head: the face's points ``(478, 3)`` in head units.
-    """
-    wanted, weights = torch.zeros_like(head), torch.full((len(head),), STILL)
-    for lids in (RIGHT_LIDS, LEFT_LIDS):
-        upper, lower = list(lids[1:8]), list(lids[:8:-1])  # between the corners, of one eye in the same order
-        gap = head[lower] - head[upper]
-        wanted[upper], wanted[lower] = (1 - MEETS) * gap, -MEETS * gap
-        weights[[*upper, *lower]] = 1
-    rows = (weights[:, None, None] * modes[..., : basis.components]).flatten(0, 1).double()
-    target = (weights[:, None] * wanted).flatten().double()
-    gram = rows.T @ rows
-    ridge = HELD * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    return torch.linalg.solve(gram + ridge, rows.T @ target).float()
 
 
 class Blinks:

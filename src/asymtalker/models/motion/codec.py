@@ -24,7 +24,6 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.blinks import shut_lids
 from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -51,7 +50,6 @@ class Portrait:
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
         lids: by what share of their opening each expression closes them ``(components, 2)``.
         control: how it is to move.
-        shut: the change of expression ``(components,)`` that shuts its lids.
     """
 
     picture: Tensor
@@ -61,7 +59,6 @@ class Portrait:
     mouth: tuple[Tensor, Tensor]
     lids: Tensor
     control: MotionControl
-    shut: Tensor
 
 
 class MotionCodecModel(ModelMixin, ConfigMixin):
@@ -128,27 +125,34 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         lids = lids_closing(basis, head)
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        shut = shut_lids(basis, modes, head)
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control, shut)
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control)
 
-    def change(self, portrait: Portrait, motion: Tensor) -> tuple[Motion, Pose]:
-        """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, and the pose of the head then."""
+    def change(self, portrait: Portrait, motion: Tensor, closing: Tensor | None = None) -> tuple[Motion, Pose]:
+        """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, its lids shut at least as far as
+        ``closing`` ``(B,)``, 0 to 1, says; and the pose of the head then."""
         size = portrait.picture.shape[2:]
         expression, made = self.motion.split(motion, (size[0], size[1]))
         rest, start = self.motion.split(portrait.motion, (size[0], size[1]))
         pose = portrait.control.pose(start, made)
         turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
         shift = pose.place - (turn @ start.place)
-        return Motion(turn, shift, portrait.control.expression(expression - rest, portrait.lids, start, pose)), pose
+        change = portrait.control.expression(expression - rest, portrait.lids, start, pose, closing)
+        return Motion(turn, shift, change), pose
 
     @staticmethod
     def move_mouth(portrait: Portrait, moved: Moved, pose: Pose) -> tuple[Tensor, Tensor]:
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
         return render_mouth(portrait.sheet, portrait.texture, moved, mouth_square(pose))
 
-    def frames(self, portrait: Portrait, motion: Tensor, autocast: torch.dtype | None = None) -> Tensor:
-        """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``."""
-        change, pose = self.change(portrait, motion)
+    def frames(
+        self,
+        portrait: Portrait,
+        motion: Tensor,
+        autocast: torch.dtype | None = None,
+        closing: Tensor | None = None,
+    ) -> Tensor:
+        """Pixels ``(B, 3, H, W)`` of a portrait at ``motion`` ``(B, components + 6)``; see :meth:`change`."""
+        change, pose = self.change(portrait, motion, closing)
         sheet, picture = portrait.sheet, portrait.picture
         moved = change.of(sheet)
         part = render(sheet, portrait.texture, moved)
@@ -275,16 +279,13 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
-            if closing is not None:
-                motions = torch.stack(
-                    [_blinking(*each, begin, closing) for each in zip(motions, pictures, strict=True)]
-                )
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:
             part = motions[:, first : min(first + STACK, stop)]
+            shut = None if closing is None else closing[first - begin :][: part.shape[1]]
             with torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
-                moved = [self.vae.frames(*each, self.autocast) for each in zip(pictures, part, strict=True)]
+                moved = [self.vae.frames(*each, self.autocast, shut) for each in zip(pictures, part, strict=True)]
                 return (moved[0][None] if len(moved) == 1 else torch.stack(moved)).transpose(1, 2)
 
         made = deque[Future[Tensor]]()
@@ -334,17 +335,6 @@ class MotionCodec(Codec):
             if len(self._portraits) > PORTRAITS:
                 self._portraits.popitem(last=False)
         return self._portraits[name]
-
-
-def _blinking(motion: Tensor, picture: Portrait, begin: int, closing: Tensor) -> Tensor:
-    """Motion ``(F, components + 6)`` whose lids are shut from frame ``begin`` on as ``closing`` says, where they
-    are not further already."""
-    size = len(picture.shut)
-    change = motion[begin : begin + len(closing), :size] - picture.motion[:size]
-    own = (change @ picture.shut / picture.shut.square().sum().clamp_min(1e-12)).clamp(0, 1)
-    motion = motion.clone()
-    motion[begin : begin + len(closing), :size] += (closing - own).clamp_min(0)[:, None] * picture.shut
-    return motion
 
 
 def _digest(picture: np.ndarray) -> bytes:

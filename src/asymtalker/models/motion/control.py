@@ -90,12 +90,24 @@ class MotionControl:
         scale = start.scale * (made.scale / start.scale) ** self.motion
         return Pose(scale, turn @ start.rotation, start.place + self.motion * (made.place - start.place))
 
-    def expression(self, change: Tensor, lids: Tensor, start: Pose, seen: Pose) -> Tensor:
-        """The change of expression ``(B, components)`` since the portrait, in the modes' components; ``lids`` are its
-        :func:`lids_closing`."""
+    def expression(
+        self, change: Tensor, lids: Tensor, start: Pose, seen: Pose, closing: Tensor | None = None
+    ) -> Tensor:
+        """The change of expression ``(B, components)`` since the portrait, in the modes' components.
+
+        Args:
+            change: as it was made.
+            lids: the portrait's :func:`lids_closing`.
+            start: the portrait's pose.
+            seen: the poses that are to be seen ``(B,)``.
+            closing: how far, 0 to 1, lids are to be shut at least ``(B,)``.
+        """
         closed, of_own = (change @ lids).split(1, -1)
         far = ((closed - SHUT_FROM) / (SHUT_AT - SHUT_FROM)).clamp(0, 1)
-        change = torch.cat([change, (1 - of_own).clamp_min(0) * far.square() * (3 - 2 * far)], -1)
+        shut = (1 - of_own).clamp_min(0) * far.square() * (3 - 2 * far)
+        if closing is not None:
+            shut = torch.maximum(shut, closing[:, None] * (1 - of_own))
+        change = torch.cat([change, shut], -1)
         if self.gaze == "free":
             return change
         back = (seen.rotation.transpose(-1, -2) @ start.rotation - torch.eye(3)) @ change.new_tensor([0.0, 0.0, -1.0])
