@@ -169,7 +169,8 @@ def test_everything_has_a_name_and_nothing_comes_from_elsewhere(browser, page):
     assert names
     assert not [name for name in names if not name.startswith((address, "data:", "blob:"))]
     wrong = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert not [entry["message"] for entry in wrong if "status of 404" not in entry["message"]]
+    known = ("status of 404", "INCOMPLETE_CHUNKED_ENCODING")  # the latter of what an earlier test has stopped
+    assert not [entry["message"] for entry in wrong if not any(part in entry["message"] for part in known)]
 
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 900)], ids=["phone", "desktop"])

@@ -7,7 +7,7 @@ import pytest
 
 from small_server import ask, running, speech, wait_for
 
-pytest.importorskip("ray", reason="needs the extra ray")
+pytest.importorskip("grpc_reflection", reason="needs the extra ray")
 
 import httpx
 
