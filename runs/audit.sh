@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
-timeout "${AUDIT_SECONDS:-240}" .venv/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 10 \
+timeout "${AUDIT_SECONDS:-60}" .venv/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --timeout 10 \
     --progress-spinner off --format json --output "$report" >/dev/null 2>&1 || true
 .venv/bin/python - "$report" <<'PY'
 import json, sys
