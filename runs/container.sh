@@ -18,7 +18,7 @@ inside() { chroot "$root" /usr/bin/env -i PATH=/opt/asymtalker/bin:/usr/bin:/bin
 
 if [ ! -x "$root/usr/bin/python3" ]; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
-        "${DEBIAN:-http://deb.debian.org/debian}"
+        ${DEBIAN:+"$DEBIAN"}
 fi
 # BIND: folders that are to be seen inside, such as a mirror of packages; PIP_CONF: pip's settings for it.
 for place in proc dev ${BIND:-}; do
