@@ -76,8 +76,8 @@ def tiny() -> Recipe:
             guidance_scale=1.5,  # from 2 on lips open wider than real ones
             critic_updates=3,
             loop=LoopConfig(steps=250, batch=8, sample_every=125),
-            student=OptimizerConfig(lr=5e-5, betas=(0.0, 0.999), ema_decay=0.99),
-            critic=OptimizerConfig(lr=1e-4, betas=(0.0, 0.999)),
+            student=OptimizerConfig(lr=5e-5, betas=(0.0, 0.999), warmup_steps=20, ema_decay=0.99),
+            critic=OptimizerConfig(lr=1e-4, betas=(0.0, 0.999), warmup_steps=20),
         ),
         sampler=SamplerConfig(num_steps=4, shift=5.0),
     )

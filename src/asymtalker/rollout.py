@@ -42,14 +42,12 @@ class Course:
         chunk: how long these are, and their continuity.
         ready: for sound that grows: waits until the next of ``spans``, or their end, and its sound are there. The
             networks are free for others meanwhile.
-        closing: how far lids are shut besides, 0 to 1, in some frames of the video ``(F,)``.
     """
 
     features: FrameFeatures
     spans: Iterator[Span]
     chunk: ChunkConfig
     ready: Callable[[], None] | None = None
-    closing: Callable[[range], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ class Chunk:
         identity: the identity reference.
         portrait: the picture ``(B, 3, 1, H, W)``, where the codec needs it.
         preview: decodes them for the video instead, coarsely.
-        closing: see :class:`Course`.
+        closing: how far lids are shut besides, 0 to 1, in some frames of the video ``(F,)``.
     """
 
     span: Span
@@ -309,7 +307,7 @@ def rollout(
         portrait: the picture ``(B, 3, 1, H, W)`` whose face is seen, where the codec needs it to decode.
         preview: decoder of the frames to be shown, in place of the codec's.
         grows: whether the sound is still on its way, so that nothing of the next chunk can be asked for early.
-        closing: see :class:`Course`.
+        closing: see :class:`Chunk`.
 
     Yields:
         :class:`Chunk`, in order.

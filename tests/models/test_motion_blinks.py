@@ -1,4 +1,4 @@
-"""A live head shuts its eyes now and then, and nothing else changes by it."""
+"""A head shuts its eyes now and then, and nothing else changes by it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from asymtalker.codec import to_frames, to_pixels
 from asymtalker.media.face_mesh import find_face
 from asymtalker.media.face_readings import lid_openings, lip_aperture
 from asymtalker.models.codecs import codec_of, load_codec_network
-from asymtalker.models.motion.blinks import LEAST_GAP, SHAPE, Blinks
+from asymtalker.models.motion.blinks import APART, LEAST_GAP, OWN, SHAPE, Blinks, unless_own
 
 ASSETS = Path(asymtalker.__file__).parent / "assets"
 
@@ -52,3 +52,37 @@ def test_blinks_come_now_and_then_and_are_the_seeds_own():
     assert np.diff(begins).min() >= 25 * LEAST_GAP - len(SHAPE)
     assert whole.max() == 1
     assert len(one._begins) < 20
+
+
+def test_no_blink_is_given_beside_one_of_the_models_own():
+    closing = torch.zeros(120)
+    closing[10:17], closing[80:87] = torch.tensor(SHAPE), torch.tensor(SHAPE)
+    closed = torch.zeros(128)  # eight frames more, of the chunk before
+    closed[8 + 80 - APART] = OWN + 0.1
+    left = unless_own(closing, closed, 8)
+    assert torch.equal(left[:80], closing[:80])
+    assert not left[80:].any()
+    closed[8 + 80 - APART] = 0
+    closed[8 + 80 - APART - 1] = OWN + 0.1
+    assert torch.equal(unless_own(closing, closed, 8), closing), "far enough away"
+    closed[:] = OWN - 0.1
+    assert torch.equal(unless_own(closing, closed, 8), closing), "no blink"
+    closing[118:] = torch.tensor(SHAPE[:2])
+    closed[127] = 1
+    assert not unless_own(closing, closed, 8)[118:].any(), "one that goes on in the next chunk"
+
+
+def test_the_codec_leaves_out_blinks_beside_its_own():
+    """Lids are as the latents have them where these shut them."""
+    codec = codec_of(load_codec_network(ASSETS / "tiny" / "vae"))
+    picture = np.asarray(Image.open(ASSETS / "demo" / "portrait.png").convert("RGB").resize((256, 256)))
+    pixels = to_pixels(picture[None])
+    portrait = codec.vae.portrait(picture, codec._points(picture))
+    shutting = portrait.lids[:, 0] / portrait.lids[:, 0].square().sum()
+    motion = portrait.motion.repeat(1, 9, 1)
+    motion[0, 5:7, : len(shutting)] += shutting
+    latents = codec.vae.motion.of_motion(motion)
+    with torch.no_grad():
+        plain = torch.cat(list(codec.decode_frames(latents, 1, 9, pixels, None)), 2)
+        given = torch.cat(list(codec.decode_frames(latents, 1, 9, pixels, None, torch.tensor([*SHAPE, 0]))), 2)
+    assert torch.equal(given, plain)

@@ -45,6 +45,7 @@ from asymtalker.models.audio import AudioEncoder, AudioFeatures, SampleSource, l
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.identity import ImageEncoder, encode_identity, load_image_encoder
 from asymtalker.models.loading import hide_bars, load_part, quiet
+from asymtalker.models.motion.blinks import Blinks
 from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
@@ -445,6 +446,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if isinstance(codec, MotionCodec):
             for seen, points in inputs.faces():
                 codec.note_face(seen, points)
+        blinks = Blinks(request.seed).closing if self.moves_pictures and request.control.blinks else None
         with self._working(size):
             identity = encode_identity(
                 self.settings.identity,
@@ -466,7 +468,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 portrait=to_pixels(inputs.seen[None]).to(device) if self.moves_pictures else None,
                 preview=self.preview,
                 grows=course.ready is not None,
-                closing=course.closing,
+                closing=blinks,
             )
         while True:
             if course.ready is not None:

@@ -21,7 +21,6 @@ from asymtalker.errors import UserError
 from asymtalker.generate.inputs import Picture, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES
-from asymtalker.models.motion.blinks import Blinks
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.rollout import Course
 from asymtalker.serve.latency import Latency
@@ -303,8 +302,7 @@ class Session:
         with contextlib.suppress(_ClosedError):
             try:
                 sampler = self._pipeline.sampler(self._request)
-                blinks = Blinks(self._request.seed).closing if self._live and self._request.control.blinks else None
-                course = Course(self, self._spans(), self._chunk, self._ready, blinks)
+                course = Course(self, self._spans(), self._chunk, self._ready)
                 chunks = self._pipeline.chunks(self._request, self._inputs, course, sampler)
                 while True:
                     with self._pipeline.turns.due(self._urgency):

@@ -1,4 +1,5 @@
-"""Blinks that a live head is given, as the model makes hardly any in silence (docs/serving.md has the figures).
+"""Blinks that a head is given where the model makes none: in silence it hardly shuts the lids, and for some portraits
+twice a minute when they speak (docs/log.md).
 
 Only what is seen changes, not the latents that a video goes on from.
 """
@@ -14,6 +15,9 @@ SHAPE = (0.3, 0.8, 1.0, 0.95, 0.65, 0.35, 0.12)
 """How far lids are shut in each frame of a blink, 0.28 s: they fall quicker than they rise."""
 LEAST_GAP, MEAN_GAP = 1.5, 4.5
 """Seconds from one blink to the next."""
+OWN, APART = 0.35, 25
+"""What share of their opening lids close by in a blink of the model's own, and how many frames from one no other is
+given."""
 
 
 class Blinks:
@@ -41,3 +45,21 @@ class Blinks:
                 if begin + step in frames:
                     values[begin + step - frames.start] = shut
         return values
+
+
+def unless_own(closing: Tensor, closed: Tensor, begin: int) -> Tensor:
+    """``closing`` ``(F,)`` without blinks near which a head shuts its eyes itself.
+
+    Args:
+        closing: how far lids are to be shut, in the frames from ``begin`` on.
+        closed: by what share of their opening they close themselves, in all frames that are known ``(all,)``.
+        begin: the first frame of ``closing`` among them.
+    """
+    near = torch.nn.functional.max_pool1d(closed[None, None].float(), 2 * APART + 1, 1, APART)[0, 0] > OWN
+    left = closing.clone()
+    edges = torch.nn.functional.pad((closing > 0).int(), (1, 1)).diff()
+    starts, stops = ((edges == sign).nonzero().flatten().tolist() for sign in (1, -1))
+    for first, stop in zip(starts, stops, strict=True):
+        if near[begin + first : begin + stop].any():
+            left[first:stop] = 0
+    return left

@@ -24,6 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
+from asymtalker.models.motion.blinks import unless_own
 from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -138,6 +139,10 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         shift = pose.place - (turn @ start.place)
         change = portrait.control.expression(expression - rest, portrait.lids, start, pose, closing)
         return Motion(turn, shift, change), pose
+
+    def closed(self, portrait: Portrait, motion: Tensor) -> Tensor:
+        """By what share ``(B,)`` of their opening the lids close at ``motion`` ``(B, components + 6)``."""
+        return (motion - portrait.motion)[:, : self.motion.components] @ portrait.lids[:, 0]
 
     @staticmethod
     def move_mouth(portrait: Portrait, moved: Moved, pose: Pose) -> tuple[Tensor, Tensor]:
@@ -279,13 +284,18 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
+        shuts = [closing] * len(pictures)
+        if closing is not None:
+            closed = [self.vae.closed(*each) for each in zip(pictures, motions, strict=True)]
+            shuts = [unless_own(closing, each, begin) for each in closed]
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:
             part = motions[:, first : min(first + STACK, stop)]
-            shut = None if closing is None else closing[first - begin :][: part.shape[1]]
+            now = [None if shut is None else shut[first - begin :][: part.shape[1]] for shut in shuts]
             with torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
-                moved = [self.vae.frames(*each, self.autocast, shut) for each in zip(pictures, part, strict=True)]
+                each = zip(pictures, part, now, strict=True)
+                moved = [self.vae.frames(picture, motion, self.autocast, shut) for picture, motion, shut in each]
                 return (moved[0][None] if len(moved) == 1 else torch.stack(moved)).transpose(1, 2)
 
         made = deque[Future[Tensor]]()
