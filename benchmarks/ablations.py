@@ -8,7 +8,8 @@ off the latents as it would be off the frames (what codec and renderer do to the
 
 Beginnings: for every clip of real video in CLIPS its first frame and sound, by two seeds of noise; lips and head are
 held against the clip's. Long videos: the first frames of the first clips, and SPEECH over and over; each minute hears
-the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network.
+the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network. Beside FILE.json a table of it is written, FILE.md: means, and 95% intervals
+of 1,000 draws of seeds and clips with replacement.
 """
 
 import argparse
@@ -183,6 +184,54 @@ def _blinks(mesh: np.ndarray) -> float:
     return len(blink_times(lid_openings(mesh).mean(-1))) / (len(mesh) / FPS / 60)
 
 
+def table(models: dict[str, Any]) -> str:
+    """Markdown of all that was measured, a row for each name; ``models`` are the rows of its seeds by ``NAME/MODEL``."""
+    names = dict.fromkeys(key.split("/")[0] for key in models)
+    lines = [
+        "| | seeds | " + " | ".join(label for label, _, _ in COLUMNS) + " |",
+        "| --- " * (2 + len(COLUMNS)) + "|",
+    ]
+    for name in names:
+        seeds = [found for key, found in models.items() if key.split("/")[0] == name]
+        cells = []
+        for _, part, column in COLUMNS:
+            drawn = [np.array([_of(row[column], part) for row in found[part.split()[0]]]) for found in seeds]
+            low, high = _interval(drawn, np.random.default_rng(0))
+            cells.append(f"{np.mean(np.concatenate(drawn)):.3g} ({low:.3g} to {high:.3g})")
+        lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+COLUMNS = (
+    ("lips", "first", "lips"),
+    ("amplitude", "first", "amplitude"),
+    ("head over the real", "first", "head"),
+    ("blinks", "first", "blinks"),
+    ("away, 3 s", "first", "away"),
+    ("away, minute 1", "long first", "away"),
+    ("away, last minute", "long last", "away"),
+    ("face, minute 1", "long first", "face"),
+    ("face, last minute", "long last", "face"),
+    ("head, minute 1", "long first", "head"),
+    ("head, last minute", "long last", "head"),
+    ("lips as in minute 1", "long last", "lips"),
+)
+"""Headings, which rows and which of their minutes, and the value."""
+
+
+def _of(value: float | list[float], part: str) -> float:
+    return value if isinstance(value, float) else value[-1 if part.endswith("last") else 0]
+
+
+def _interval(seeds: list[np.ndarray], random: np.random.Generator) -> tuple[float, float]:
+    draws = []
+    for _ in range(1000):
+        picked = [seeds[index] for index in random.integers(len(seeds), size=len(seeds))]
+        draws.append(np.mean([values[random.integers(len(values), size=len(values))].mean() for values in picked]))
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,6 +259,7 @@ def main() -> None:
             measured[key] = {"sampler": vars(pipeline.settings.sampler), "first": first, "long": later}
             write_atomic(arguments.out, json.dumps(found, indent=1))
             means = {column: round(float(np.mean([row[column] for row in first])), 3) for column in first[0]}
+            write_atomic(arguments.out.with_suffix(".md"), table(measured))
             print(key, means, {k: np.mean([r[k] for r in later], 0).round(3).tolist() for k in later[0]}, flush=True)
 
 

@@ -8,6 +8,7 @@
 # Settings, as environment variables; give a second run the same ones:
 #   RECIPE         tiny, or smoke to see the chain hold
 #   PARTS, CORPUS  codec and audio encoder, and clips to train on; by default those of runs/$RECIPE.sh
+#   STUDENT_CORPUS clips to distil on, of some chunks each; by default runs/$RECIPE.sh's reenacted ones, else CORPUS
 #   CLIP_ENCODER   folder of a CLIP model (openai/clip-vit-large-patch14) for the rows that need it
 #   VTP_ENCODER    Open-MAGVIT2's imagenet_256_L.ckpt, or a folder of MagvitTokenizer, for the rows that need it
 #   TEACHER_FLAGS, STUDENT_FLAGS  of every asymtalker train and every asymtalker distill, split at spaces
@@ -24,6 +25,8 @@ others=("${@:3}")
 made=runs/out/$recipe
 parts=${PARTS:-$made/parts}
 corpus=${CORPUS:-$made/corpus}
+[ -e "$made/reenacted" ] && long_clips=$made/reenacted || long_clips=$corpus
+student_corpus=${STUDENT_CORPUS:-$long_clips}
 teacher_flags=${TEACHER_FLAGS:-}
 student_flags=${STUDENT_FLAGS:-}
 evaluate_flags=${EVALUATE_FLAGS:-}
@@ -86,7 +89,7 @@ teacher() {
 
 # student NAME STRATEGY ENCODER [FLAG ...]: distilled from the strategy's teacher.
 student() {
-    asymtalker distill --recipe "$recipe" --corpus "$corpus" --model "$out/models/$2-teacher" --run "$out/runs/$1" \
+    asymtalker distill --recipe "$recipe" --corpus "$student_corpus" --model "$out/models/$2-teacher" --run "$out/runs/$1" \
         $student_flags "${@:4}"
     assemble "$2" "$out/runs/$1" "$out/models/$1" "$3"
 }

@@ -28,10 +28,11 @@ step asymtalker train --part codec --corpus "$out/corpus" --run "$out/codec"
 step asymtalker train --part audio --config.pico-share 0.2 --speech "$speech" --whisper "$whisper" --run "$out/audio"
 mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
-step asymtalker reenact --corpus "$out/corpus" --portraits "$portraits" --model "$out/parts" --output "$out/corpus"
 step asymtalker train --part teacher --model "$out/parts" --run "$out/teacher" --corpus "$out/corpus"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/teacher/transformer" \
     --dtype float32 --out "$out/teacher-model"
-step asymtalker distill --corpus "$out/corpus" --model "$out/teacher-model" --run "$out/student"
+# Long clips for distillation; a teacher that saw them too would let heads grow, as they are made of several clips each.
+step asymtalker reenact --corpus "$out/corpus" --portraits "$portraits" --model "$out/parts" --output "$out/reenacted"
+step asymtalker distill --corpus "$out/reenacted" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
     --out src/asymtalker/assets/tiny

@@ -15,7 +15,7 @@ SHAPE = (0.3, 0.8, 1.0, 0.95, 0.65, 0.35, 0.12)
 """How far lids are shut in each frame of a blink, 0.28 s: they fall quicker than they rise."""
 LEAST_GAP, MEAN_GAP = 1.5, 4.5
 """Seconds from one blink to the next."""
-OWN, APART = 0.35, 25
+OWN, APART = 0.4, 25
 """What share of their opening lids close by in a blink of the model's own, and how many frames from one no other is
 given."""
 

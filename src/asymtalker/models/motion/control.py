@@ -23,7 +23,7 @@ from asymtalker.models.motion.basis import (
 )
 
 MOST = 2.0  # times the motion that was made
-SHUT_FROM, SHUT_AT = 0.2, 0.5
+SHUT_FROM, SHUT_AT = 0.3, 0.55
 """Shares of their opening by which lids are closed, as a face mesh reads it, from where on they close further, and
 where they are shut. Of animated portraits with shut eyes it reads 0.64 to 0.78, and of a blink a small network often
 makes half [ours]."""
