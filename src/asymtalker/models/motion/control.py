@@ -130,8 +130,8 @@ def lids_closing(basis: MotionBasis, head: Tensor) -> Tensor:
 
 
 def lips_parting(basis: MotionBasis, head: Tensor) -> tuple[Tensor, Tensor]:
-    """By how many head units each expression of a basis parts the lips ``(K,)``, and by how many those of a head, whose
-    points are ``(478, 3)`` in head units, are parted."""
+    """By how many head units each expression of a basis parts the lips ``(K,)``, and by how many those of a head are
+    parted, whose points are ``(478, 3)`` in head units."""
     own = head[LOWER_LIP] - head[UPPER_LIP]
     way = basis.face[LOWER_LIP] - basis.face[UPPER_LIP]
     return (way / way.norm()) @ (basis.modes[LOWER_LIP] - basis.modes[UPPER_LIP]), own.norm()
