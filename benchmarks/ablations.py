@@ -223,7 +223,7 @@ COLUMNS = (
 
 
 def _of(value: float | list[float], part: str) -> float:
-    return value if isinstance(value, float) else value[-1 if part.endswith("last") else 0]
+    return value[-1 if part.endswith("last") else 0] if isinstance(value, list) else value
 
 
 def _interval(seeds: list[np.ndarray], random: np.random.Generator) -> tuple[float, float]:
