@@ -61,6 +61,7 @@ def tiny() -> Recipe:
             ),
             chunk=chunk,
             elsewhere=0.25,
+            exchange=0.8,
             audio_noise=0.1,
             tgc_weight=2.0,
             pixel_frames=chunk.frames,  # of motion, which costs nothing
@@ -123,6 +124,7 @@ def smoke() -> Recipe:
             recipe.teacher,
             model=replace(recipe.teacher.model, num_layers=2, patch_size=(1, 4, 4)),
             chunk=chunk,
+            exchange=0.0,  # pixels can't
             tgc_weight=0.1,
             pixel_frames=5,
             pixel_max_sigma=0.5,

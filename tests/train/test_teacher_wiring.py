@@ -159,6 +159,33 @@ def test_pixel_losses_compare_frames_of_the_window_with_the_same_frames(first, s
     assert float(lost["tgc"]) == pytest.approx(sum(steps) / len(steps), abs=1e-4), "tgc is of other frames"
 
 
+def test_chunks_that_move_as_others_are_what_is_learned_head_and_all(source, batch, frozen, monkeypatch):
+    """By a codec that takes all of the other clip, so that it shows which one that was."""
+    asked = []
+
+    def exchanged(latents, others, backward):
+        asked.append((others, backward))
+        return others + 50
+
+    monkeypatch.setattr(frozen.codec, "with_motion_of", exchanged)
+    network = RecordingNetwork(lambda given: torch.zeros_like(batch.latents))
+    losses_of(toy_teacher(exchange=1.0), network, frozen, source, batch)
+    (others, backward), head = asked[0], network.passes[-1].noisy[:, :, :HEAD]
+    torch.testing.assert_close(head, others[:, :, :HEAD] + 50, msg="the continuity is of the chunk as it was")
+    assert backward.shape == (len(batch.keys),)
+    assert {tuple(one.flatten()[:8].tolist()) for one in others} == {
+        tuple(one.flatten()[:8].tolist()) for one in batch.latents
+    }, "others are not those of the batch"
+    losses_of(toy_teacher(exchange=0.0), network, frozen, source, batch)
+    assert len(asked) == 1
+    torch.testing.assert_close(network.passes[-1].noisy[:, :, :HEAD], batch.latents[:, :, :HEAD])
+    shares = []
+    for seed in range(30):
+        losses_of(toy_teacher(exchange=0.5), network, frozen, source, batch, seed)
+        shares.append((network.passes[-1].noisy[:, :, :HEAD].mean((1, 2, 3, 4)) > 25).float().mean())
+    assert 0.3 < torch.stack(shares).mean() < 0.7
+
+
 def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, batch, frozen):
     def answer(given):
         output = batch.latents.clone()

@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from asymtalker import flow, timeline
-from asymtalker.codec import recompute_decoder
+from asymtalker.codec import Codec, recompute_decoder
 from asymtalker.config import SamplerConfig, TeacherConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
@@ -142,6 +142,8 @@ def teacher_losses(
         generator: source of noise levels, noise and dropout, on the CPU.
         decode: compute the pixel losses, for chunks whose noise level is low enough.
     """
+    if config.exchange:
+        batch = exchange_motion(config, frozen.codec, batch, generator)
     clean = batch.latents
     conditions = draw_conditions(config, batch, generator)
     sigma = flow.training_sigmas(len(clean), config.shift, config.num_timesteps, generator)
@@ -175,6 +177,15 @@ def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator
     )
     elapsed = 0 if first_chunk else None if elsewhere else config.chunk.frames
     return source.batch(config.loop.batch, generator, elapsed, masks=decodes(config, index))
+
+
+def exchange_motion(config: TeacherConfig, codec: Codec, batch: Batch, generator: torch.Generator) -> Batch:
+    """A batch of which some chunks move as others of it do, see :attr:`~asymtalker.config.TeacherConfig.exchange`."""
+    count = len(batch.keys)
+    others = batch.latents[torch.randperm(count, generator=generator).to(batch.latents.device)]
+    backward, exchanged = torch.rand(2, count, generator=generator) < torch.tensor([[0.5], [config.exchange]])
+    moved = codec.with_motion_of(batch.latents, others, backward)
+    return replace(batch, latents=torch.where(exchanged.to(moved.device).view(-1, 1, 1, 1, 1), moved, batch.latents))
 
 
 def draw_conditions(config: TeacherConfig, batch: Batch, generator: torch.Generator) -> Conditions:

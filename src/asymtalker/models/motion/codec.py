@@ -322,6 +322,13 @@ class MotionCodec(Codec):
         motion = basis.to_motion(latents.cpu().float()) / basis.noise
         return motion.transpose(1, 2)[..., None, None].to(latents.device)
 
+    def with_motion_of(self, latents: Tensor, others: Tensor, backward: Tensor) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.with_motion_of`."""
+        basis = self.vae.motion
+        motion, other = (basis.to_motion(each.cpu().float()) for each in (latents, others))
+        other = torch.where(backward[:, None, None], other.flip(1), other)
+        return basis.of_motion(basis.with_motion_of(motion, other)).to(latents)
+
     def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
