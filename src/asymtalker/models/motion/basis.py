@@ -194,9 +194,9 @@ class MotionBasis(nn.Module):
         return torch.cat([moved[..., : self.components + 1], shift, moved[..., self.components + 3 :]], -1)
 
     def speech(self) -> Tensor:
-        """The part of an expression that goes with lips and chin, as a projection ``(components, components)``: what of
-        it the :data:`SPEECH` ways tell in which these move most, with all that moves by them on average [ours]. Those
-        of the bundled basis hold 99.3% of the motion of lips and chin, and a fifth of the lids'."""
+        """The part of an expression that goes with lips and chin, as a projection ``(components, components)``: what
+        of it the :data:`SPEECH` ways tell in which these move most, with all that moves by them on average [ours].
+        Those of the bundled basis hold 99% of the motion of lips and chin, and a fifth of that of the lids."""
         stacks = (self.basis * self.spread[:, None]).unflatten(1, (STACK, -1))[..., : self.components]
         covariance = torch.einsum("csi,csj->ij", stacks, stacks).double()
         size, ways = torch.linalg.eigh(covariance)
