@@ -205,8 +205,8 @@ class Codec(ABC):
     ) -> Iterator[Tensor]:
         """Frames ``[begin, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``;
         where it fits frames to each other, they are fitted to those before ``begin``, which have been seen.
-        Where it knows of lids, ``closing`` says how far, 0 to 1, they are to be shut at least ``(stop - begin,)``; it is
-        told by what share of their opening they close themselves in all frames of ``latents`` ``(F,)``."""
+        Where it knows of lids, ``closing`` says how far, 0 to 1, they are to be shut at least ``(stop - begin,)``; it
+        is told by what share of their opening they close themselves in all frames of ``latents`` ``(F,)``."""
         yield self.decode(latents, portrait, identity)[:, :, begin:stop]
 
     def compared(self, latents: Tensor) -> Tensor:

@@ -83,9 +83,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     Args:
         transformer: the student (or a teacher, with more steps and guidance).
-        vae: the codec, with ``latents_mean`` and ``latents_std`` in its config.
-        audio_encoder: wav2vec2.
-        feature_extractor: normalises the waveform for it.
+        vae: the codec: Wan's, with ``latents_mean`` and ``latents_std`` in its config, or one of motion.
+        audio_encoder: wav2vec2, or the bundled model's own.
+        feature_extractor: says whether the first wants its waveform normalised.
         scheduler: its ``shift`` is the noise-level shift.
         image_encoder: what the CLIP and VTP identity strategies need.
         sample_size: height and width of the frames in pixels; one number for a square.
