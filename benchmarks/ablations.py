@@ -8,8 +8,9 @@ off the latents as it would be off the frames (what codec and renderer do to the
 
 Beginnings: for every clip of real video in CLIPS its first frame and sound, by two seeds of noise; lips and head are
 held against the clip's. Long videos: the first frames of the first clips, and SPEECH over and over; each minute hears
-the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network. Beside FILE.json a table of it is written, FILE.md: means, and 95% intervals
-of 1,000 draws of seeds and clips with replacement.
+the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network.
+Beside FILE.json a table of it is written, FILE.md: means, and 95% intervals of 1,000 draws of seeds and clips with
+replacement.
 """
 
 import argparse
@@ -185,7 +186,7 @@ def _blinks(mesh: np.ndarray) -> float:
 
 
 def table(models: dict[str, Any]) -> str:
-    """Markdown of all that was measured, a row for each name; ``models`` are the rows of its seeds by ``NAME/MODEL``."""
+    """Markdown of all that was measured, a row for each name; ``models`` are the rows of seeds by ``NAME/MODEL``."""
     names = dict.fromkeys(key.split("/")[0] for key in models)
     lines = [
         "| | seeds | " + " | ".join(label for label, _, _ in COLUMNS) + " |",
