@@ -9,6 +9,7 @@ off the latents as it would be off the frames (what codec and renderer do to the
 Beginnings: for every clip of real video in CLIPS its first frame and sound, by two seeds of noise; lips and head are
 held against the clip's. Long videos: the first frames of the first clips, and SPEECH over and over; each minute hears
 the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network.
+
 Beside FILE.json a table of it is written, FILE.md: means, and 95% intervals of 1,000 draws of seeds and clips with
 replacement.
 """
@@ -186,7 +187,8 @@ def _blinks(mesh: np.ndarray) -> float:
 
 
 def table(models: dict[str, Any]) -> str:
-    """Markdown of all that was measured, a row for each name; ``models`` are the rows of seeds by ``NAME/MODEL``."""
+    """Markdown of all that was measured, a row for each name; ``models`` has what was of each seed's, by
+    ``NAME/MODEL``."""
     names = dict.fromkeys(key.split("/")[0] for key in models)
     lines = [
         "| | seeds | " + " | ".join(label for label, _, _ in COLUMNS) + " |",
@@ -221,7 +223,7 @@ COLUMNS = (
 
 
 def _of(value: float | list[float], part: str) -> float:
-    return value if isinstance(value, float) else value[-1 if part.endswith("last") else 0]
+    return value[-1 if part.endswith("last") else 0] if isinstance(value, list) else value
 
 
 def _by_clip(values: list[float], part: str) -> np.ndarray:

@@ -1,12 +1,16 @@
 """More or less motion, eyes on the camera, no blinks: what changes, and what must not."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import asymtalker
 from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
+from asymtalker.models.codecs import load_codec_network
 from asymtalker.models.motion.basis import (
     CHIN,
     INNER_LIPS,
@@ -16,7 +20,18 @@ from asymtalker.models.motion.basis import (
     rotation_matrix,
     rotation_vector,
 )
-from asymtalker.models.motion.control import IRISES, LOWER_LIDS, UPPER_LIDS, MotionControl, lids_closing
+from asymtalker.models.motion.control import (
+    IRISES,
+    LOWER_LIDS,
+    PARTED_AT,
+    PARTED_FROM,
+    SHUT_AT,
+    UPPER_LIDS,
+    MotionControl,
+    lids_closing,
+    lips_parting,
+    shut_lips,
+)
 from moving_face import SIDE, mesh_points, motion_network, opened, textured_face
 
 BROW = 105
@@ -112,9 +127,42 @@ def test_lids_that_close_by_half_shut_and_those_that_hardly_close_do_not(network
 
     assert gap(0.1) == pytest.approx(1 - 0.1 / opening, abs=1e-3)
     assert gap(-0.3) == pytest.approx(1 + 0.3 / opening, abs=1e-3)
-    assert gap(0.5) == pytest.approx(0, abs=0.02)
+    assert gap(SHUT_AT) == pytest.approx(0, abs=0.02)
     gaps = [gap(step / 50) for step in range(30)]
     assert all(after <= before for before, after in pairwise(gaps[:25])), "lids open where they should close"
+
+
+@pytest.mark.parametrize("own", [0.0, 0.04, 0.2])
+def test_lips_that_are_almost_shut_are_shown_shut(network, own):
+    """But not those that the portrait has so, and no lips are opened, or turned inside out."""
+    basis = network.motion
+    head, way = basis.face.clone(), basis.face[LOWER_LIP] - basis.face[UPPER_LIP]
+    way = way / way.norm()
+    head[LOWER_LIP] = head[UPPER_LIP] + own * way
+    lips = lips_parting(basis, head)
+    torch.testing.assert_close(lips[1], torch.tensor(own))
+
+    def seen(gap: float) -> float:
+        change = (gap - own) * lips[0] / lips[0].square().sum()
+        points = head + basis.modes @ shut_lips(change[None], lips)[0]
+        return float((points[LOWER_LIP] - points[UPPER_LIP]) @ way)
+
+    assert seen(own) == pytest.approx(own, abs=1e-5), "a video begins with its portrait"
+    assert seen(PARTED_AT + 0.01) == pytest.approx(PARTED_AT + 0.01, abs=1e-5)
+    if own != 0.04:
+        assert seen(PARTED_FROM) == pytest.approx(0, abs=1e-5)
+        assert seen((PARTED_FROM + PARTED_AT) / 2) == pytest.approx((PARTED_FROM + PARTED_AT) / 4, abs=1e-5)
+    gaps = [seen(step / 500) for step in range(60)]
+    assert all(before <= after + 1e-6 for before, after in pairwise(gaps)), "lips close where they should open"
+    assert min(gaps) > -1e-6
+
+
+def test_shutting_lips_leaves_the_rest_of_the_face():
+    basis = load_codec_network(Path(asymtalker.__file__).parent / "assets" / "tiny" / "vae").motion
+    lips = lips_parting(basis, basis.face)[0], torch.tensor(0.0)
+    change = PARTED_FROM * lips[0] / lips[0].square().sum()
+    moved = (basis.modes @ (shut_lips(change[None], lips)[0] - change)).norm(dim=-1)
+    assert moved[[LOWER_LIP, UPPER_LIP]].min() > 5 * moved[[BROW, *LEFT_LIDS, *RIGHT_LIDS]].max()
 
 
 def test_eyes_on_the_camera_turn_against_the_head(network, picture, points):

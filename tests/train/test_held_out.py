@@ -26,7 +26,7 @@ def test_held_out_chunks_are_drawn_once_for_all_noise_levels(toy_corpus, frozen,
     losses = held_out_losses(config, transformer, frozen, source)
     assert len(drawn) == 1, "the same batch is encoded for each noise level"
     assert not drawn[0]["masks"]
-    assert len(losses) == len(HELD_OUT_SIGMAS) + 1
+    assert len(losses) == len(HELD_OUT_SIGMAS) + 3
     assert losses == held_out_losses(config, transformer, frozen, source)
     other = toy_teacher(loop=toy_loop(seed=2**32))  # which was 0 to a generator of 32 bits
     assert losses != held_out_losses(other, transformer, frozen, source)

@@ -250,7 +250,15 @@ def test_held_out_losses_are_of_the_real_head_and_the_body(source, frozen):
     network = RecordingNetwork(lambda given: given.identity)
     config = toy_teacher()
     held_out_losses(config, network, frozen, source)
-    for given, level in zip(network.passes, (250.0, 500.0, 750.0, 950.0), strict=True):
+    levels = (250.0, 500.0, 750.0, 950.0)
+    for given, level in zip(network.passes[4:8], levels, strict=True):
+        assert given.timestep.ndim == 1, "without continuity"
+        assert given.timestep.eq(level).all()
+        assert given.audio.any()
+    for given in network.passes[8:]:
+        assert given.timestep[:, :HEAD].eq(0).all(), "without audio alone"
+        assert not given.audio.any()
+    for given, level in zip(network.passes[:4], levels, strict=True):
         assert given.timestep.ndim == 2, "held-out chunks are without continuity"
         assert given.timestep[:, :HEAD].eq(0).all(), "the head is at the noise level of the body"
         torch.testing.assert_close(given.timestep[:, HEAD:], torch.full_like(given.timestep[:, HEAD:], level))

@@ -1,6 +1,7 @@
 """Train the teacher (eq. 5): flow matching on ground-truth continuity, with two losses on decoded frames."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -204,7 +205,8 @@ def pixel_window(config: TeacherConfig, num_latents: int, head: int, generator: 
 def held_out_losses(
     config: TeacherConfig, transformer: AsymTalkerTransformer3DModel, frozen: Frozen, source: ChunkSource
 ) -> dict[str, float]:
-    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio."""
+    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio; and their
+    mean without the one or the other, which is larger if these matter."""
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     generator = numbered_generator(config.loop.seed, 0, "held-out")
     batch = source.batch(HELD_OUT_CHUNKS, generator, masks=False)
@@ -212,11 +214,19 @@ def held_out_losses(
     audio = batch.audio.frames(*Span.alone(config.chunk.frames).heard(config.model.audio_context))
     conditions = Conditions(audio, batch.identity, batch.latents[:, :, :head])
     target = flow.velocity(batch.latents, noise)
-    values: dict[str, float] = {}
-    for level in HELD_OUT_SIGMAS:
+
+    def error(level: float, conditions: Conditions) -> float:
         sigma = torch.full((len(noise),), level, device=noise.device)
         with frozen.network():
             noisy = flow.interpolate(batch.latents, noise, sigma)
             velocity = predict_velocity(transformer, noisy, sigma, conditions)
-        values[f"held_out_{level}"] = float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
-    return values | {"held_out": sum(values.values()) / len(values)}
+        return float(flow_matching_loss(velocity[:, :, head:], target[:, :, head:]))
+
+    values = {f"held_out_{level}": error(level, conditions) for level in HELD_OUT_SIGMAS}
+    values["held_out"] = sum(values.values()) / len(values)
+    for name, less in (
+        ("without_continuity", replace(conditions, continuity=None)),
+        ("without_audio", conditions.without_audio()),
+    ):
+        values[f"held_out_{name}"] = sum(error(level, less) for level in HELD_OUT_SIGMAS) / len(HELD_OUT_SIGMAS)
+    return values

@@ -24,7 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing
+from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, shut_lips
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
 from asymtalker.models.motion.register import Register
@@ -49,6 +49,7 @@ class Portrait:
         motion: ``(components + 6,)`` of its own face, which motions are changes of.
         mouth: the painter's square of it at rest ``(1, 3, S, S)``, and how far it is open there ``(1, 1, S, S)``.
         lids: by what share of their opening each expression closes them ``(components, 2)``.
+        lips: by how much each expression parts them, and by how much they are, see :func:`lips_parting`.
         control: how it is to move.
     """
 
@@ -58,6 +59,7 @@ class Portrait:
     motion: Tensor
     mouth: tuple[Tensor, Tensor]
     lids: Tensor
+    lips: tuple[Tensor, Tensor]
     control: MotionControl
 
 
@@ -122,10 +124,10 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         sheet = build_sheet(points, pose, modes.numpy(), (size[0], size[1]), picture)
         pixels = _pixels(picture)
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
-        lids = lids_closing(basis, head)
+        lids, lips = lids_closing(basis, head), lips_parting(basis, head)
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, control)
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, lips, control)
 
     def change(self, portrait: Portrait, motion: Tensor, closing: Tensor | None = None) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, its lids shut at least as far as
@@ -136,7 +138,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         pose = portrait.control.pose(start, made)
         turn = (pose.scale / start.scale)[:, None, None] * pose.rotation @ start.rotation.T
         shift = pose.place - (turn @ start.place)
-        change = portrait.control.expression(expression - rest, portrait.lids, start, pose, closing)
+        change = shut_lips(expression - rest, portrait.lips)
+        change = portrait.control.expression(change, portrait.lids, start, pose, closing)
         return Motion(turn, shift, change), pose
 
     def closed(self, portrait: Portrait, motion: Tensor) -> Tensor:
