@@ -205,7 +205,7 @@ def pixel_window(config: TeacherConfig, num_latents: int, head: int, generator: 
 def held_out_losses(
     config: TeacherConfig, transformer: AsymTalkerTransformer3DModel, frozen: Frozen, source: ChunkSource
 ) -> dict[str, float]:
-    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio; and their
+    """Velocity error on fixed held-out chunks, fixed noise and fixed noise levels, with continuity and audio; and the
     mean without the one or the other, which is larger if these matter."""
     head = timeline.latents_of_frames(config.chunk.continuity_frames)
     generator = numbered_generator(config.loop.seed, 0, "held-out")
