@@ -198,7 +198,7 @@ def table(models: dict[str, Any]) -> str:
         seeds = [found for key, found in models.items() if key.split("/")[0] == name]
         cells = []
         for _, part, column in COLUMNS:
-            drawn = [np.array([_of(row[column], part) for row in found[part.split()[0]]]) for found in seeds]
+            drawn = [_by_clip([_of(row[column], part) for row in found[part.split()[0]]], part) for found in seeds]
             low, high = _interval(drawn, np.random.default_rng(0))
             cells.append(f"{np.mean(np.concatenate(drawn)):.3g} ({low:.3g} to {high:.3g})")
         lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
@@ -224,6 +224,11 @@ COLUMNS = (
 
 def _of(value: float | list[float], part: str) -> float:
     return value[-1 if part.endswith("last") else 0] if isinstance(value, list) else value
+
+
+def _by_clip(values: list[float], part: str) -> np.ndarray:
+    """One for each clip: noises of the same clip are alike, and no draws of their own."""
+    return np.reshape(values, (-1, NOISES if part == "first" else 1)).mean(1)
 
 
 def _interval(seeds: list[np.ndarray], random: np.random.Generator) -> tuple[float, float]:

@@ -256,6 +256,25 @@ def test_frame_k_of_a_rollout_is_made_from_the_sound_of_frame_k(monkeypatch, mem
         assert video == list(range(17)), f"the video, {how}, is made of the frames {video}"
 
 
+def test_lids_are_asked_for_in_the_frames_that_a_chunk_adds(monkeypatch):
+    asked = []
+    monkeypatch.setattr(FoldingCodec, "memoryless", True)
+    monkeypatch.setattr(
+        FoldingCodec,
+        "decode_frames",
+        lambda self, latents, *others: asked.append(others[-1](latents[0, 0, :, 0, 0])) or iter(()),
+    )
+    network = RecordingNetwork(echo, FoldingCodec.channels)
+    portrait = Identity(latents=torch.zeros(1, FoldingCodec.channels, 3, 1, 1))
+    made = roll(network, FoldingCodec(), Numbers(), portrait, num_frames=15, size=(1, 1), closing=lambda *given: given)
+    for chunk in made:
+        list(chunk.shown())
+    frames, begins, closed = zip(*asked, strict=True)
+    assert frames == (range(9), range(9, 13), range(13, 15))
+    assert begins == (0, 5, 5)
+    assert all(len(one) == 3 for one in closed)
+
+
 def test_a_given_head_is_clean_and_marked_and_a_first_chunk_has_none(model, toy_codec, features, identity):
     network = RecordingNetwork(lambda given: given.identity.clone())
     sampler = SamplerConfig(num_steps=2, shift=1.0)

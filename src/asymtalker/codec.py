@@ -201,11 +201,12 @@ class Codec(ABC):
         stop: int,
         portrait: Tensor | None,
         identity: Tensor | None,
-        closing: Tensor | None = None,
+        closing: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Tensor]:
         """Frames ``[begin, stop)`` of what :meth:`decode` gives, a few at a time where the codec is ``memoryless``;
         where it fits frames to each other, they are fitted to those before ``begin``, which have been seen.
-        ``closing`` ``(stop - begin,)``, 0 to 1, shuts lids besides, where the codec knows of lids."""
+        Where it knows of lids, ``closing`` says how far, 0 to 1, they are to be shut at least ``(stop - begin,)``; it
+        is told by what share of their opening they close themselves in all frames of ``latents`` ``(F,)``."""
         yield self.decode(latents, portrait, identity)[:, :, begin:stop]
 
     def compared(self, latents: Tensor) -> Tensor:

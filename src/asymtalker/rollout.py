@@ -7,7 +7,7 @@ and is given the real frames there (:func:`asymtalker.distill.loop.generate`).
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -188,7 +188,7 @@ class Chunk:
         identity: the identity reference.
         portrait: the picture ``(B, 3, 1, H, W)``, where the codec needs it.
         preview: decodes them for the video instead, coarsely.
-        closing: how far lids are shut besides, 0 to 1, in some frames of the video ``(F,)``.
+        closing: how far lids are to be shut at least, see :meth:`asymtalker.models.motion.blinks.Blinks.closing`.
     """
 
     span: Span
@@ -197,7 +197,7 @@ class Chunk:
     identity: Identity
     portrait: Tensor | None = None
     preview: PreviewDecoder | None = None
-    closing: Callable[[range], Tensor] | None = None
+    closing: Callable[[range, int, Tensor], Tensor] | None = None
 
     def _decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
@@ -222,7 +222,7 @@ class Chunk:
         if not self.codec.memoryless:
             yield self.pixels[:, :, begin:stop]
             return
-        closing = None if self.closing is None else self.closing(self.span.new)
+        closing = None if self.closing is None else partial(self.closing, self.span.new, begin)
         frames = self.codec.decode_frames(
             self.latents.detach(), begin, stop, self.portrait, self.identity.latents, closing
         )
@@ -281,7 +281,7 @@ def rollout(
     portrait: Tensor | None = None,
     preview: PreviewDecoder | None = None,
     grows: bool = False,
-    closing: Callable[[range], Tensor] | None = None,
+    closing: Callable[[range, int, Tensor], Tensor] | None = None,
 ) -> Iterator[Chunk]:
     """Generate a video chunk by chunk, each seeing the last frames of the one before (decode-then-re-encode).
 

@@ -9,6 +9,7 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
+from asymtalker.models.motion.blinks import Blinks
 from asymtalker.models.motion.control import MotionControl
 from drawn_face import background, draw_face
 from moving_face import SIDE, mesh_points, motion_network, textured_face
@@ -65,6 +66,19 @@ def test_a_control_is_seen(pipeline, picture):
     rests = pipeline(picture, SOUND, crop=True, control=MotionControl(motion=0)).frames.astype(int)
     corner = np.s_[:, 20:40, 54:74]  # the forehead
     assert np.abs(rests - rests[:1])[corner].mean() < 0.5 * np.abs(made - made[:1])[corner].mean()
+
+
+def test_blinks_are_given_by_the_seed_unless_they_are_not_wanted(pipeline, picture, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "asymtalker.generate.pipeline.rollout", lambda *_, **options: asked.append(options) or iter(())
+    )
+    for control in (MotionControl(), MotionControl(blinks=False)):
+        list(pipeline.stream(picture, SOUND, crop=True, seed=5, control=control))
+    wanted, unwanted = (options["closing"] for options in asked)
+    known = range(1000), 0, torch.zeros(1000)
+    assert torch.equal(wanted(*known), Blinks(5).closing(*known))
+    assert unwanted is None
 
 
 def test_streaming_leaves_torch_as_it_was(pipeline, picture):

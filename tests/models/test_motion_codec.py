@@ -286,6 +286,8 @@ def test_only_the_mouth_is_painted(network, portrait, points):
     assert len(rows) > 20
     assert float(columns.float().mean()) + left == pytest.approx(middle[0], abs=4)
     assert float(rows.float().mean()) + top == pytest.approx(middle[1], abs=5)
+    assert (rows + top - middle[1]).abs().max() < 20, "the skin around the mouth is painted"
+    assert (columns + left - middle[0]).abs().max() < 28, "the skin around the mouth is painted"
 
 
 def test_a_motion_stands_for_what_it_changes_alone(network, portrait):

@@ -83,9 +83,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     Args:
         transformer: the student (or a teacher, with more steps and guidance).
-        vae: the codec, with ``latents_mean`` and ``latents_std`` in its config.
-        audio_encoder: wav2vec2.
-        feature_extractor: normalises the waveform for it.
+        vae: the codec: Wan's, with ``latents_mean`` and ``latents_std`` in its config, or one of motion.
+        audio_encoder: wav2vec2, or the bundled model's own.
+        feature_extractor: says whether the first wants its waveform normalised.
         scheduler: its ``shift`` is the noise-level shift.
         image_encoder: what the CLIP and VTP identity strategies need.
         sample_size: height and width of the frames in pixels; one number for a square.
@@ -408,8 +408,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     def _frames(self, request: Request, inputs: Inputs, sampler: SamplerConfig) -> Iterator[Callable[[], np.ndarray]]:
         """The frames of each chunk of :meth:`_chunks`, as :meth:`shown` gives them."""
-        for made in self._chunks(request, inputs, sampler):
-            yield from self.shown(made, inputs)
+        return (fetch for made in self._chunks(request, inputs, sampler) for fetch in self.shown(made, inputs))
 
     def shown(self, made: Chunk, inputs: Inputs) -> Iterator[Callable[[], np.ndarray]]:
         """The frames ``(F, H, W, 3)`` of a chunk, all or a few at a time, on their way from the GPU, in memory that
@@ -418,9 +417,9 @@ class AsymTalkerPipeline(DiffusionPipeline):
         while True:
             with self._working(inputs.portrait.picture.shape[:2], alone=alone):
                 pixels = next(shown, None)
-                fetch = None if pixels is None else fetch_frames(pixels)
-            if fetch is None:
-                break
+                if pixels is None:
+                    return
+                fetch = fetch_frames(pixels)
             yield fetch
 
     @property
@@ -446,7 +445,6 @@ class AsymTalkerPipeline(DiffusionPipeline):
         if isinstance(codec, MotionCodec):
             for seen, points in inputs.faces():
                 codec.note_face(seen, points)
-        blinks = Blinks(request.seed).closing if self.moves_pictures and request.control.blinks else None
         with self._working(size):
             identity = encode_identity(
                 self.settings.identity,
@@ -468,7 +466,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
                 portrait=to_pixels(inputs.seen[None]).to(device) if self.moves_pictures else None,
                 preview=self.preview,
                 grows=course.ready is not None,
-                closing=blinks,
+                closing=Blinks(request.seed).closing if self.moves_pictures and request.control.blinks else None,
             )
         while True:
             if course.ready is not None:

@@ -353,7 +353,7 @@ class AsymTalkerTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, Ca
         encoder_hidden_states_image: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
-        """Predict the velocity (or the clean latents, see ``prediction_type``) of a chunk.
+        """Predict the velocity of a chunk, or what ``prediction_type`` says.
 
         Args:
             hidden_states: ``(B, latent_channels + 4 + identity_channels, T, H, W)``: noisy latents, mask (1 where a

@@ -21,45 +21,44 @@ given."""
 
 
 class Blinks:
-    """When a head blinks, by its seed.
+    """When the head of one video is given a blink.
 
     Args:
-        seed: the same seed blinks at the same times.
+        seed: the same seed blinks at the same times, but for what the model makes itself.
     """
 
     def __init__(self, seed: int):
         self._random = np.random.default_rng(hashed_seed(seed, "blinks"))
         self._begins = [self._after(0)]
+        self._given: dict[int, bool] = {}
 
     def _after(self, frame: int) -> int:
         return frame + round(FPS * (LEAST_GAP + self._random.exponential(MEAN_GAP - LEAST_GAP)))
 
-    def closing(self, frames: range) -> Tensor:
-        """How far lids are shut, 0 to 1, in each of ``frames`` ``(F,)``, which may go back some seconds at most."""
+    def closing(self, frames: range, begin: int, closed: Tensor) -> Tensor:
+        """How far lids are to be shut, 0 to 1, in each of ``frames`` ``(F,)``, which may go back some seconds at most.
+
+        A blink is left out where the head is known to shut its eyes itself near it. That is decided once, as what is
+        known is another in the next chunk, and lids that snap open are no blink.
+
+        Args:
+            frames: of the video.
+            begin: the first of them among the frames that are known.
+            closed: by what share of their opening lids close themselves, in all frames that are known ``(all,)``.
+        """
         while self._begins[-1] < frames.stop:
             self._begins.append(self._after(self._begins[-1]))
-        self._begins = [begin for begin in self._begins if begin > frames.start - 20 * FPS]
+        self._begins = [first for first in self._begins if first > frames.start - 20 * FPS]
+        self._given = {first: given for first, given in self._given.items() if first in self._begins}
+        own = (closed > OWN).nonzero() - begin + frames.start
         values = torch.zeros(len(frames))
-        for begin in self._begins:
-            for step, shut in enumerate(SHAPE):
-                if begin + step in frames:
-                    values[begin + step - frames.start] = shut
+        for first in self._begins:
+            seen = [step for step in range(len(SHAPE)) if first + step in frames]
+            if not seen:
+                continue
+            if first not in self._given:
+                near = (own >= first - APART) & (own < first + len(SHAPE) + APART)
+                self._given[first] = not near.any()
+            for step in seen if self._given[first] else ():
+                values[first + step - frames.start] = SHAPE[step]
         return values
-
-
-def unless_own(closing: Tensor, closed: Tensor, begin: int) -> Tensor:
-    """``closing`` ``(F,)`` without blinks near which a head shuts its eyes itself.
-
-    Args:
-        closing: how far lids are to be shut, in the frames from ``begin`` on.
-        closed: by what share of their opening they close themselves, in all frames that are known ``(all,)``.
-        begin: the first frame of ``closing`` among them.
-    """
-    near = torch.nn.functional.max_pool1d(closed[None, None].float(), 2 * APART + 1, 1, APART)[0, 0] > OWN
-    left = closing.clone()
-    edges = torch.nn.functional.pad((closing > 0).int(), (1, 1)).diff()
-    starts, stops = ((edges == sign).nonzero().flatten().tolist() for sign in (1, -1))
-    for first, stop in zip(starts, stops, strict=True):
-        if near[begin + first : begin + stop].any():
-            left[first:stop] = 0
-    return left

@@ -24,7 +24,6 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.blinks import unless_own
 from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, shut_lips
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet
@@ -275,7 +274,7 @@ class MotionCodec(Codec):
         stop: int,
         portrait: Tensor | None,
         identity: Tensor | None,
-        closing: Tensor | None = None,
+        closing: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[Tensor]:
         """See :meth:`asymtalker.codec.Codec.decode_frames`."""
         assert portrait is not None, "motion moves a picture"
@@ -287,10 +286,10 @@ class MotionCodec(Codec):
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)
-        shuts = [closing] * len(pictures)
-        if closing is not None:
-            closed = [self.vae.closed(*each) for each in zip(pictures, motions, strict=True)]
-            shuts = [unless_own(closing, each, begin) for each in closed]
+        shuts = [
+            None if closing is None else closing(self.vae.closed(picture, motion))
+            for picture, motion in zip(pictures, motions, strict=True)
+        ]
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
         def block(first: int) -> Tensor:

@@ -97,10 +97,10 @@ class MotionControl:
     def expression(
         self, change: Tensor, lids: Tensor, start: Pose, seen: Pose, closing: Tensor | None = None
     ) -> Tensor:
-        """The change of expression ``(B, components)`` since the portrait, in the modes' components.
+        """The change of expression ``(B, K)`` since the portrait, of the modes that :meth:`modes` gives.
 
         Args:
-            change: as it was made.
+            change: as it was made ``(B, components)``.
             lids: the portrait's :func:`lids_closing`.
             start: the portrait's pose.
             seen: the poses that are to be seen ``(B,)``.
