@@ -186,7 +186,7 @@ def blend(
         zoom: pixels between targets.
 
     Returns:
-        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` of what is inside in each.
+        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` in each of what is inside and the portrait does not show.
     """
     pixels, origin = above
     below = sources(sheet, opening.below, moved[0], target)
@@ -197,11 +197,12 @@ def blend(
     upper = upper.at(origin, zoom)
     lower = torch.minimum(lower.at(below, zoom), 1 - upper)
     inside = texture.at(within, zoom)
+    share = unseen = 1 - upper - lower
     if opening.fill is not None:
         seen = opened.at(within, zoom)
         inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
-    share = 1 - upper - lower
-    return upper * pixels + lower * texture.at(below, zoom) + share * inside, share
+        unseen = share * (1 - seen)
+    return upper * pixels + lower * texture.at(below, zoom) + share * inside, unseen
 
 
 def render(sheet: Sheet, texture: Texture, moved: Moved) -> Tensor:
@@ -227,7 +228,8 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> Tensor:
 
 
 def render_mouth(sheet: Sheet, texture: Texture, moved: Moved, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share of its inside in each."""
+    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share in each of what is inside
+    and the portrait does not show."""
     origin = sources(sheet, sheet.above, moved.above, target)
     above = texture.at(origin), origin
     return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target)
