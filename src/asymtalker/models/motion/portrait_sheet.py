@@ -241,7 +241,8 @@ class _Line:
 
 def shows_teeth(points: np.ndarray, unit: float) -> bool:
     """Whether a mouth's points ``(478, 3)``, in pixels, are so far apart that a portrait shows what is inside."""
-    return bool(np.linalg.norm(points[14, :2] - points[13, :2]) > PARTED * unit)
+    down = points[152, :2] - points[10, :2]
+    return bool((points[14, :2] - points[13, :2]) @ down / np.linalg.norm(down) > PARTED * unit)
 
 
 def _uncross(dense: np.ndarray, upper: np.ndarray, lower: np.ndarray, down: np.ndarray) -> None:
@@ -258,7 +259,8 @@ def _covers(lines: list[_Line], places: np.ndarray, reach: float, seen: bool) ->
     (past, beside, _), (lower, _, _) = (line.past(places) for line in lines)
     above = np.where(np.hypot(np.maximum(past, 0), beside) > reach, 1, np.clip(0.5 - past, 0, 1))
     below = np.clip(0.5 + (lower if seen else np.maximum(lower, past)), 0, 1)
-    return torch.from_numpy(np.stack([above, below, np.clip(1 - above - below, 0, 1)]).astype(np.float32))
+    between = np.clip(1 + np.minimum(past, -lower), 0, 1) * (beside == 0) * seen  # wholly to its edges
+    return torch.from_numpy(np.stack([above, below, between]).astype(np.float32))
 
 
 def _limits(lines: list[_Line], around: float, upright: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
