@@ -98,7 +98,9 @@ def test_teeth_that_a_portrait_shows_stay_with_the_head(picture, points):
     """Its lips are apart; the jaw falls further, and what was between them stays where it was."""
     network = motion_network(points)
     clips = [
-        torch.from_numpy(np.stack([dropped(points, 5.0 * (k % 5)) + np.float32([k % 7, 0, 0]) for k in range(20)]))
+        torch.from_numpy(
+            np.stack([dropped(points, 5.0 * (k % 5)) + np.array([k % 7, 0, 0], np.float32) for k in range(20)])
+        )
     ]
     fit_basis(network.motion, clips, [(SIDE, SIDE)], [1.0])
     apart, wide = dropped(points, 10), dropped(points, 18)
