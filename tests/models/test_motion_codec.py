@@ -271,7 +271,7 @@ def test_only_the_mouth_is_painted(network, portrait, points):
     """What a painter adds lies inside the mouth, wherever the head is."""
     motion = at(network, torch.from_numpy(opened(points, 12) + np.float32([8, 4, 0]))[None])
     change, _ = network.change(portrait, motion)
-    bare = render(portrait.sheet, portrait.texture, change.of(portrait.sheet))
+    bare, _ = render(portrait.sheet, portrait.texture, change.of(portrait.sheet))
     network.painter.out.bias.fill_(0.5)
     try:
         painted = network.frames(portrait, motion)

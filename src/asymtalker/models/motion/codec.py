@@ -26,14 +26,17 @@ from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
 from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, shut_lips
 from asymtalker.models.motion.painter import SIDE, Painter
-from asymtalker.models.motion.portrait_sheet import build_sheet
+from asymtalker.models.motion.portrait_sheet import build_sheet, shows_teeth
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import Motion, Moved, Sheet, Texture, lay_texture, render, render_mouth
+from asymtalker.models.motion.teeth import Teeth, light_inside, show_teeth, tooth_colour
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
 MOUTH_SIDE = 1.1  # head units of the painter's square
 MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
+BESIDE_TEETH = 0.4
+"""Share that is shown of what is painted beside teeth that a portrait shows: the band there would be a second row."""
 UNSEEN = 1 / 255
 """Share of a mouth's inside in a pixel that changes no byte of it."""
 
@@ -51,6 +54,7 @@ class Portrait:
         lids: by what share of their opening each expression closes them ``(components, 2)``.
         lips: by how much each expression parts them, and by how much they are, see :func:`lips_parting`.
         control: how it is to move.
+        teeth: those that are drawn; ``None`` where it shows its own.
     """
 
     picture: Tensor
@@ -61,6 +65,28 @@ class Portrait:
     lids: Tensor
     lips: tuple[Tensor, Tensor]
     control: MotionControl
+    teeth: Teeth | None
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What was painted: ``added`` to the moved portrait ``(B, 3, S, S)``, the ``light`` there ``(B, 1, S, S)`` and the
+    ``colour`` of teeth in it ``(B, 3, 1, 1)``; or that of one frame, without ``B``."""
+
+    added: Tensor
+    light: Tensor
+    colour: Tensor
+
+    def of(self, index: int) -> "Painted":
+        """That of one frame."""
+        return Painted(self.added[index], self.light[index], self.colour[index])
+
+    def at(self, where: Tensor) -> tuple[Tensor, Tensor]:
+        """What is added ``(3, h, w)`` and the light ``(1, h, w)`` at places ``(h, w, 2)`` in the square of one frame,
+        in [-1, 1]."""
+        both = torch.cat([self.added, self.light])[None]
+        found = torch.nn.functional.grid_sample(both, where[None], mode="bicubic", align_corners=False)[0]
+        return found[:3], found[3:].clamp(0, 1)
 
 
 class MotionCodecModel(ModelMixin, ConfigMixin):
@@ -127,7 +153,9 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         lids, lips = lids_closing(basis, head), lips_parting(basis, head)
         texture = lay_texture(sheet, picture)
         rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
-        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, lips, control)
+        unit = float(pose.scale)
+        own = None if shows_teeth(points, unit) else Teeth.of(head, unit)
+        return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, lips, control, own)
 
     def change(self, portrait: Portrait, motion: Tensor, closing: Tensor | None = None) -> tuple[Motion, Pose]:
         """What moves a portrait's sheet to ``motion`` ``(B, components + 6)``, its lids shut at least as far as
@@ -162,8 +190,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         change, pose = self.change(portrait, motion, closing)
         sheet, picture = portrait.sheet, portrait.picture
         moved = change.of(sheet)
-        part = render(sheet, portrait.texture, moved)
-        self._paint(part, portrait, moved, pose, autocast)
+        part, unseen = render(sheet, portrait.texture, moved)
+        self._paint(part, unseen, portrait, moved, pose, autocast)
         height, width = (
             min(part.shape[2], picture.shape[2] - sheet.top),
             min(part.shape[3], picture.shape[3] - sheet.left),
@@ -174,33 +202,49 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         frame[:, :, sheet.top : sheet.top + height, sheet.left : sheet.left + width] = part[:, :, :height, :width]
         return frame
 
-    def _paint(self, part: Tensor, portrait: Portrait, moved: Moved, pose: Pose, autocast: torch.dtype | None) -> None:
+    def _paint(
+        self,
+        part: Tensor,
+        unseen: Tensor,
+        portrait: Portrait,
+        moved: Moved,
+        pose: Pose,
+        autocast: torch.dtype | None,
+    ) -> None:
         mouth, inside = self.move_mouth(portrait, moved, pose)
-        rest, opened = (still.expand(len(mouth), -1, -1, -1) for still in portrait.mouth)
         open_ones = (inside.detach().amax((1, 2, 3)) > UNSEEN).nonzero()[:, 0]
         if not len(open_ones):
             return
+        mouth, inside = mouth[open_ones], inside[open_ones]
+        rest, opened = (still.expand(len(mouth), -1, -1, -1) for still in portrait.mouth)
         with torch.autocast(part.device.type, autocast, enabled=autocast is not None):  # places need float32
-            added = self.painter(*(each[open_ones] for each in (mouth, inside, rest, opened))).float()
-        for index, square in zip(open_ones.tolist(), added, strict=True):  # each lies elsewhere
+            added = self.painter(mouth, inside, rest, opened).float()
+        if portrait.teeth is None:
+            added = BESIDE_TEETH * added
+        painted = Painted(added, light_inside(inside), tooth_colour(mouth + added, inside))
+        for number, index in enumerate(open_ones.tolist()):  # each lies elsewhere
             where = Pose(pose.scale[index], pose.rotation[index], pose.place[index])
-            self._add(part[index], square, portrait.sheet, where)
+            self._add(part[index], unseen[index], painted.of(number), portrait, where)
 
     @staticmethod
-    def _add(part: Tensor, added: Tensor, sheet: Sheet, pose: Pose) -> None:
-        centre, axes = _square_axes(pose)
-        half = (axes.abs().sum(0) / 2).tolist()
-        x, y = centre.tolist()
-        left, right = max(0, int(x - half[0]) - sheet.left), min(part.shape[2], int(x + half[0]) + 1 - sheet.left)
-        top, bottom = max(0, int(y - half[1]) - sheet.top), min(part.shape[1], int(y + half[1]) + 1 - sheet.top)
-        if left >= right or top >= bottom:
+    def _add(part: Tensor, unseen: Tensor, painted: Painted, portrait: Portrait, pose: Pose) -> None:
+        """Show what was painted on a frame's part ``(3, h, w)`` as far as a pixel is ``unseen`` ``(1, h, w)``."""
+        rows, columns = ((unseen[0].detach() > UNSEEN).any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+        if not rows:
             return
-        xs = torch.arange(left, right) + 0.5 + sheet.left - x
-        ys = torch.arange(top, bottom) + 0.5 + sheet.top - y
-        offset = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], -1)
-        where = 2 * offset @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
-        painted = torch.nn.functional.grid_sample(added[None], where[None], mode="bicubic", align_corners=False)
-        part[:, top:bottom, left:right] += painted[0]
+        box = ..., slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        xs = torch.arange(columns[0], columns[-1] + 1) + 0.5 + portrait.sheet.left
+        ys = torch.arange(rows[0], rows[-1] + 1) + 0.5 + portrait.sheet.top
+        pixels = torch.stack([xs.expand(len(ys), -1), ys[:, None].expand(-1, len(xs))], -1)
+        centre, axes = _square_axes(pose)
+        where = 2 * (pixels - centre) @ torch.linalg.inv(axes.double()).float()  # in the square, [-1, 1]
+        added, light = painted.at(where)
+        fill = portrait.sheet.openings[0].fill
+        assert fill is not None, "a mouth's is dark"
+        inner = fill.view(3, 1, 1) + added
+        if portrait.teeth is not None:
+            inner = show_teeth(inner, portrait.teeth.at(pixels, pose), light, painted.colour)
+        part[box] += unseen[box] * (inner - fill.view(3, 1, 1))
 
 
 class MotionCodec(Codec):

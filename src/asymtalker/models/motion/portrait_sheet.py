@@ -24,6 +24,7 @@ NECK = 0.5, 1.3  # head units below the face's middle where the body begins, and
 AROUND = {"mouth": 0.55, "eye": 0.33}  # head units around an opening that its box shows
 DIFFERENT = 0.85  # share of that where the parts above and below it differ
 CORNER = 5.0  # how much sooner a part's continuation ends beside a corner than beyond the line
+PARTED = 0.03  # head units between lips that show what is inside
 DARK = 0.25  # brightness of what is inside a mouth that the portrait shows closed, of its lips'
 
 
@@ -134,7 +135,11 @@ def build_sheet(
     mesh, unit, rotation = topology(), float(pose.scale), pose.rotation.numpy()
     points = points.astype(np.float32)
     in_frame = unit * np.einsum("ij,njk->nik", rotation, modes.astype(np.float32))
+    across = rotation[:2, 0] / np.linalg.norm(rotation[:2, 0])  # the head's x axis in the picture
+    upright = np.stack([across, [-across[1], across[0]]], 1)
     dense = mesh.dense(points)
+    for _, above, below, _ in OPENINGS:
+        _uncross(dense, mesh.chains[above], mesh.chains[below], upright[:, 1])
     values = np.concatenate([smooth_depth(dense, SMOOTH * unit)[:, None], _flat(mesh.dense(in_frame))], 1)
     ring = mesh.chains["oval"]
     grid = Grid.around(dense[ring, :2], unit, size)
@@ -149,8 +154,6 @@ def build_sheet(
     along = np.divide(follow, share, out=np.full_like(follow, 1 / len(ring)), where=share > 0)
     field[~inside, 0] = along @ values[ring, 0] + 0.35 * np.minimum(distance, 0.3 * unit)
 
-    across = rotation[:2, 0] / np.linalg.norm(rotation[:2, 0])  # the head's x axis in the picture
-    upright = np.stack([across, [-across[1], across[0]]], 1)
     above, openings = field.copy(), []
     for kind, upper, lower, iris in OPENINGS:
         chains = mesh.chains[upper], mesh.chains[lower]
@@ -160,12 +163,12 @@ def build_sheet(
         local = middles[part] @ upright
         above[part] = lines[0].continued(local, above[part], reach, 1)  # boxes overlap
         below = lines[1].continued(local, field[part], reach, -1)
-        within = np.concatenate([points[iris, 2:], _flat(in_frame[iris][None])[0]]) if iris else _mean(lines)
+        within = np.concatenate([points[iris, 2:], _flat(in_frame[iris][None])[0]]) if iris else _teeth(lines)
         openings.append(
             Opening(
                 _layer(grid, box, below, weight),
                 _layer(grid, box, np.broadcast_to(within, below.shape), weight),
-                _covers(lines, box.middles(1) @ upright, reach),
+                _covers(lines, box.middles(1) @ upright, reach, shows_teeth(points, unit) and not iris),
                 None if iris else _lip_colour(picture, points),
             )
         )
@@ -236,12 +239,28 @@ class _Line:
         return np.where((side * past > 0)[..., None], along + share * (own - along), own).astype(np.float32)
 
 
-def _covers(lines: list[_Line], places: np.ndarray, reach: float) -> Tensor:
-    """Who owns pixels: ``(3, H, W)``, see :class:`asymtalker.models.motion.sheet.Opening`."""
+def shows_teeth(points: np.ndarray, unit: float) -> bool:
+    """Whether a mouth's points ``(478, 3)``, in pixels, are so far apart that a portrait shows what is inside."""
+    down = points[152, :2] - points[10, :2]
+    return bool((points[14, :2] - points[13, :2]) @ down / np.linalg.norm(down) > PARTED * unit)
+
+
+def _uncross(dense: np.ndarray, upper: np.ndarray, lower: np.ndarray, down: np.ndarray) -> None:
+    """Vertices ``(V, 3)`` of a shut mouth or eye, whose lower line a face mesh often reads above its upper one: the
+    skin would be folded there and its pixels come from anywhere. They meet halfway."""
+    over = np.maximum((dense[upper, :2] - dense[lower, :2]) @ down, 0)[:, None] / 2 * down
+    dense[upper, :2] -= over
+    dense[lower, :2] += over
+
+
+def _covers(lines: list[_Line], places: np.ndarray, reach: float, seen: bool) -> Tensor:
+    """Who owns pixels: ``(3, H, W)``, see :class:`asymtalker.models.motion.sheet.Opening`; without ``seen`` what lies
+    between the lines goes with the part below."""
     (past, beside, _), (lower, _, _) = (line.past(places) for line in lines)
     above = np.where(np.hypot(np.maximum(past, 0), beside) > reach, 1, np.clip(0.5 - past, 0, 1))
-    below = np.clip(0.5 + np.maximum(lower, past), 0, 1)
-    return torch.from_numpy(np.stack([above, below, np.clip(1 - above - below, 0, 1)]).astype(np.float32))
+    below = np.clip(0.5 + (lower if seen else np.maximum(lower, past)), 0, 1)
+    between = np.clip(1 + np.minimum(past, -lower), 0, 1) * (beside == 0) * seen  # wholly to its edges
+    return torch.from_numpy(np.stack([above, below, between]).astype(np.float32))
 
 
 def _limits(lines: list[_Line], around: float, upright: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,8 +271,10 @@ def _limits(lines: list[_Line], around: float, upright: np.ndarray) -> tuple[np.
     return corners.min(0), corners.max(0)
 
 
-def _mean(lines: list[_Line]) -> np.ndarray:
-    return np.mean([line.values.mean(0) for line in lines], axis=0)
+def _teeth(lines: list[_Line]) -> np.ndarray:
+    """Depth and modes of upper teeth, which go with the head alone."""
+    depth = np.mean([line.values[:, 0].mean() for line in lines])
+    return np.concatenate([[depth], np.zeros(lines[0].values.shape[1] - 1)])
 
 
 def _lip_colour(picture: np.ndarray, points: np.ndarray) -> Tensor:

@@ -53,7 +53,8 @@ class Opening:
 
     Attributes:
         below, inside: layers of its box of the grid.
-        covers: ``(3, H, W)`` in [0, 1] over the box's pixels: owned by the part above, by the part below, open.
+        covers: ``(3, H, W)`` in [0, 1] over the box's pixels: owned by the part above, by the part below, and where
+            the portrait shows what is inside.
         fill: ``(3,)`` colour of what is inside where the portrait does not show it; ``None`` shows the portrait.
     """
 
@@ -186,7 +187,7 @@ def blend(
         zoom: pixels between targets.
 
     Returns:
-        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` of what is inside in each.
+        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` in each of what is inside and not shown by the portrait.
     """
     pixels, origin = above
     below = sources(sheet, opening.below, moved[0], target)
@@ -197,19 +198,22 @@ def blend(
     upper = upper.at(origin, zoom)
     lower = torch.minimum(lower.at(below, zoom), 1 - upper)
     inside = texture.at(within, zoom)
+    share = unseen = 1 - upper - lower
     if opening.fill is not None:
         seen = opened.at(within, zoom)
         inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
-    share = 1 - upper - lower
-    return upper * pixels + lower * texture.at(below, zoom) + share * inside, share
+        unseen = share * (1 - seen)
+    return upper * pixels + lower * texture.at(below, zoom) + share * inside, unseen
 
 
-def render(sheet: Sheet, texture: Texture, moved: Moved) -> Tensor:
-    """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved."""
+def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor]:
+    """The sheet's part of the frame ``(B, 3, rows * cell, columns * cell)``, moved, and the share ``(B, 1, ...)`` in
+    each pixel of the mouth's inside that the portrait does not show."""
     cell = sheet.cell
     whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
     above = sources(sheet, sheet.above, moved.above, whole)
     frame = texture.at(above, cell)
+    unseen = torch.zeros_like(frame[:, :1])
     for opening, parts in zip(sheet.openings, moved.openings, strict=True):
         _, height, width = opening.below.place.shape
         column, row = opening.below.corner
@@ -222,12 +226,15 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> Tensor:
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
         seen = frame[part].clone(), above[..., rows, columns]  # gradients need it as it is now
-        frame[part] = blend(sheet, opening, texture, seen, parts, target, cell)[0]
-    return frame
+        frame[part], inside = blend(sheet, opening, texture, seen, parts, target, cell)
+        if opening is sheet.openings[0]:
+            unseen[part] = inside
+    return frame, unseen
 
 
 def render_mouth(sheet: Sheet, texture: Texture, moved: Moved, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share of its inside in each."""
+    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share in each of what is inside
+    and the portrait does not show."""
     origin = sources(sheet, sheet.above, moved.above, target)
     above = texture.at(origin), origin
     return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target)
