@@ -182,3 +182,13 @@ def test_eyes_on_the_camera_turn_against_the_head(network, picture, points):
 def test_a_motion_out_of_range_is_refused(motion):
     with pytest.raises(UserError, match="--motion must be between 0 and 2"):
         MotionControl(motion=motion)
+
+
+def test_eyes_on_the_camera_are_seen_to_turn(network, picture, points):
+    """What is between the lids goes with the irises, not with the lower lids."""
+    left = network.motion.motion(turned(points, 0.2, 0), (SIDE, SIDE))
+    free, fixed = (frames(network, picture, points, MotionControl(gaze=gaze), left)[0] for gaze in ("free", "camera"))
+    eyes = (turned(points, 0.2, 0)[list(IRISES), :2].round().long()).T
+    change = (free - fixed).abs().amax(0)
+    assert change[eyes[1], eyes[0]].max() > 0.2
+    assert change[eyes[1].max() + 40 :].max() < 0.02, "the rest of the face"

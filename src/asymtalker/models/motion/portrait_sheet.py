@@ -168,7 +168,7 @@ def build_sheet(
             Opening(
                 _layer(grid, box, below, weight),
                 _layer(grid, box, np.broadcast_to(within, below.shape), weight),
-                _covers(lines, box.middles(1) @ upright, reach, shows_teeth(points, unit) and not iris),
+                _covers(lines, box.middles(1) @ upright, reach, bool(iris) or shows_teeth(points, unit)),
                 None if iris else _lip_colour(picture, points),
             )
         )
