@@ -11,7 +11,7 @@
 #   SEEDS    of the trainings (0 1 2)
 #   STEPS    of each distillation (125); TEACHER_STEPS of a teacher with another window of continuity (200)
 #   TEACHER_CORPUS  that such a teacher is trained on (CORPUS)
-#   GUIDANCE  with which the teacher itself is sampled (1.5, what students are distilled towards)
+#   GUIDANCE  with which the teacher itself is sampled (1.2, what students are distilled towards)
 #   SECONDS_LONG  of the long videos (600)
 #   VARIANTS which (all)
 set -euo pipefail
@@ -21,7 +21,7 @@ seeds=${SEEDS:-0 1 2}
 steps=${STEPS:-125}
 teacher_steps=${TEACHER_STEPS:-200}
 teacher_corpus=${TEACHER_CORPUS:-$corpus}
-guidance=${GUIDANCE:-1.5}
+guidance=${GUIDANCE:-1.2}
 seconds=${SECONDS_LONG:-600}
 variants=${VARIANTS:-teacher4 teacher8 teacher25 gt-gen gt-gt gen-gen k1 k9 k13 steps1 steps2 steps8 anchor0 anchor1}
 mkdir -p "$out"
