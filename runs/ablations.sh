@@ -9,7 +9,7 @@
 #
 # Settings, as environment variables; give a second run the same ones:
 #   SEEDS    of the trainings (0 1 2)
-#   STEPS    of each distillation (125); TEACHER_STEPS of a teacher with another window of continuity (200)
+#   STEPS    of each distillation (125); TEACHER_STEPS of a teacher with a window of continuity of its own (200)
 #   TEACHER_CORPUS  that such a teacher is trained on (CORPUS)
 #   GUIDANCE  with which the teacher itself is sampled (1.2, what students are distilled towards)
 #   SECONDS_LONG  of the long videos (600)
@@ -23,7 +23,7 @@ teacher_steps=${TEACHER_STEPS:-200}
 teacher_corpus=${TEACHER_CORPUS:-$corpus}
 guidance=${GUIDANCE:-1.2}
 seconds=${SECONDS_LONG:-600}
-variants=${VARIANTS:-teacher4 teacher8 teacher25 gt-gen gt-gt gen-gen k1 k9 k13 steps1 steps2 steps8 anchor0 anchor1}
+variants=${VARIANTS:-teacher4 teacher8 teacher25 gt-gen gt-gt gen-gen k1 k5 k9 k13 steps1 steps2 steps8 anchor0 anchor1}
 mkdir -p "$out"
 
 # assembled NAME FOLDER [FLAG ...]: a checkpoint of a folder's transformer beside the teacher's other parts.
