@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asymtalker.media.face_mesh import LEFT_IRIS, RIGHT_IRIS
+from asymtalker.media.face_mesh import LEFT_IRIS, LOWER_LIP, RIGHT_IRIS, UPPER_LIP
 from asymtalker.models.motion.basis import Pose
 from asymtalker.models.motion.sheet import Layer, Opening, Sheet
 
@@ -242,7 +242,7 @@ class _Line:
 def shows_teeth(points: np.ndarray, unit: float) -> bool:
     """Whether a mouth's points ``(478, 3)``, in pixels, are so far apart that a portrait shows what is inside."""
     down = points[152, :2] - points[10, :2]
-    return bool((points[14, :2] - points[13, :2]) @ down / np.linalg.norm(down) > PARTED * unit)
+    return bool((points[LOWER_LIP, :2] - points[UPPER_LIP, :2]) @ down / np.linalg.norm(down) > PARTED * unit)
 
 
 def _uncross(dense: np.ndarray, upper: np.ndarray, lower: np.ndarray, down: np.ndarray) -> None:
@@ -278,7 +278,7 @@ def _teeth(lines: list[_Line]) -> np.ndarray:
 
 
 def _lip_colour(picture: np.ndarray, points: np.ndarray) -> Tensor:
-    lips = points[[13, 14, 0, 17], :2].astype(int).clip(0, np.array(picture.shape[1::-1]) - 1)
+    lips = points[[UPPER_LIP, LOWER_LIP, 0, 17], :2].astype(int).clip(0, np.array(picture.shape[1::-1]) - 1)
     return torch.from_numpy(DARK * picture[lips[:, 1], lips[:, 0]].astype(np.float32).mean(0) / 127.5 - 1)
 
 

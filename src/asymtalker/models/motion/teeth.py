@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
 from asymtalker.models.motion.basis import Pose
 
 WIDTHS = 0.094, 0.070, 0.072, 0.058, 0.050, 0.045
@@ -66,7 +67,7 @@ class Teeth:
         """Of one whose points ``(478, 3)``, in head units of ``unit`` pixels, have closed lips."""
         finer = COLUMNS / (HIGH[0] - LOW[0]) / unit
         shrink = 2 ** int(np.clip(np.log2(finer), 0, 4))  # both of its sides can be divided by 16
-        middle = head[[13, 14]].mean(0) + head.new_tensor([0.0, BELOW_LIPS, BEHIND_LIPS])
+        middle = head[[UPPER_LIP, LOWER_LIP]].mean(0) + head.new_tensor([0.0, BELOW_LIPS, BEHIND_LIPS])
         return cls(middle, F.avg_pool2d(torch.from_numpy(drawing()), shrink))
 
     def at(self, pixels: Tensor, pose: Pose) -> Tensor:
