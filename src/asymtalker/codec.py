@@ -214,14 +214,14 @@ class Codec(ABC):
         pixels, or what the codec holds in their place."""
         return self.decode(latents)
 
-    def with_motion_of(self, latents: Tensor, others: Tensor, backward: Tensor) -> Tensor:
+    def with_motion_of(
+        self, latents: Tensor, others: Tensor, backward: Tensor, portraits: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Latents of the people in ``latents``, who say what they say and otherwise move as those in ``others``, where
-        ``backward`` ``(B,)`` says so as these would backward.
-
-        Raises:
-            UserError: if the codec can't tell motion from what is seen.
+        ``backward`` ``(B,)`` says so as these would backward: about their portraits as these do about theirs, or from
+        their first frames on. ``portraits`` are those of both, encoded, ``(B, C, 1, 1, 1)``. A codec of motion only.
         """
-        raise UserError("Only a codec of motion can exchange it: leave --config.exchange at 0.")
+        raise NotImplementedError
 
     def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """Latents of ``frames`` of those that ``latents`` decode to, encoded anew as a chunk begins (section 3.2);

@@ -299,8 +299,8 @@ class TeacherConfig:
     audio_noise: float = 0.0
     """Standard deviation of noise added to the audio features, which have about unit variance."""
     exchange: float = 0.0
-    """Share of chunks whose head, eyes and brows move as in another chunk of the batch, forward or backward, so that
-    nobody can remember which sound goes with which motion; a codec of motion only [ours]."""
+    """Share of chunks whose head, eyes and brows move about their portrait as in another chunk of the batch, forward
+    or backward, so that nobody can remember which sound goes with which motion; a codec of motion only [ours]."""
     num_timesteps: int = 1000
     shift: float = 3.0
     """Noise-level shift."""

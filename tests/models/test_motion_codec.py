@@ -6,6 +6,7 @@ import torch
 
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.errors import UserError
+from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
 from asymtalker.models.codecs import codec_of, load_codec_network
 from asymtalker.models.motion.basis import (
     INNER_LIPS,
@@ -17,7 +18,7 @@ from asymtalker.models.motion.basis import (
     rotation_matrix,
     rotation_vector,
 )
-from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel, read_points
+from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import render
 from drawn_face import background
@@ -248,6 +249,22 @@ def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points)
     earlier = codec.encode_again(latents, range(6, 11), lambda: pytest.fail("frames need not be looked at"))
     motions = network.motion.without_steps(network.motion.to_motion(latents), 0)
     torch.testing.assert_close(earlier, network.motion.of_motion(motions[:, 6:11]))
+
+
+def test_the_teachers_losses_compare_motion_and_how_far_lips_are_parted(codec, network, points):
+    basis = network.motion
+    latents = basis.of_motion(at(network, moving(points, 4, 21)[None])).requires_grad_()
+    motion = basis.to_motion(latents)[0].detach()
+    compared = codec.compared(latents)
+    assert compared.shape == (1, basis.components + 7, 21, 1, 1)
+    torch.testing.assert_close(compared[0, :-1, :, 0, 0].T * basis.noise, motion)
+    way = basis.face[LOWER_LIP] - basis.face[UPPER_LIP]
+    moved = torch.einsum("nck,fk->fnc", basis.modes, motion[:, : basis.components])
+    parted = (moved[:, LOWER_LIP] - moved[:, UPPER_LIP]) @ (way / way.norm())
+    assert parted.std() > 0.02
+    torch.testing.assert_close(compared[0, -1, :, 0, 0] * LIPS_ERROR, parted)
+    compared[0, -1, 7].sum().backward()
+    assert [t for t in range(6) if latents.grad[:, :, t].any()] == [2]
 
 
 def test_lost_frames_lie_between_their_neighbours(picture):

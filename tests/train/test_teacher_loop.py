@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,14 @@ def test_pixel_losses_see_the_window_and_vanish_at_the_truth(source, frozen, fir
     sum(pixel_losses(frozen.codec, predicted, clean, mask, first, stop).values()).backward()
     touched = [t for t in range(3) if predicted.grad[:, :, t].any()]
     assert touched == list(range(first, stop))
+
+
+def test_exchanging_motion_of_pixels_is_refused_before_anything_is_encoded(tmp_path, toy_corpus, tiny_pipeline_folder):
+    corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    with pytest.raises(UserError, match=r"--config\.exchange at 0"):
+        train_teacher(toy_teacher(exchange=0.5), tmp_path / "run", corpus, tiny_pipeline_folder)
+    assert not (corpus / "cache").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_log_file_is_told_how_far_it_is(tmp_path, toy_corpus, tiny_pipeline_folder, capsys):

@@ -163,19 +163,26 @@ def test_chunks_that_move_as_others_are_what_is_learned_head_and_all(source, bat
     """By a codec that takes all of the other clip, so that it shows which one that was."""
     asked = []
 
-    def exchanged(latents, others, backward):
-        asked.append((others, backward))
+    def exchanged(latents, others, backward, portraits=None):
+        asked.append((others, backward, portraits))
         return others + 50
 
     monkeypatch.setattr(frozen.codec, "with_motion_of", exchanged)
     network = RecordingNetwork(lambda given: torch.zeros_like(batch.latents))
     losses_of(toy_teacher(exchange=1.0), network, frozen, source, batch)
-    (others, backward), head = asked[0], network.passes[-1].noisy[:, :, :HEAD]
+    (others, backward, portraits), head = asked[0], network.passes[-1].noisy[:, :, :HEAD]
     torch.testing.assert_close(head, others[:, :, :HEAD] + 50, msg="the continuity is of the chunk as it was")
     assert backward.shape == (len(batch.keys),)
     assert {tuple(one.flatten()[:8].tolist()) for one in others} == {
         tuple(one.flatten()[:8].tolist()) for one in batch.latents
     }, "others are not those of the batch"
+    own, theirs = portraits
+    torch.testing.assert_close(own, batch.identity.latents)
+    order = [[bool((other == one).all()) for one in batch.latents].index(True) for other in others]
+    torch.testing.assert_close(theirs, batch.identity.latents[order], msg="portraits are not those of the others")
+    losses_of(toy_teacher(exchange=1.0), network, frozen, source, replace(batch, elapsed=0))
+    assert asked[-1][2] is None, "a video does not begin with its portrait"
+    asked.pop()
     losses_of(toy_teacher(exchange=0.0), network, frozen, source, batch)
     assert len(asked) == 1
     torch.testing.assert_close(network.passes[-1].noisy[:, :, :HEAD], batch.latents[:, :, :HEAD])

@@ -14,6 +14,7 @@ from asymtalker.codec import Codec, recompute_decoder
 from asymtalker.config import SamplerConfig, TeacherConfig
 from asymtalker.dataset.batches import Batch, BatchesAhead, ChunkSource, check_sizes, encode_all, open_held_out
 from asymtalker.dataset.buckets import Size
+from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
@@ -67,6 +68,8 @@ def train_teacher(
     loop = config.loop
     check_world(loop, config.lora_rank)
     frozen = load_frozen(model_path, config.model.identity, loop)
+    if config.exchange and frozen.codec.spatial:
+        raise UserError("Pixels can't move as others do, only motion can: leave --config.exchange at 0.")
     run = RunFolder(run_path, config, {"corpus": str(corpus_path), "model": str(model_path)})
     kept = {"buckets": config.buckets, "cache": loop.cache}
     source = ChunkSource(corpus_path, "train", frozen, config.chunk, **kept)
@@ -181,10 +184,12 @@ def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator
 
 def exchange_motion(config: TeacherConfig, codec: Codec, batch: Batch, generator: torch.Generator) -> Batch:
     """A batch of which some chunks move as others of it do, see :attr:`~asymtalker.config.TeacherConfig.exchange`."""
-    count = len(batch.keys)
-    others = batch.latents[torch.randperm(count, generator=generator).to(batch.latents.device)]
+    count, portraits = len(batch.keys), batch.identity.latents
+    order = torch.randperm(count, generator=generator).to(batch.latents.device)
     backward, exchanged = torch.rand(2, count, generator=generator) < torch.tensor([[0.5], [config.exchange]])
-    moved = codec.with_motion_of(batch.latents, others, backward)
+    # a video begins with its portrait; later on what is learned is how far from it a head goes
+    about = None if batch.elapsed == 0 or portraits is None else (portraits, portraits[order])
+    moved = codec.with_motion_of(batch.latents, batch.latents[order], backward, about)
     return replace(batch, latents=torch.where(exchanged.to(moved.device).view(-1, 1, 1, 1, 1), moved, batch.latents))
 
 

@@ -205,10 +205,10 @@ class MotionBasis(nn.Module):
         most = torch.linalg.svd(points @ root, full_matrices=False)[2][:SPEECH]
         return (root @ most.T @ most @ torch.linalg.inv(root)).to(self.modes)
 
-    def with_motion_of(self, motion: Tensor, others: Tensor) -> Tensor:
-        """Motion ``(B, F, components + 6)`` with the lips and the chin of ``motion``, from whose first frame on head,
-        eyes and brows go as in ``others``, both of that shape."""
-        moved = self.seen_from(others, others[:, 0], motion[:, 0])
+    def with_motion_of(self, motion: Tensor, others: Tensor, rest: Tensor, start: Tensor) -> Tensor:
+        """Motion ``(B, F, components + 6)`` with the lips and the chin of ``motion`` and head, eyes and brows that
+        differ from ``rest`` as those of ``others`` do from ``start``, both ``(B, components + 6)``."""
+        moved = self.seen_from(others, start, rest)
         lips = (motion - moved)[..., : self.components] @ self.speech().T
         return torch.cat([moved[..., : self.components] + lips, moved[..., self.components :]], -1)
 

@@ -33,6 +33,7 @@ from asymtalker.models.motion.teeth import Teeth, light_inside, show_teeth, toot
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
+LIPS_ERROR = 0.005  # of the mesh in how far lips are parted, in head units [ours]
 MOUTH_SIDE = 1.1  # head units of the painter's square
 MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
 BESIDE_TEETH = 0.4
@@ -359,18 +360,24 @@ class MotionCodec(Codec):
         return ThreadPoolExecutor(torch.get_num_threads())
 
     def compared(self, latents: Tensor) -> Tensor:
-        """See :meth:`asymtalker.codec.Codec.compared`: the motion of the frames ``(B, components + 6, F, 1, 1)``, in
-        units of what a face mesh misreads."""
+        """See :meth:`asymtalker.codec.Codec.compared`: the motion of the frames and how far lips are parted
+        ``(B, components + 7, F, 1, 1)``, in units of what a face mesh misreads."""
         basis = self.vae.motion
-        motion = basis.to_motion(latents.cpu().float()) / basis.noise
-        return motion.transpose(1, 2)[..., None, None].to(latents.device)
+        motion = basis.to_motion(latents.cpu().float())
+        parting, _ = lips_parting(basis, basis.face)
+        lips = motion[..., : basis.components] @ parting / LIPS_ERROR
+        values = torch.cat([motion / basis.noise, lips[..., None]], -1)
+        return values.transpose(1, 2)[..., None, None].to(latents.device)
 
-    def with_motion_of(self, latents: Tensor, others: Tensor, backward: Tensor) -> Tensor:
+    def with_motion_of(
+        self, latents: Tensor, others: Tensor, backward: Tensor, portraits: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.with_motion_of`."""
         basis = self.vae.motion
         motion, other = (basis.to_motion(each.cpu().float()) for each in (latents, others))
         other = torch.where(backward[:, None, None], other.flip(1), other)
-        return basis.of_motion(basis.with_motion_of(motion, other)).to(latents)
+        rest, start = (basis.to_motion(each.cpu().float()) for each in portraits) if portraits else (motion, other)
+        return basis.of_motion(basis.with_motion_of(motion, other, rest[:, 0], start[:, 0])).to(latents)
 
     def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
