@@ -87,6 +87,39 @@ def test_every_change_is_noticed(signed, tmp_path, tamper):
     assert found.problems
 
 
+SIGN = """
+import re, sys
+from pathlib import Path
+from asymtalker.provenance.credentials import Made, Signer
+from asymtalker.provenance.disclosure import Disclosure
+from signing import ORIGIN
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+signer = Signer(Disclosure(consent="signed form 12"), print)
+before = peak()
+signer.sign(Path(sys.argv[1]), Path(sys.argv[2]), ORIGIN, Made(complete=True, seconds=1.0))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells memory in other units")
+def test_signing_holds_no_video_in_memory(tmp_path):
+    write_video(tmp_path / "short.mp4", FRAMES)
+    data, more = (tmp_path / "short.mp4").read_bytes(), 48 << 20
+    at = data.rindex(b"mdat") - 4
+    size = int.from_bytes(data[at : at + 4], "big")
+    assert at + size == len(data), "pictures and sound are not the last box"
+    (tmp_path / "long.mp4").write_bytes(
+        data[:at] + (size + more).to_bytes(4, "big") + data[at + 4 :] + os.urandom(more)
+    )
+    command = [sys.executable, "-c", SIGN, tmp_path / "long.mp4", tmp_path / "long_signed.mp4"]
+    taken = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]).stdout
+    assert int(taken.split()[-1]) < 24, "MiB"
+    assert read_credentials(tmp_path / "long_signed.mp4").state == "intact"
+
+
 def test_a_copy_is_as_good_under_any_name(signed, tmp_path):
     for name in ("b.mp4", "c.mov", "d.m4v", "e.bin"):
         shutil.copy(signed, tmp_path / name)

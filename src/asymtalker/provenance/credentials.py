@@ -31,7 +31,8 @@ SETTINGS = {
         "created_assertion_labels": ["c2pa.actions", "c2pa.soft-binding", GENERATION, CONSENT],
     },
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},  # what is looked at is nobody else's business
-    "core": {"backing_store_memory_threshold_in_mb": 16},
+    # hashed piece by piece: as a whole it would be held in memory as a whole
+    "core": {"backing_store_memory_threshold_in_mb": 16, "merkle_tree_chunk_size_in_kb": 1024},
 }
 HARMLESS = {"signingCredential.untrusted"}
 """Failures that say nothing about whether a file was altered."""
