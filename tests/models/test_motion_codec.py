@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.errors import UserError
@@ -20,7 +21,7 @@ from asymtalker.models.motion.basis import (
 )
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
 from asymtalker.models.motion.register import Register
-from asymtalker.models.motion.sheet import render
+from asymtalker.models.motion.sheet import _targets, render, sources
 from drawn_face import background
 from moving_face import SIDE, mesh_points, motion_network, moving, opened, textured_face
 
@@ -108,6 +109,21 @@ def test_the_head_goes_where_its_pose_goes_and_what_is_far_from_it_stays(network
     assert np.abs(frame[there] - picture[nose]).mean() < 0.3 * np.abs(frame[nose].astype(int) - picture[nose]).mean()
     for edge in (np.s_[-2:], np.s_[:8, :8], np.s_[:8, -8:]):
         assert np.abs(frame[edge] - picture[edge]).mean() < 2
+
+
+@pytest.mark.parametrize("shut", [0.3, 1.0])
+def test_the_way_back_is_found_where_lids_that_shut_draw_skin_out(network, portrait, points, shut):
+    motion = at(network, torch.from_numpy(points))[None]
+    motion[:, -2] += 0.15 * network.motion.gains[-2]  # the head turns
+    change, _ = network.change(portrait, motion, torch.tensor([shut]))
+    sheet, moved = portrait.sheet, change.of(portrait.sheet).above
+    target = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), sheet.cell)
+    assert 1 + moved[:, 1].diff(dim=1).amax() / sheet.cell > 1 + 2 * shut, "nothing is drawn out"
+    source = sources(sheet, sheet.above, moved, target)
+    corner, size = target.new_tensor([sheet.left, sheet.top]), target.new_tensor([sheet.columns, sheet.rows])
+    where = (source.permute(0, 2, 3, 1) - corner) / (size * sheet.cell) * 2 - 1
+    goes = F.grid_sample(moved, where, padding_mode="border", align_corners=False)
+    assert (source + goes - target).norm(dim=1).max() < 0.1 + 0.3 * shut, "pixels"
 
 
 def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, points):

@@ -3,10 +3,12 @@
 Each cell of a grid over the face and what is around it has a place in space, modes by which expressions displace it,
 and a weight that says how far it goes with the head: 1 on the face, fading through hair and neck to rest. So the
 motion of a cell is arithmetic, the same for every frame; the way back, from a frame's pixel to the portrait's, is
-found by fixed-point iteration. Skin is torn along the lips and the lids: the part above such a line and the part below
-it are layers of their own, each continued smoothly beyond the line, with what is inside (eyeball, teeth) behind them.
+found by relaxed fixed-point iteration. Skin is torn along the lips and the lids: the part above such a line and the
+part below it are layers of their own, each continued smoothly beyond the line, with what is inside (eyeball, teeth)
+behind them.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +19,18 @@ from torch import Tensor
 
 from asymtalker.codec import to_pixels
 
-ITERATIONS = 5  # of the way back
+STRETCH = 0.5, 3.2
+"""To how many times its size a sheet is pressed together or drawn out at most, as lids that shut draw skin out."""
+STEPS = 6
+RELAXATION = (
+    1.0,
+    *(
+        2 / (sum(STRETCH) - (STRETCH[1] - STRETCH[0]) * math.cos(math.pi * (step + 0.5) / STEPS))
+        for step in range(STEPS)
+    ),
+)
+"""Of the way back, step by step: Chebyshev's for sheets of such a stretch. Plain iteration never finds what is drawn
+out to twice its size: in blinks, pixels came from up to 3.8 pixels beside their place; they come from 0.2 [ours]."""
 SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=33, threshold=0)
 
 
@@ -95,9 +108,10 @@ def sources(sheet: Sheet, layer: Layer, displacement: Tensor, target: Tensor) ->
     scale = target.new_tensor([2 / (width * sheet.cell), 2 / (height * sheet.cell)]).view(1, 2, 1, 1)
     origin = target.new_tensor([sheet.left + column * sheet.cell, sheet.top + row * sheet.cell]).view(1, 2, 1, 1)
     source = target.expand(len(displacement), -1, -1, -1)
-    for _ in range(ITERATIONS):
+    for share in RELAXATION:
         where = ((source - origin) * scale - 1).permute(0, 2, 3, 1)
-        source = target - F.grid_sample(displacement, where, padding_mode="border", align_corners=False)
+        found = target - F.grid_sample(displacement, where, padding_mode="border", align_corners=False)
+        source = source + share * (found - source)
     return source
 
 
