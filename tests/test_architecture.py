@@ -207,6 +207,14 @@ def test_links_and_files_named_in_the_docs_exist() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
+def test_commands_of_the_readme_work_as_they_stand() -> None:
+    """After ``make demo``, without an activated environment."""
+    blocks = re.findall(r"^```[a-z]*\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert any(line.startswith(".venv/bin/asymtalker generate") for line in lines)
+    assert not [line for line in lines if re.match(r"(asymtalker|pip|python|torchrun)\b", line)]
+
+
 def test_paper_map_names_things_that_exist() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in SOURCES}
     tests = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "tests").rglob("*.py")}

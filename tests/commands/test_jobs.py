@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,15 @@ def test_bad_rows_are_known_before_anything_is_made(tmp_path, row, says):
     bad, good = read_jobs(path, Generate())
     assert says in bad.problem
     assert not good.problem
+
+
+def test_a_list_from_a_pipe_names_files_from_where_one_is(tmp_path):
+    pipe = tmp_path / "list"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_text, "image,audio,output\na.png,b.wav,c.mp4\n")
+        (job,) = read_jobs(pipe, Generate(jobs=pipe))
+    assert job.paths == (Path("a.png"), Path("b.wav"), Path("c.mp4"))
 
 
 def test_rows_that_would_overwrite_each_other_are_refused(tmp_path):

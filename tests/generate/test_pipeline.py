@@ -1,5 +1,6 @@
 import errno
 import inspect
+import io
 import json
 import os
 import re
@@ -71,20 +72,63 @@ def test_guidance_without_sense_is_refused(pipeline, portrait, sound, scale):
         pipeline(portrait, (sound, SAMPLE_RATE), guidance_scale=scale)
 
 
+def test_files_in_memory_and_open_ones_are_the_files(pipeline, portrait, voice, tmp_path):
+    expected = pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4")
+    at_its_end = io.BytesIO()
+    at_its_end.write(voice.read_bytes())
+    picture, sound = portrait.read_bytes(), voice.read_bytes()
+    with portrait.open("rb") as open_picture, voice.open("rb") as open_sound:
+        for image, audio in [
+            (picture, sound),
+            (bytearray(picture), memoryview(sound)),
+            (io.BytesIO(picture), at_its_end),
+            (open_picture, open_sound),
+        ]:
+            made = pipeline.generate_to_file(image, audio, tmp_path / "b.mp4")
+            assert read_provenance(made) == read_provenance(expected)
+            assert np.array_equal(read_video(made)[0], read_video(expected)[0])
+
+
+def test_the_order_of_axes_and_of_samples_and_rate_is_understood(pipeline, portrait, sound):
+    picture, rate = torch.from_numpy(np.array(Image.open(portrait).convert("RGB"))), np.int64(SAMPLE_RATE)
+    expected = pipeline(picture, (sound, SAMPLE_RATE)).frames
+    assert np.array_equal(pipeline(picture.permute(2, 0, 1), (torch.from_numpy(sound), rate)).frames, expected)
+    assert np.array_equal(pipeline(picture.numpy(), (rate, sound)).frames, expected), "as SciPy reads it"
+
+
 @pytest.mark.parametrize(
-    "image", [None, 3, object(), b"no picture", np.zeros((80, 80, 3)), np.zeros((2, 80, 80, 3), "u1")]
+    "image",
+    [
+        *(None, 3, object(), b"no picture", b"", io.StringIO("text"), io.BytesIO(b"no picture")),
+        *(np.zeros((80, 80, 3)), np.zeros((2, 80, 80, 3), "u1"), np.zeros((1, 80, 80), "u1"), [[1, 2], [3]]),
+        *(Image.new("RGB", (9, 9)), torch.zeros(80, 80, 3), torch.zeros(80, 80, 3, device="meta")),
+    ],
 )
 def test_what_is_no_picture_is_one_sentence(pipeline, sound, image):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as error:
         pipeline(image, (sound, SAMPLE_RATE))
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "audio", [None, 3, object(), b"no sound", np.zeros(100), ("voice", "rate"), (np.zeros(9), None)]
+    "audio",
+    [
+        *(None, 3, object(), b"no sound", b"", bytearray(b"no sound"), io.BytesIO(), io.StringIO("text")),
+        *(np.zeros(100), torch.zeros(100), [0.1] * 9, {"array": np.zeros(9)}, ("voice", "rate")),
+        *(
+            (np.zeros(9), None),
+            (np.zeros(9), np.zeros(9)),
+            (1, 2),
+            (b"no sound", 16000),
+            (torch.zeros(1, 1, 9), 16000),
+        ),
+    ],
 )
 def test_what_is_no_sound_is_one_sentence(pipeline, portrait, audio):
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as error:
         pipeline(portrait, audio)
+    assert "\n" not in str(error.value)
+    assert "/tmp" not in str(error.value), "what was given is called by the name of its copy"
 
 
 def test_pipes_are_read_and_hashed(pipeline, portrait, voice, tmp_path):

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +93,15 @@ def test_full_disk_is_one_sentence_whoever_writes(tmp_path):
         with pytest.raises(UserError, match=r"Cannot write .*a \(the disk is full\)"):
             write()
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_is_no_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for address in ("https://a.b/c.mp4", "s3://a/c.mp4"):
+        with pytest.raises(UserError, match="is an address"):
+            check_writable(Path(address))
+    check_writable(Path("12:30.mp4"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_cannot_be_written_are_refused(tmp_path):

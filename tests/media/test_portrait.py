@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.generate.inputs import Request, read_inputs
 from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS, find_face
 from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import (
@@ -20,7 +21,7 @@ from asymtalker.media.portrait import (
     resize_for_video,
 )
 from drawn_face import background, draw_face
-from real_data import DATA
+from real_data import DATA, INPUTS, needs_inputs
 
 
 @pytest.mark.parametrize(
@@ -90,8 +91,13 @@ def test_small_faces_are_found_and_said_to_be_soft(width):
 
 def test_a_face_of_few_pixels_is_refused():
     face = find_faces(draw_face(background(300, 300), (150, 150), 60))[0]
-    with pytest.raises(UserError, match="20 pixels wide"):
+    with pytest.raises(UserError, match="20 pixels wide: give a picture in which it has 64 or more"):
         check_face(replace(face, width=20), (300, 300), "x.png", print)
+    said: list[str] = []
+    with pytest.raises(UserError, match="20 pixels wide: crop"):
+        check_face(replace(face, width=20), (300, 300), "x.png", said.append, shrunk=True)
+    check_face(replace(face, width=50), (300, 300), "x.png", said.append, shrunk=True)
+    assert ["crop the picture around it" in sentence for sentence in said] == [True]
 
 
 def test_a_face_that_is_cut_off_is_said_or_refused():
@@ -255,7 +261,7 @@ def test_every_real_portrait_is_framed():
         assert 0.58 < mouth[1] < 0.76, path
 
 
-@pytest.mark.skipif(not (DATA / "inputs").is_dir(), reason="no odd inputs")
+@needs_inputs
 @pytest.mark.parametrize(
     ("name", "faces", "turn"),
     [
@@ -269,6 +275,23 @@ def test_odd_pictures(name, faces, turn):
     _, found, turned = find_upright(read_picture(DATA / "inputs" / name))
     assert len(found) == faces
     assert turned == turn
+
+
+@needs_inputs
+def test_a_larger_false_face_does_not_win():
+    """A cat with a person a quarter as large beside it."""
+    cat = np.asarray(Image.fromarray(read_picture(INPUTS / "cat_chelsea.jpg")).resize((900, 600)))
+    person = Image.fromarray(read_picture(INPUTS / "upright_old_man.jpg")).resize((200, 200))
+    both = np.concatenate([cat, background(600, 240)], axis=1)
+    both[200:400, 920:1120] = np.asarray(person)
+    (face,) = find_faces(both)
+    assert 920 < face.left + face.width / 2 < 1120
+
+
+@needs_inputs
+def test_of_an_animation_the_first_picture_is_said_to_count():
+    with pytest.raises(UserError, match="No human face was found in the first picture of"):
+        read_inputs(Request(INPUTS / "anim_black_first.gif", (np.ones(640, np.float32), 16000)), (64, 64), None)
 
 
 def test_rows_that_are_padded_change_nothing():

@@ -243,6 +243,38 @@ def test_a_voice_on_any_of_many_channels_without_names_is_heard(tmp_path, count)
         assert agreement(played[:, 0], voice) > 0.99
 
 
+def test_voices_on_several_of_many_channels_are_all_heard():
+    one, other = voice_like(), np.roll(voice_like()[::-1], 500)
+    samples = np.zeros((len(one), 6), np.float32)
+    samples[:, 0], samples[:, 4] = one, 0.5 * other
+    audio = AudioSamples(samples, SAMPLE_RATE)
+    for heard in (audio.read(0, len(one)), audio.track().take_until(None)[:, 0]):
+        assert agreement(heard, one + 0.5 * other) > 0.99
+        assert np.abs(heard).max() == pytest.approx(np.abs(samples).max(), rel=0.01)
+    assert audio.remarks == ()
+
+
+def test_a_voice_that_cancels_under_music_is_heard(tmp_path):
+    voice, music = voice_like(), 0.2 * voice_like()[::-1]
+    audio = AudioFile(write_raw_wav(tmp_path / "a.wav", 0.5 * np.stack([music + voice, music - voice], 1)))
+    assert agreement(audio.read(0, audio.num_samples), voice) > 0.9
+    assert any("cancel" in remark for remark in audio.remarks)
+
+
+@pytest.mark.parametrize(
+    ("count", "mask", "at"), [(6, 0x3F, 3), (18, 0x3FFFF, 17), (2, 0x18000, 1), (2, 0x1008, 0), (1, 0x8, 0)]
+)
+def test_names_that_players_leave_out_or_cannot_mix_hide_no_voice(tmp_path, count, mask, at):
+    """A recorder's tracks may be named after loudspeakers, such as the fourth of six after a subwoofer."""
+    voice = voice_like()
+    samples = np.zeros((len(voice), count), np.float32)
+    samples[:, at] = voice
+    audio = AudioFile(write_raw_wav(tmp_path / "a.wav", samples, mask=mask))
+    assert agreement(audio.read(0, audio.num_samples), voice) > 0.99
+    assert agreement(audio.track().take_until(None).sum(1), voice) > 0.99
+    assert not any("Nothing is heard" in remark for remark in audio.remarks)
+
+
 def test_channels_with_names_are_mixed_as_players_do(tmp_path):
     voice = voice_like()
     samples = np.zeros((len(voice), 6), np.float32)
@@ -353,6 +385,23 @@ def test_what_holds_no_samples_is_one_sentence(samples):
     with pytest.raises(UserError) as error:
         AudioSamples(samples, SAMPLE_RATE)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1, 999, 10**7, 1e30, float("nan"), float("inf"), "x", None, np.ones(99), 2j])
+def test_a_rate_without_sense_is_one_sentence(rate):
+    with pytest.raises(UserError) as error:
+        AudioSamples(np.ones(99, np.float32), rate)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 120
+
+
+def test_a_file_that_says_a_rate_without_sense_is_one_sentence(tmp_path):
+    path = write_wav(tmp_path / "a.wav", np.ones(99))
+    data = bytearray(path.read_bytes())
+    data[24:28] = struct.pack("<I", 1)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="1 samples a second"):
+        AudioFile(path)
 
 
 @needs_inputs

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import disk_is_full
 from asymtalker.media.video import VideoWriter, read_video, write_video
 from asymtalker.provenance.certificate import signing_identity
 from asymtalker.provenance.credentials import BY_AI, Made, Signer, _context, _signer, read_credentials
@@ -233,6 +235,26 @@ def test_what_can_not_be_signed_is_kept_aside(tmp_path):
     assert len(read_video(kept)[0]) == 12
     assert path.read_bytes() == b"an older one"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_that_is_full_when_signing_is_said(tmp_path):
+    signer, limits = Signer(Disclosure()), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def sign(source, signed):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (source.stat().st_size, limits[1]))  # the signed one is larger
+        try:
+            signer.sign(source, signed, ORIGIN, Made(seconds=writer.seconds, complete=True))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    writer = VideoWriter(tmp_path / "a.mp4", (96, 128), finish=sign)
+    writer.write(FRAMES)
+    with pytest.raises(UserError, match="the disk is full") as told:
+        writer.close()
+    assert disk_is_full(told.value), "a list of jobs would go on"
+    (kept,) = tmp_path.iterdir()
+    assert str(kept) in str(told.value)
+    assert len(read_video(kept)[0]) == 12
 
 
 KILLED = """

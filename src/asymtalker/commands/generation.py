@@ -31,9 +31,9 @@ class Generate:
     output: Path | None = None
     """The MP4 file to write. It is replaced if it exists."""
     jobs: Path | None = None
-    """Instead of these three, a CSV file with the columns image, audio and output, paths from its own folder, and as
-    columns of the same names any of seed, steps, guidance, face, track, crop, size, motion, gaze, blinks, label,
-    consent. What is done is not done again."""
+    """Instead of these three, a CSV file with the columns image, audio and output, paths from its own folder (of a
+    pipe, from where you are), and as columns of the same names any of seed, steps, guidance, face, track, crop, size,
+    motion, gaze, blinks, label, consent. What is done is not done again."""
     model: str | None = None
     """Checkpoint folder, or a model of the Hugging Face hub; the bundled one by default."""
     seed: int = 0

@@ -83,7 +83,8 @@ def read_jobs(path: Path, settings: Generate) -> list[Job]:
             )
         if len(set(columns)) < len(columns):
             raise UserError(f"The list {path} has a column twice: name each once.")
-        jobs = [_job(table.line_num, row, path.parent, settings) for row in table]
+        folder = path.parent if path.is_file() else Path()  # a pipe is nowhere
+        jobs = [_job(table.line_num, row, folder, settings) for row in table]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"The list {path} is not a CSV file in UTF-8 ({error}): save it as one.") from error
     if not jobs:

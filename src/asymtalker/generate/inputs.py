@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, fields
-from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import IO, Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -29,8 +29,10 @@ from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.provenance.disclosure import AS_USUAL, NO_STATEMENT, Disclosure
 from asymtalker.provenance.origin import Provenance, provenance
 
-Picture = str | Path | Image.Image | np.ndarray | bytes | BytesIO
-Sound = str | Path | tuple[Any, int]
+Held = bytes | bytearray | memoryview | IO[bytes]
+"""A file in memory, or an open one."""
+Picture = str | Path | Held | Image.Image | np.ndarray
+Sound = str | Path | Held | tuple[Any, Any]
 Progress = Callable[[int, int], None]
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
@@ -49,8 +51,10 @@ class Request:
     """What is to be generated. All ways to generate take these as their arguments.
 
     Attributes:
-        image: path, Pillow image, ``H W 3`` uint8 array or tensor, or the bytes of a file, showing a face.
-        audio: path of anything with sound, or ``(samples, rate)``, see :class:`asymtalker.media.sound.AudioSamples`.
+        image: path of a picture, its bytes, an open file, a Pillow image, or an ``H W 3`` or ``3 H W`` uint8 array or
+            tensor, showing a face.
+        audio: path of anything with sound, its bytes, an open file, or ``(samples, rate)``, in either order, see
+            :class:`asymtalker.media.sound.AudioSamples`.
         seed: the same seed gives the same video on one machine.
         num_inference_steps: per chunk; by default what the checkpoint was made for.
         guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
@@ -190,8 +194,8 @@ class Sources:
     """What a request's picture and sound are read from: a file, or what is in memory.
 
     Attributes:
-        picture, sound: paths of files that can be read again, or what was given.
-        spooled: copies of pipes, which are gone with this, and the pipes' names.
+        picture, sound: paths of files that can be read again, or values in memory.
+        spooled: copies of pipes, bytes and open files, which are gone with this, and what to call them.
     """
 
     picture: Picture
@@ -204,16 +208,25 @@ class Sources:
         given: list[Any] = [request.image, request.audio]
         spooled = list[tuple[IO[bytes], str]]()
         for index, what in enumerate(("picture", "audio file")):
-            if isinstance(given[index], str | Path) and (copy := spool(given[index], what)):
-                spooled.append((copy, str(given[index])))
-                given[index] = Path(copy.name)
+            if spooling := spool(given[index], what):
+                spooled.append(spooling)
+                given[index] = Path(spooling[0].name)
+        given[1] = _samples_first(given[1])
         return cls(*given, tuple(spooled))
 
     def as_given(self, sentence: str) -> str:
-        """What is said of a pipe, which nobody knows by its copy's name."""
-        for copy, pipe in self.spooled:
-            sentence = sentence.replace(copy.name, pipe)
+        """What is said of a copy, whose own name nobody knows."""
+        for copy, name in self.spooled:
+            sentence = sentence.replace(copy.name, name)
         return sentence
+
+
+def _samples_first(audio: Any) -> Any:
+    """``(samples, rate)``, also of ``(rate, samples)``, as SciPy and Gradio have it; all else as it is."""
+    pair = isinstance(audio, tuple | list) and len(audio) == 2
+    if pair and isinstance(audio[0], Real) and not isinstance(audio[1], Real):
+        return audio[1], audio[0]
+    return audio
 
 
 def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | None) -> Inputs:
@@ -261,7 +274,7 @@ def _read(
         say(f"The face in {name} is not upright: the picture was turned by {turn} degrees clockwise.")
     box = choose_face(faces, request.face, name, say)
     scaled = f", scaled to {picture.shape[0]}x{picture.shape[1]}," if scale < 1 else ""
-    check_face(box, picture.shape, f"{name}{scaled}", say)
+    check_face(box, picture.shape, f"{name}{scaled}", say, shrunk=scale < 1)
     portrait = crop_frame(picture, box, size)
     if request.crop:
         return Inputs(portrait=portrait, audio=audio, sources=sources)
@@ -300,7 +313,9 @@ def read_sound(audio: Sound, track: int | None) -> AudioFile | AudioSamples:
     if track is not None:
         raise UserError("Samples have no sound tracks to choose from: a track is one of a file.")
     if not isinstance(audio, tuple | list) or len(audio) != 2:
-        raise UserError(f"Sound is the path of a file, or (samples, rate), not {_described(audio)}.")
+        raise UserError(
+            f"Sound is the path of a file, its bytes, an open file, or (samples, rate), not {_described(audio)}."
+        )
     return AudioSamples(*audio)
 
 
@@ -318,11 +333,11 @@ def read_image(image: Picture) -> tuple[np.ndarray, str]:
     if isinstance(image, str | Path):
         picture = read_picture(image)
         return picture, f"the first picture of {image}" if is_animation(image) else str(image)
-    if isinstance(image, bytes | BytesIO):
-        return read_picture(BytesIO(image) if isinstance(image, bytes) else image), name
     if isinstance(image, Image.Image):
         return picture_array(image), name
     values = array_of(image, "A picture")
+    if values.ndim == 3 and values.shape[0] in (3, 4) and values.shape[2] not in (3, 4):  # as torchvision has it
+        values = np.ascontiguousarray(values.transpose(1, 2, 0))
     if values.dtype != np.uint8 or values.ndim not in (2, 3):
         raise UserError(f"A picture array must be H W 3 uint8, not {values.shape} {values.dtype}.")
     try:

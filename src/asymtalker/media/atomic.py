@@ -29,6 +29,8 @@ def check_writable(path: Path, folder: bool = False) -> None:
         UserError: if ``path`` is there and is something else, its name is too long, or its folder can't be made or
             written to.
     """
+    if is_address(path):
+        raise UserError(f"The output {path} is an address: give the path of a file and upload that.")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UserError(f"The name of the output {path} is too long: give a shorter one.")
     path = written_through(path)
@@ -44,6 +46,11 @@ def check_writable(path: Path, folder: bool = False) -> None:
         raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+
+
+def is_address(path: str | Path) -> bool:
+    """Whether a path is what is left of an address on the net, such as ``https://...``."""
+    return re.search(r"(^|/)[a-z][a-z\d]+:/", str(path)) is not None
 
 
 def written_through(path: Path) -> Path:
@@ -72,8 +79,12 @@ def disk_is_full(error: BaseException) -> bool:
 
 def write_error(path: Path, error: OSError) -> UserError:
     """The sentence for an error of the disk while ``path`` was written."""
-    reason = "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
-    return UserError(f"Cannot write {path} ({reason}): make room or choose another place.")
+    return UserError(f"Cannot write {path} ({reason_of(error)}): make room or choose another place.")
+
+
+def reason_of(error: OSError) -> str:
+    """What is wrong with the disk, in a few words."""
+    return "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
 
 
 @contextlib.contextmanager

@@ -259,7 +259,9 @@ def choose_face(
     return faces[number - 1]
 
 
-def check_face(face: FaceBox, shape: tuple[int, ...], name: str, say: Callable[[str], None]) -> None:
+def check_face(
+    face: FaceBox, shape: tuple[int, ...], name: str, say: Callable[[str], None], *, shrunk: bool = False
+) -> None:
     """Say what about a face that was found will make its video worse.
 
     Args:
@@ -267,6 +269,7 @@ def check_face(face: FaceBox, shape: tuple[int, ...], name: str, say: Callable[[
         shape: height and width of the picture, and perhaps more.
         name: of the picture, in a sentence.
         say: called with a sentence for each.
+        shrunk: the picture was scaled down, so that more would be left of its part around the face.
 
     Raises:
         UserError: if its eyes or its mouth lie outside the picture, or half of it is turned away.
@@ -282,12 +285,12 @@ def check_face(face: FaceBox, shape: tuple[int, ...], name: str, say: Callable[[
             f"The face in {name} is turned {round(yaw)} degrees to the side: give a picture that shows it frontally."
         )
     if face.width < MIN_FACE:
-        raise UserError(
-            f"The face in {name} is only {round(face.width)} pixels wide: give a picture of {SMALL_FACE} or more."
-        )
+        advice = "crop the picture around it" if shrunk else f"give a picture in which it has {SMALL_FACE} or more"
+        raise UserError(f"The face in {name} is only {round(face.width)} pixels wide: {advice}.")
+    soft = "so the video will be soft" + (": crop the picture around it" if shrunk else "")
     remarks = (
         (outside > CUT_OFF, "is cut off by the picture's edge: what is missing is made up"),
-        (face.width < SMALL_FACE, f"is only {round(face.width)} pixels wide, so the video will be soft"),
+        (face.width < SMALL_FACE, f"is only {round(face.width)} pixels wide, {soft}"),
         (yaw > ASIDE, f"is turned {round(yaw)} degrees to the side: it moves better seen from the front"),
         (lid_openings(points).max() < LIDS_CLOSED, "has its eyes closed: they may not open well"),
         (lip_aperture(points) > LIPS_WIDE, "has its mouth wide open: it may not close well"),

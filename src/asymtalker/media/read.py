@@ -1,6 +1,7 @@
 """What is given to be read: files, looked at before they are opened, pipes, and values in memory."""
 
-import re
+import contextlib
+import io
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import av.error
 import numpy as np
 
 from asymtalker.errors import UserError
+from asymtalker.media.atomic import is_address
 
 
 def check_file(path: str | Path, what: str) -> Path:
@@ -21,7 +23,7 @@ def check_file(path: str | Path, what: str) -> Path:
     """
     path = Path(path)
     try:
-        if re.match(r"[a-z]{3,}:/", str(path)):
+        if is_address(path):
             raise UserError(f"The {what} {path} is an address: download it and give the file.")
         if path.is_dir():
             raise UserError(f"The {what} {path} is a folder: give the path of a file.")
@@ -45,26 +47,44 @@ def open_media(path: Path, what: str) -> Any:
         raise UserError(f"The {what} {path} is damaged, or is none: give a file that a media player plays.") from error
 
 
-def spool(path: str | Path, what: str) -> IO[bytes] | None:
-    """A copy, gone when it is closed, of what comes out of a pipe, such as ``/dev/stdin``, which can be read but once;
-    ``None`` of a file.
+def spool(given: Any, what: str) -> tuple[IO[bytes], str] | None:
+    """A copy, gone when it is closed, of a file that has no path or can be read but once, and what to call it: of what
+    comes out of a pipe, such as ``/dev/stdin``, of bytes, and of an open file, from its beginning if it has one.
+    ``None`` of all else.
 
     Raises:
         UserError: if nothing comes, or it can't be kept.
     """
-    path = Path(path)
-    if path.is_file() or path.is_dir() or not path.exists():
-        return None
-    copy = tempfile.NamedTemporaryFile(suffix=path.suffix)  # noqa: SIM115 - whoever reads it closes it
+    name = str(given) if isinstance(given, str | Path) else "given"
     try:
-        with path.open("rb") as pipe:
-            shutil.copyfileobj(pipe, copy)
+        if (opened := _opened(given)) is None:
+            return None
+        copy = tempfile.NamedTemporaryFile(suffix=Path(name).suffix)  # noqa: SIM115 - whoever reads it closes it
+        with opened as source:
+            shutil.copyfileobj(source, copy)
         copy.flush()
     except OSError as error:
-        raise UserError(f"The {what} {path} cannot be read ({error.strerror}): give a file.") from error
+        raise UserError(
+            f"The {what} {name} cannot be read or copied ({error.strerror or error}): give a file."
+        ) from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"The {what} {name} cannot be read ({error}): open it as open(path, 'rb') does.") from error
     if not copy.tell():
-        raise UserError(f"The {what} {path} is empty (0 bytes): give another file.")
-    return copy
+        raise UserError(f"The {what} {name} is empty (0 bytes): give another file.")
+    return copy, name
+
+
+def _opened(given: Any) -> contextlib.AbstractContextManager[IO[bytes]] | None:
+    if isinstance(given, str | Path):
+        path = Path(given)
+        return None if path.is_file() or path.is_dir() or not path.exists() else path.open("rb")
+    if isinstance(given, bytes | bytearray | memoryview):
+        return io.BytesIO(given)
+    if not hasattr(given, "read"):
+        return None
+    if given.seekable():
+        given.seek(0)
+    return contextlib.nullcontext(given)
 
 
 def array_of(values: Any, what: str) -> np.ndarray:

@@ -25,9 +25,13 @@ AAC_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 MAX_BAD_PACKETS = 0.1
 LEAST_GAP, LONGEST_GAP = 0.03, 600.0
 """Seconds that a file's clock jumps ahead by where silence is meant; a shorter jump is rounding, a longer a fault."""
-CANCELLED = 0.1
-"""Power of the mean of channels over that of the loudest, under which they cancel each other, or all but few are
-silent; alike channels have 1, unlike ones 1 over their number."""
+RATES = 1_000, 1_000_000
+"""Samples a second that a sound may have."""
+CANCELLED = 0.4
+"""Power of the mean of channels over what it would be of unlike ones, under which they cancel each other; alike
+channels have their number."""
+SHOWN = 40
+"""Characters of a wrong value in a sentence."""
 FULL_SCALE = 2.0
 """A sample beyond this is not of a sound whose full scale is 1."""
 HEARD = 1e-3
@@ -129,8 +133,9 @@ def _decode_packets(container: Any, path: Path, stream: Any) -> Iterator[tuple[A
         yield frame, max(0.0, frame.samples / frame.sample_rate - seconds) if trims and seconds > 0 else 0.0
 
 
-def _decode_frames(container: Any, path: Path, track: int | None) -> Iterator[tuple[int, np.ndarray]]:
-    """``(rate, samples)`` of each frame of a sound track, converted to the rate and channels of the first."""
+def _decode_frames(container: Any, path: Path, track: int | None, mixed: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """``(rate, samples)`` of each frame of a sound track, converted to the rate of the first and the channels that
+    :func:`_layout_kept` says of it."""
     form, convert, samples, surplus, rate, channels, layout, ended = None, None, None, 0.0, 0, 0, None, None
 
     def converted(frame: Any) -> np.ndarray:
@@ -142,7 +147,7 @@ def _decode_frames(container: Any, path: Path, track: int | None) -> Iterator[tu
         if samples is not None:
             yield rate, samples
         if form is None:
-            rate, layout = frame.sample_rate, _layout_kept(frame.layout)
+            rate, layout = _checked_rate(frame.sample_rate, path), _layout_kept(frame, mixed)
             channels = layout.nb_channels
         if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
             yield rate, converted(None)
@@ -160,20 +165,29 @@ def _decode_frames(container: Any, path: Path, track: int | None) -> Iterator[tu
         yield rate, samples[: len(samples) - round(surplus * rate)]
 
 
-def _layout_kept(layout: Any) -> Any:
-    """Channels that a sound is read in: FFmpeg knows how to make two of those that have names; of many without, such
-    as a mixer records, none may be lost."""
-    if layout.nb_channels > 2 and layout.name.endswith("channels"):
+def _layout_kept(frame: Any, mixed: bool) -> Any:
+    """Channels that a sound is read in, by its first frame: where they have names and are to be ``mixed`` the two
+    that FFmpeg makes of them, as players do; else, as of a mixer's, of which none may be lost, all."""
+    layout = frame.layout
+    if layout.name in ("mono", "stereo"):
         return layout
-    return av.AudioLayout("mono" if layout.nb_channels == 1 else "stereo")
+    if layout.nb_channels == 1:
+        return av.AudioLayout("mono")
+    if not mixed or layout.name.endswith("channels"):
+        return layout
+    try:
+        av.AudioResampler("flt", "stereo", frame.sample_rate).resample(frame)
+    except av.error.FFmpegError:  # it does not know how, say, of two that are both above the listener
+        return layout
+    return av.AudioLayout("stereo")
 
 
-def _decode_sound(path: Path, track: int | None) -> Iterator[tuple[int, np.ndarray]]:
+def _decode_sound(path: Path, track: int | None, mixed: bool = True) -> Iterator[tuple[int, np.ndarray]]:
     """``(rate, block)`` pairs of about a second: ``(n, channels)`` float32 at the file's own rate."""
     with open_media(path, "audio file") as container:
         rate, parts, count = 0, [], 0
         try:
-            for rate, samples in _decode_frames(container, path, track):
+            for rate, samples in _decode_frames(container, path, track, mixed):
                 parts.append(samples)
                 count += len(samples)
                 if count >= rate:
@@ -225,18 +239,21 @@ class _Levels:
     power: np.ndarray | float = 0.0  # of each channel, times the number of samples
     of_mean: float = 0.0
     peak: float = 0.0
+    peak_of_mean: float = 0.0
 
     def hear(self, block: np.ndarray) -> None:
         """Take the next samples ``(n, channels)`` into account."""
+        mean = block.mean(1)
         self.power = self.power + np.square(block, dtype=np.float64).sum(0)
-        self.of_mean += float(np.square(block.mean(1), dtype=np.float64).sum())
+        self.of_mean += float(np.square(mean, dtype=np.float64).sum())
         self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
+        self.peak_of_mean = max(self.peak_of_mean, float(np.abs(mean).max(initial=0.0)))
 
     @property
     def voice(self) -> int | None:
         """The one channel that stands for all, ``None`` for their mean."""
         power = np.atleast_1d(self.power)
-        return int(power.argmax()) if self.of_mean < CANCELLED * power.max() else None
+        return int(power.argmax()) if self.of_mean < CANCELLED * power.sum() / len(power) ** 2 else None
 
     @property
     def gain(self) -> float:
@@ -244,9 +261,12 @@ class _Levels:
         return 1.0 if self.peak <= FULL_SCALE else 1 / self.peak
 
     def mono(self, block: np.ndarray) -> np.ndarray:
-        """``(n, 1)`` of samples ``(n, channels)``, from -1 to 1."""
-        one = block.mean(1, keepdims=True) if self.voice is None else block[:, self.voice, None]
-        return one * self.gain
+        """``(n, 1)`` of samples ``(n, channels)``, from -1 to 1; of many channels, most of which are silent at a time,
+        as loud as the loudest."""
+        if self.voice is not None:
+            return block[:, self.voice, None] * self.gain
+        lift = self.peak / self.peak_of_mean if block.shape[1] > 2 and self.peak_of_mean else 1.0
+        return block.mean(1, keepdims=True) * (lift * self.gain)
 
     def played(self, block: np.ndarray) -> np.ndarray:
         """``(n, 1 or 2)``: what a video's sound track is made of."""
@@ -259,7 +279,7 @@ class _Levels:
         if self.peak < HEARD:
             yield f"Nothing is heard in {name}: the lips will not speak."
         elif self.voice is not None:
-            yield f"The channels of {name} cancel each other, or few have sound: number {self.voice + 1} is taken."
+            yield f"The channels of {name} cancel each other: number {self.voice + 1} speaks."
 
 
 class AudioFile:
@@ -281,17 +301,26 @@ class AudioFile:
     """
 
     def __init__(self, path: str | Path, track: int | None = None):
-        self.path, self._track, self._levels = check_file(path, "audio file"), track, _Levels()
-        self.rate, self.channels, self.source_samples = 0, 1, 0
-        for rate, block in _decode_sound(self.path, track):
-            self.rate, self.channels = rate, 1 if block.shape[1] > 2 else block.shape[1]
-            self.source_samples += len(block)
-            self._levels.hear(block)
+        self.path, self._track = check_file(path, "audio file"), track
+        self._hear(mixed=True)
+        if self._levels.peak < HEARD:  # but perhaps in a channel that players leave out, such as a subwoofer's
+            self._hear(mixed=False)
         if not self.source_samples:
             raise UserError(f"The sound track of {path} is empty (no samples): give a recording of speech.")
         self.num_samples = _rescaled(self.source_samples, self.rate, SAMPLE_RATE)
         self.remarks = (*_several_tracks(self.path, track), *self._levels.remarks(str(path)))
         self._restart()
+
+    def _hear(self, mixed: bool) -> None:
+        self._mixed, self._levels = mixed, _Levels()
+        self.rate, self.channels, self.source_samples = 0, 1, 0
+        for rate, block in self._blocks():
+            self.rate, self.channels = rate, 1 if block.shape[1] > 2 else block.shape[1]
+            self.source_samples += len(block)
+            self._levels.hear(block)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        return _decode_sound(self.path, self._track, self._mixed)
 
     def _restart(self) -> None:
         self._stream = self._mono()
@@ -299,7 +328,7 @@ class AudioFile:
         self._offset = 0  # position of the first held sample
 
     def _mono(self) -> Iterator[np.ndarray]:
-        source = (self._levels.mono(block) for _, block in _decode_sound(self.path, self._track))
+        source = (self._levels.mono(block) for _, block in self._blocks())
         for block in _resample(source, self.rate, SAMPLE_RATE, 1, self.num_samples):
             yield block[:, 0]
 
@@ -320,7 +349,7 @@ class AudioFile:
     def track(self) -> SoundTrack:
         """The file's own sound, mono or stereo, at its own rate (within 16 to 48 kHz)."""
         rate = _track_rate(self.rate)
-        source = (self._levels.played(block) for _, block in _decode_sound(self.path, self._track))
+        source = (self._levels.played(block) for _, block in self._blocks())
         total = _rescaled(self.source_samples, self.rate, rate)
         return SoundTrack(rate, _resample(source, self.rate, rate, self.channels, total), self.channels)
 
@@ -347,10 +376,8 @@ class AudioSamples:
 
     def __init__(self, samples: Any, rate: int):
         samples, self._rate = _floats(array_of(samples, "Audio")), _whole(rate)
-        if samples.ndim not in (1, 2) or not samples.size or self._rate <= 0:
-            raise UserError(
-                f"Audio must be (n,) or (n, channels) samples and a rate, not {samples.shape} at {rate} Hz."
-            )
+        if samples.ndim not in (1, 2) or not samples.size:
+            raise UserError(f"Audio must be (n,) or (n, channels) samples and a rate, not {samples.shape}.")
         if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
             samples = samples.T
         levels = _Levels()
@@ -374,9 +401,18 @@ class AudioSamples:
 
 def _whole(rate: Any) -> int:
     try:
-        return int(rate)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"The rate of audio must be a number of samples a second, not {rate}.") from error
+        whole = int(rate)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        shown = " ".join(str(rate).split())[:SHOWN]
+        raise UserError(f"The rate of audio must be a number of samples a second, not {shown}.") from error
+    return _checked_rate(whole, "the array")
+
+
+def _checked_rate(rate: int, where: object) -> int:
+    if not RATES[0] <= rate <= RATES[1]:
+        least, most = RATES
+        raise UserError(f"The sound of {where} has {rate:.3g} samples a second: give one of {least} to {most}.")
+    return rate
 
 
 def _floats(samples: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
-from asymtalker.media.atomic import FULL_DISK, beside, check_writable, write_error, written_through
+from asymtalker.media.atomic import FULL_DISK, beside, check_writable, reason_of, write_error, written_through
 from asymtalker.media.read import check_file, open_media
 from asymtalker.media.sound import read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
@@ -276,7 +276,7 @@ class VideoWriter:
             with contextlib.suppress(OSError):
                 os.replace(self._output.path, kept)
             left = f"what was written lies in {kept}" if kept.exists() else "its folder was removed meanwhile"
-            raise UserError(f"Cannot finish {self.path} ({error.strerror}): {left}.") from error
+            raise UserError(f"Cannot finish {self.path} ({reason_of(error)}): {left}.") from error
         self.kept_seconds = self.seconds
 
     def _appear(self) -> None:

@@ -108,11 +108,25 @@ class Signer:
         builder = c2pa.Builder(json.dumps(manifest), _context())
         for ingredient, path in zip(_ingredients(origin), (made.portrait, made.audio), strict=True):
             _add_ingredient(builder, ingredient, path)
+        file = _File(signed, "x+")
         try:
-            with source.open("rb") as read, signed.open("x+b") as write:
+            with source.open("rb") as read, io.BufferedRandom(file) as write:
                 builder.sign(_signer(self._identity), "video/mp4", read, write)
         except c2pa.C2paError as error:
-            raise OSError(None, f"it could not be signed: {error}") from error
+            raise file.error or OSError(None, f"it could not be signed: {error}") from error
+
+
+class _File(io.FileIO):
+    """A file that remembers what went wrong with writing it, as C2PA's library does not say that."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +90,8 @@ def sha256_of(source: object) -> str:
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    if isinstance(source, BytesIO):
-        source = source.getvalue()
     values = source[0] if isinstance(source, tuple | list) else source
-    held = values if isinstance(values, bytes) else np.ascontiguousarray(array_of(values, "A hash")).tobytes()
-    return hashlib.sha256(held).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array_of(values, "A hash")).tobytes()).hexdigest()
 
 
 def version_of(checkpoint: Path) -> str:
