@@ -82,9 +82,10 @@ def write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"Cannot write {path} ({reason_of(error)}): make room or choose another place.")
 
 
-def reason_of(error: OSError) -> str:
-    """What is wrong with the disk, in a few words."""
-    return "the disk is full" if error.errno in FULL_DISK else error.strerror or str(error)
+def reason_of(error: Exception) -> str:
+    """What is wrong with the disk, in a few words, of the system's error or FFmpeg's."""
+    full = getattr(error, "errno", None) in FULL_DISK
+    return "the disk is full" if full else getattr(error, "strerror", None) or str(error)
 
 
 @contextlib.contextmanager
