@@ -20,6 +20,7 @@ from asymtalker.models.motion.basis import (
     rotation_vector,
 )
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
+from asymtalker.models.motion.portrait_sheet import _Line
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import _targets, render, sources
 from drawn_face import background
@@ -124,6 +125,18 @@ def test_the_way_back_is_found_where_lids_that_shut_draw_skin_out(network, portr
     where = (source.permute(0, 2, 3, 1) - corner) / (size * sheet.cell) * 2 - 1
     goes = F.grid_sample(moved, where, padding_mode="border", align_corners=False)
     assert (source + goes - target).norm(dim=1).max() < 0.1 + 0.3 * shut, "pixels"
+
+
+def test_beside_a_corner_of_the_mouth_the_face_is_one_piece():
+    """However fast it changes there, as it does where a head is turned away: else it tears open."""
+    places = np.stack(np.meshgrid(np.arange(40) + 0.5, np.arange(40) + 0.5), -1).astype(np.float32)
+    own = np.stack([places[..., 0] ** 2, places[..., 1]], -1)  # of the cells
+    line = _Line(np.array([10.0, 30.0]), np.array([20.0, 20.0]), np.array([[100.0, 20.0], [900.0, 20.0]]))
+    above, below = (line.continued(places, own, 20, side) for side in (1, -1))
+    cheek = np.r_[0:9, 31:40]
+    assert np.abs(above - below)[19:21, cheek].max() < 0.6  # of half a pixel to both sides of the line
+    assert np.abs(above - own)[19:21, cheek].max() < 0.6
+    assert np.abs(above - below)[19:21, 15:25, 0].max() > 20, "the mouth does not part"
 
 
 def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, points):

@@ -232,11 +232,26 @@ class _Line:
 
     def continued(self, places: np.ndarray, own: np.ndarray, reach: float, side: int) -> np.ndarray:
         """Values of the part on one side of the line (1: above): its ``own`` there, and beyond the line those of the
-        line, until after ``reach`` they are the cells' own again."""
+        line, until after ``reach`` they are the cells' own again. Beside the line, which is a corner's cheek, both
+        parts are one: what goes on there is what the cells have on the line's level."""
         past, beside, at = self.past(places)
         share = _ease(np.clip((np.maximum(side * past, 0) + CORNER * beside) / reach, 0, 1))[..., None]
         along = np.stack([np.interp(at, self.x, column) for column in self.values.T], -1)
+        along[beside > 0] = _looked_up(own, places, places - past[..., None] * [0, 1])[beside > 0]
         return np.where((side * past > 0)[..., None], along + share * (own - along), own).astype(np.float32)
+
+
+def _looked_up(values: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Values ``(h, w, D)`` of a grid, whose cells lie at ``places`` ``(h, w, 2)``, at ``wanted`` ones."""
+    steps = np.stack([places[0, 1] - places[0, 0], places[1, 0] - places[0, 0]], 1)  # of a column, of a row
+    at = np.linalg.solve(steps, (wanted - places[0, 0])[..., None])[..., 0]
+    at = np.clip(at, 0, np.array(places.shape[1::-1]) - 1)
+    low = np.minimum(at.astype(int), np.array(places.shape[1::-1]) - 2)
+    x, y = np.moveaxis((at - low)[..., None], 2, 0)
+    column, row = np.moveaxis(low, 2, 0)
+    upper = (1 - x) * values[row, column] + x * values[row, column + 1]
+    lower = (1 - x) * values[row + 1, column] + x * values[row + 1, column + 1]
+    return (1 - y) * upper + y * lower
 
 
 def shows_teeth(points: np.ndarray, unit: float) -> bool:
