@@ -184,7 +184,7 @@ def test_what_is_read_of_a_video_moves_its_first_frame_to_the_others(codec, netw
         face = slice(70, 200)
         return float((made - frames)[:, :, 4:, face, face].square().mean())
 
-    assert error(again) < 0.2 * error(frames[:, :, :1].expand_as(frames))
+    assert error(again) < 0.25 * error(frames[:, :, :1].expand_as(frames))
 
 
 def test_parts_are_the_whole(codec, network, points, picture):
@@ -369,6 +369,12 @@ def test_steps_between_latents_are_spread_and_motion_that_is_meant_stays(network
     assert (largest[0] < 0.6 * largest[1]).all()
     torch.testing.assert_close(mended[:, :6], stepped[:, :6])
     torch.testing.assert_close(mended[:, 12:], stepped[:, 12:])
+    jerk = smooth.clone()
+    jerk[:, 1:] += 0.5 * noise
+    begun = basis.without_steps(jerk, 0)
+    torch.testing.assert_close(begun[:, 0], jerk[:, 0], msg="a video does not begin with its portrait")
+    torch.testing.assert_close(begun[:, 5:], jerk[:, 5:])
+    assert (begun.diff(dim=1).abs().amax((0, 1)) < 0.6 * jerk.diff(dim=1).abs().amax((0, 1))).all()
     seen = basis.without_steps(stepped, 9)
     torch.testing.assert_close(seen[:, :9], stepped[:, :9], msg="frames that have been seen change")
     assert (seen[:, 8:].diff(dim=1).abs().amax((0, 1)) < 0.6 * stepped.diff(dim=1).abs().amax((0, 1))).all()

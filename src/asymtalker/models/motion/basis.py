@@ -168,10 +168,12 @@ class MotionBasis(nn.Module):
         """
         fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
         spread = torch.zeros_like(motion)
-        for first in range(1 + STACK, motion.shape[1] - 1, STACK):
+        begin = max(begin, 1)  # a video's first frame stays its portrait
+        for first in range(1, motion.shape[1] - 1, STACK):
             if first < begin:
                 continue
-            before, after = motion[:, first - 1] - motion[:, first - 2], motion[:, first + 1] - motion[:, first]
+            after = motion[:, first + 1] - motion[:, first]
+            before = motion[:, first - 1] - motion[:, first - 2] if first > 1 else after
             step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
             face = step[..., :-POSE]
             step = torch.cat([face / (1 + (face / self.noise[:-POSE]).square()), step[..., -POSE:]], -1)
