@@ -20,6 +20,7 @@ from asymtalker.errors import UserError
 from asymtalker.generate import folder as folders
 from asymtalker.generate.inputs import FileRequest, FramesRequest, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
+from asymtalker.media.portrait import find_faces
 from asymtalker.media.sound import SoundTrack
 from asymtalker.media.video import VideoWriter, probe_video, read_video
 from asymtalker.models.motion.control import MotionControl
@@ -276,6 +277,21 @@ def test_a_framed_picture_must_have_the_size(pipeline, sound, tmp_path):
 def test_short_and_silent_sound_works(pipeline, portrait, length):
     frames = pipeline(portrait, (np.zeros(length, np.float32), SAMPLE_RATE)).frames
     assert len(frames) == -(-length // 640)
+
+
+def test_a_crop_that_reaches_beyond_the_picture_is_said(pipeline, portrait, sound):
+    picture = np.asarray(Image.open(portrait).convert("RGB"))
+    box = find_faces(picture)[0]
+    left, top, wide = int(box.left - 0.15 * box.width), int(box.top - 0.15 * box.width), int(1.3 * box.width)
+    close = picture[max(top, 0) : top + wide, max(left, 0) : left + wide]
+    around = np.pad(close, ((400, 400), (400, 400), (0, 0)), "edge")
+    said: list[str] = []
+    for given, crop in ((close, False), (around, True)):
+        next(pipeline.stream(given, (sound, SAMPLE_RATE), crop=crop, say=said.append))
+    assert not any("blurred" in sentence for sentence in said)
+    next(pipeline.stream(close, (sound, SAMPLE_RATE), crop=True, say=said.append))
+    (share,) = (int(re.search(r"(\d+)% of it", sentence)[1]) for sentence in said if "blurred" in sentence)
+    assert 50 < share < 65  # a face is half as wide as its crop: 1 - 0.65**2
 
 
 def test_a_turned_picture_is_turned_back_and_said(pipeline, sound):

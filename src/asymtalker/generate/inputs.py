@@ -34,6 +34,8 @@ Held = bytes | bytearray | memoryview | IO[bytes]
 Picture = str | Path | Held | Image.Image | np.ndarray
 Sound = str | Path | Held | tuple[Any, Any]
 Progress = Callable[[int, int], None]
+MADE_UP = 0.02
+"""Share of a crop beyond the picture from which on it is said."""
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
 
@@ -277,6 +279,8 @@ def _read(
     check_face(box, picture.shape, f"{name}{scaled}", say, shrunk=scale < 1)
     portrait = crop_frame(picture, box, size)
     if request.crop:
+        if (beyond := portrait.placement.beyond(picture.shape)) > MADE_UP:
+            say(f"The crop around the face reaches beyond {name}: {beyond:.0%} of it is its edge, blurred.")
         return Inputs(portrait=portrait, audio=audio, sources=sources)
     points = box.mesh and box.mesh.points
     return Inputs(portrait=portrait, whole=picture, points=points, audio=audio, sources=sources)

@@ -106,6 +106,12 @@ class Placement:
         """Points ``(n, 3)`` of the picture in the crop's pixels, of which it has ``size``, height and width."""
         return (points - (self.left, self.top, 0)) * (size[0] / self.height)
 
+    def beyond(self, shape: tuple[int, ...]) -> float:
+        """The share of it, 0 to 1, that a picture of ``shape`` does not reach."""
+        rows = min(self.top + self.height, shape[0]) - max(self.top, 0)
+        columns = min(self.left + self.width, shape[1]) - max(self.left, 0)
+        return 1 - max(rows, 0) * max(columns, 0) / (self.height * self.width)
+
 
 @dataclass(frozen=True)
 class Portrait:
