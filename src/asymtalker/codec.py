@@ -217,9 +217,15 @@ class Codec(ABC):
     def with_motion_of(
         self, latents: Tensor, others: Tensor, backward: Tensor, portraits: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Latents of the people in ``latents``, who say what they say and otherwise move as those in ``others``, where
-        ``backward`` ``(B,)`` says so as these would backward: about their portraits as these do about theirs, or from
-        their first frames on. ``portraits`` are those of both, encoded, ``(B, C, 1, 1, 1)``. A codec of motion only.
+        """Latents of the people in ``latents``, who say what they say and otherwise move as those in ``others`` do.
+        Only a codec of motion has this.
+
+        Args:
+            latents: to be changed ``(B, C, T, h, w)``.
+            others: whose head, eyes and brows are taken, of the same shape.
+            backward: ``(B,)`` bool: which of these are taken from the last frame to the first.
+            portraits: identity latents of both (:class:`asymtalker.models.identity.Identity`): heads are as far from
+                the one as the others' are from the other. ``None`` goes from where each chunk begins.
         """
         raise NotImplementedError
 

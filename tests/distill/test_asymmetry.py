@@ -234,11 +234,11 @@ def source(toy_corpus, frozen):
     return ChunkSource(toy_corpus, "train", frozen, TOY_CHUNK, 3)
 
 
-def recorded(frozen, source, extent: Extent, **changes):
+def recorded(frozen, source, extent: Extent, number: int = 0, **changes):
     """A rollout of a network that notes its passes and answers with the portrait, and what came of it."""
     student = RecordingNetwork(lambda given: given.identity.clone())
     nets = Networks(None, student, None)
-    generated = roll_out(config(**changes), nets, frozen, source, extent, numbered_generator(0, 0))
+    generated = roll_out(config(**changes), nets, frozen, source, extent, numbered_generator(0, number))
     return student.passes, generated
 
 
@@ -258,6 +258,28 @@ def test_a_rollout_hands_the_real_head_to_the_teacher_and_the_students_to_the_cr
         own = generated.latents[:, :, :HEAD].detach()
         torch.testing.assert_close(head, own, msg="the critic's head is not the student's own")
         assert not torch.allclose(head, real, **close), "the critic's head is the real video's"
+
+
+def test_each_video_of_a_batch_has_its_own_sound_portrait_and_continuity(frozen, source):
+    two = {"loop": toy_loop(batch=2), "steps_per_sample": 1}
+    number = next(n for n in range(100) if len(set(source.batch(2, numbered_generator(0, n)).keys)) == 2)
+    (first, last), generated = recorded(frozen, source, Extent(2, 0), number, **two)
+    batch = generated.batch
+    for given, start in ((first, TOY_CHUNK.continuity_frames - TOY_CHUNK.frames), (last, 0)):
+        heard = batch.audio.frames(start - 2, start + TOY_CHUNK.frames + 2)
+        assert torch.equal(given.audio, heard), "a student hears another's sound"
+        assert torch.equal(given.identity, batch.identity.latents), "a student sees another's portrait"
+    shown = frozen.codec.decode(batch.identity.latents)[:, :, -TOY_CHUNK.continuity_frames :]  # all that is answered
+    own = frozen.codec.encode(shown)
+    torch.testing.assert_close(last.noisy[:, :, :HEAD], own, msg="a student goes on from another's frames")
+    torch.testing.assert_close(generated.student.continuity, own, msg="the critic has another's continuity")
+    assert torch.equal(generated.teacher.continuity, batch.latents[:, :, :HEAD]), (
+        "the teacher has another's continuity"
+    )
+    assert torch.equal(generated.student.audio, last.audio), "the scores hear another's sound"
+    (given,), generated = recorded(frozen, source, Extent(2, 0), number, student_continuity="ground_truth", **two)
+    real = generated.batch.latents[:, :, :HEAD]
+    torch.testing.assert_close(given.noisy[:, :, :HEAD], real, msg="a student goes on from another's real frames")
 
 
 def test_the_last_chunk_is_made_up_to_the_exit_step_and_the_ones_before_whole(frozen, source):

@@ -9,14 +9,15 @@ from asymtalker import flow
 from asymtalker.codec import to_pixels
 from asymtalker.config import OptimizerConfig
 from asymtalker.dataset import corpus
-from asymtalker.dataset.batches import ChunkSource
+from asymtalker.dataset.batches import Batch, ChunkSource, ClipFeatures
 from asymtalker.dataset.corpus import NewClip, ShardWriter
 from asymtalker.flow import numbered_generator
-from asymtalker.models.identity import temporal_reference
+from asymtalker.models.identity import Identity, temporal_reference
 from asymtalker.train import teacher as teacher_loop
 from asymtalker.train.teacher import (
     draw_batch,
     draw_conditions,
+    exchange_motion,
     held_out_losses,
     pixel_losses,
     teacher_losses,
@@ -191,6 +192,45 @@ def test_chunks_that_move_as_others_are_what_is_learned_head_and_all(source, bat
         losses_of(toy_teacher(exchange=0.5), network, frozen, source, batch, seed)
         shares.append((network.passes[-1].noisy[:, :, :HEAD].mean((1, 2, 3, 4)) > 25).float().mean())
     assert 0.3 < torch.stack(shares).mean() < 0.7
+
+
+def test_which_chunks_move_as_which_and_which_way_is_drawn_for_each():
+    """Latents of a chunk are its number, those of its portrait 10 more."""
+    asked = []
+
+    class Noted(FoldingCodec):
+        def with_motion_of(self, latents, others, backward, portraits=None):
+            asked.append((others[:, 0, 0, 0, 0].int().tolist(), backward, portraits))
+            return others + 100
+
+    chunks = torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 6, 3, 1, 1)
+    sound, portraits = ClipFeatures(torch.zeros(4, 9, 1), 0), Identity(latents=chunks + 10)
+    batch = Batch(("a", "b", "c", "d"), (0, 0, 0, 0), chunks, sound, portraits, (32, 32), elapsed=TOY_CHUNK.frames)
+
+    def exchanged(number, of=batch):
+        return exchange_motion(toy_teacher(exchange=0.25), Noted(), of, numbered_generator(0, number))
+
+    made = torch.stack([exchanged(number).latents[:, 0, 0, 0, 0] for number in range(200)]) >= 100
+    others, backward = torch.tensor([order for order, *_ in asked]), torch.stack([way for _, way, _ in asked])
+    assert torch.equal(others.sort(1).values, torch.arange(4).expand(200, -1)), "a chunk is left out"
+    assert (others == torch.arange(4)).float().mean() < 0.4, "chunks move as themselves"
+    for name, drawn, share in (
+        ("exchanged", made, 0.25),
+        ("backward", backward, 0.5),
+        ("both", made & backward, 0.125),
+    ):
+        assert abs(drawn.float().mean() - share) < 0.05, f"another share of the chunks is {name}"
+        assert drawn.float().mean(1).unique().numel() > 3, f"{name}: drawn for a batch as a whole"
+    for order, _, (own, theirs) in asked:
+        assert torch.equal(own, portraits.latents), "a portrait is not the chunk's own"
+        assert theirs[:, 0, 0, 0, 0].int().tolist() == [10 + k for k in order], "a portrait is not the other's"
+    for of, about in (
+        (replace(batch, elapsed=None), True),
+        (replace(batch, elapsed=0), False),
+        (replace(batch, identity=Identity(tokens=torch.zeros(4, 2, 3))), False),
+    ):
+        exchanged(0, of)
+        assert (asked[-1][2] is not None) == about, "about portraits, but in first chunks and where none is encoded"
 
 
 def test_the_teacher_is_given_the_real_head_clean_and_no_loss_counts_it(source, batch, frozen):

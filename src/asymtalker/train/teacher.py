@@ -62,7 +62,8 @@ def train_teacher(
             transformer is made, and raises if that would not fit.
 
     Raises:
-        UserError: if a folder does not hold what it should, or all clips are shorter than a chunk.
+        UserError: if a folder does not hold what it should, all clips are shorter than a chunk, or pixels are to
+            exchange motion.
     """
     config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop

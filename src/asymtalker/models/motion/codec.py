@@ -142,9 +142,8 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         mesh = torch.from_numpy(points).float()
         motion = basis.motion(mesh, (size[0], size[1]))
         _, pose = basis.split(motion, (size[0], size[1]))
-        depth = fit_pose(mesh, basis.face, basis.rigid).place[
-            2
-        ]  # which a motion leaves out: heads turn about their origin
+        # the depth, which a motion leaves out, is that of the origin: heads turn about it
+        depth = fit_pose(mesh, basis.face, basis.rigid).place[2]
         points = points - np.array([0, 0, depth], points.dtype)
         head = pose.inverse(torch.from_numpy(points).float())
         modes = control.modes(basis, head)
