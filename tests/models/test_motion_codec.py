@@ -1,5 +1,7 @@
 """The codec of motion: what it reads of faces, how it moves a portrait, and that both agree."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ from asymtalker.models.motion.basis import (
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
 from asymtalker.models.motion.portrait_sheet import _Line
 from asymtalker.models.motion.register import Register
-from asymtalker.models.motion.sheet import _targets, render, sources
+from asymtalker.models.motion.sheet import Layer, _targets, render, sources
 from drawn_face import background
 from moving_face import SIDE, mesh_points, motion_network, moving, opened, textured_face
 
@@ -75,6 +77,8 @@ def test_latents_hold_the_motion(network, points):
     again = network.motion.to_motion(latents)
     spread = (motion - motion.mean(1)).std()
     assert (again - motion).abs().mean() < 0.15 * spread
+    same = network.motion.to_motion(network.motion.of_motion(again))[:, 1:]  # the first frame's latent holds it alone
+    torch.testing.assert_close(same, again[:, 1:], atol=1e-4, rtol=0, msg="frames are other ones")
     assert latents.std(2).mean() == pytest.approx(1, abs=0.6), "latents are of the order of 1 within a clip"
 
 
@@ -137,6 +141,22 @@ def test_beside_a_corner_of_the_mouth_the_face_is_one_piece():
     assert np.abs(above - below)[19:21, cheek].max() < 0.6  # of half a pixel to both sides of the line
     assert np.abs(above - own)[19:21, cheek].max() < 0.6
     assert np.abs(above - below)[19:21, 15:25, 0].max() > 20, "the mouth does not part"
+
+
+@pytest.mark.parametrize("stretch", [0.5, 0.8, 1.5, 2.2, 3.2])
+def test_the_way_back_is_found_through_all_that_a_sheet_is_pressed_together_or_drawn_out(stretch):
+    """Of the way that pixels go at most 1/76 of the stretch is left, as Chebyshev's polynomial is no larger there."""
+    cells, middle = 60, 120.0
+    goes = (stretch - 1) * (4 * (torch.arange(cells) + 0.5) - middle)[:, None].expand(cells, cells)  # up and down
+    layer = Layer((0, 0), torch.zeros(3, cells, cells), torch.ones(1, cells, cells), torch.zeros(1))
+    sheet = SimpleNamespace(cell=4, left=0, top=0)
+    target = torch.stack([torch.full((9, 1), middle), torch.arange(middle - 4, middle + 5)[:, None]])[None]
+    moved = torch.stack([torch.zeros(cells, cells), goes])[None]
+    found = sources(sheet, layer, moved, target)  # pyright: ignore[reportArgumentType]
+    wanted = middle + (target[:, 1] - middle) / stretch
+    most = (target[:, 1] - wanted).abs().max() * abs(1 - stretch) / 75
+    assert (found[:, 1] - wanted).abs().max() <= most + 1e-3
+    assert torch.equal(found[:, 0], target[:, 0])
 
 
 def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, points):

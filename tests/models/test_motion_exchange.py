@@ -47,17 +47,20 @@ def test_lips_are_a_clips_own_and_head_and_brows_another_ones(codec, latents):
     torch.testing.assert_close(made[:, 0], own[:, 0], atol=0.05, rtol=0)
 
 
-def test_heads_go_about_their_own_portrait_as_the_others_do_about_theirs(codec, latents):
+@pytest.mark.parametrize("backward", [False, True])
+def test_heads_go_about_their_own_portrait_as_the_others_do_about_theirs(codec, latents, backward):
     basis = codec.vae.motion
     others = latents.roll(1, 0)
     portraits = torch.randn(4, codec.channels, 1, 1, 1, generator=torch.Generator().manual_seed(1))
     made = basis.to_motion(
-        codec.with_motion_of(latents, others, torch.zeros(4, dtype=torch.bool), (portraits, portraits.roll(1, 0)))
+        codec.with_motion_of(latents, others, torch.full((4,), backward), (portraits, portraits.roll(1, 0)))
     )
     turns = slice(basis.components + 3, basis.components + 6)
     rest, start = (basis.to_motion(each)[..., turns] for each in (portraits, portraits.roll(1, 0)))
     wanted = basis.to_motion(others)[..., turns] - start
-    torch.testing.assert_close((made[..., turns] - rest) / wanted.std(), wanted / wanted.std(), atol=0.2, rtol=0)
+    wanted = wanted.flip(1) if backward else wanted
+    lost = 0.4 if backward else 0.1  # latents hold four frames that go backward less well
+    assert (made[..., turns] - rest - wanted).norm() < lost * wanted.norm()
 
 
 def test_backward_is_the_others_last_frame_first(codec, latents):
@@ -71,6 +74,8 @@ def test_backward_is_the_others_last_frame_first(codec, latents):
     other = basis.to_motion(others)[::2, :, turns].flip(1)
     change, wanted = made[::2, :, turns] - made[::2, :1, turns], other - other[:, :1]
     assert float((change * wanted).sum() / (change.norm() * wanted.norm())) > 0.95
+    begins = basis.to_motion(latents)[::2, 0, turns]
+    torch.testing.assert_close(made[::2, 0, turns] / other.std(), begins / other.std(), atol=0.5, rtol=0)
 
 
 def test_the_part_that_goes_with_speech_is_a_projection(codec):
