@@ -164,8 +164,9 @@ class MotionBasis(nn.Module):
 
         What a step differs by from the motion on both sides of it is spread over the frames before and after; frames
         before ``begin`` have been seen and stay as they are. A head's pose never steps; a large step of the face is
-        meant, as of lids that close.
+        meant, as of lids that close, but where it is none of speech it takes three frames: lids are no shutter.
         """
+        silent = torch.eye(self.components).to(motion) - self.speech().T.to(motion)
         fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
         spread = torch.zeros_like(motion)
         begin = max(begin, 1)  # a video's first frame stays its portrait
@@ -176,12 +177,16 @@ class MotionBasis(nn.Module):
             before = motion[:, first - 1] - motion[:, first - 2] if first > 1 else after
             step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
             face = step[..., :-POSE]
-            step = torch.cat([face / (1 + (face / self.noise[:-POSE]).square()), step[..., -POSE:]], -1)
+            small = face / (1 + (face / self.noise[:-POSE]).square())
+            large = torch.nn.functional.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
+            step = torch.cat([small, step[..., -POSE:]], -1)
             share = 1.0 if first == begin else 0.5
             stop = min(first + STACK, motion.shape[1])
             spread[:, first:stop] -= share * fading[: stop - first] * step
+            spread[:, first] -= large
             if first > begin:
                 spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
+                spread[:, first - 1] += large
         return motion + spread
 
     def seen_from(self, motion: Tensor, start: Tensor, rest: Tensor) -> Tensor:
