@@ -22,7 +22,7 @@ from asymtalker.models.motion.basis import (
     rotation_vector,
 )
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
-from asymtalker.models.motion.portrait_sheet import _Line
+from asymtalker.models.motion.portrait_sheet import Grid, _Line
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import Layer, _targets, render, sources
 from drawn_face import background
@@ -136,11 +136,14 @@ def test_beside_a_corner_of_the_mouth_the_face_is_one_piece():
     places = np.stack(np.meshgrid(np.arange(40) + 0.5, np.arange(40) + 0.5), -1).astype(np.float32)
     own = np.stack([places[..., 0] ** 2, places[..., 1]], -1)  # of the cells
     line = _Line(np.array([10.0, 30.0]), np.array([20.0, 20.0]), np.array([[100.0, 20.0], [900.0, 20.0]]))
-    above, below = (line.continued(places, own, 20, side) for side in (1, -1))
+    level = Grid(1, 0, 0, 40, 40).at(own, line.level(places))
+    above, below = (line.continued(places, own, level, 20, side) for side in (1, -1))
     cheek = np.r_[0:9, 31:40]
     assert np.abs(above - below)[19:21, cheek].max() < 0.6  # of half a pixel to both sides of the line
     assert np.abs(above - own)[19:21, cheek].max() < 0.6
     assert np.abs(above - below)[19:21, 15:25, 0].max() > 20, "the mouth does not part"
+    of_one = Grid(4, 8, 8, 1, 1).at(own[9:10, 9:10], places)  # as of an eye at the frame's edge
+    np.testing.assert_allclose(of_one, np.broadcast_to(own[9, 9], of_one.shape))
 
 
 @pytest.mark.parametrize("stretch", [0.5, 0.8, 1.5, 2.2, 3.2])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asymtalker import timeline
@@ -178,7 +179,7 @@ class MotionBasis(nn.Module):
             step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
             face = step[..., :-POSE]
             small = face / (1 + (face / self.noise[:-POSE]).square())
-            large = torch.nn.functional.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
+            large = F.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
             step = torch.cat([small, step[..., -POSE:]], -1)
             share = 1.0 if first == begin else 0.5
             stop = min(first + STACK, motion.shape[1])

@@ -10,6 +10,7 @@ from importlib import resources
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asymtalker.media.face_mesh import LEFT_IRIS, LOWER_LIP, RIGHT_IRIS, UPPER_LIP
@@ -114,6 +115,14 @@ class Grid:
         left, top = (np.array([self.left, self.top]) + first * self.cell).tolist()
         return Grid(self.cell, left, top, columns, rows)
 
+    def at(self, values: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Of its cells' values ``(rows, columns, D)`` those at pixels ``(h, w, 2)``; beyond its edge that goes on."""
+        where = (places - [self.left, self.top]) * (2 / (self.cell * np.array([self.columns, self.rows]))) - 1
+        cells = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), np.float32))[None]
+        target = torch.from_numpy(where.astype(np.float32))[None]
+        found = F.grid_sample(cells, target, padding_mode="border", align_corners=False)
+        return found[0].numpy().transpose(1, 2, 0)
+
     def within(self, other: "Grid") -> tuple[slice, slice]:
         """Its rows and columns in ``other``."""
         row, column = (self.top - other.top) // self.cell, (self.left - other.left) // self.cell
@@ -161,8 +170,10 @@ def build_sheet(
         box = grid.box(*_limits(lines, AROUND[kind] * unit, upright))
         reach, part = DIFFERENT * AROUND[kind] * unit, box.within(grid)
         local = middles[part] @ upright
-        above[part] = lines[0].continued(local, above[part], reach, 1)  # boxes overlap
-        below = lines[1].continued(local, field[part], reach, -1)
+        levels = [line.level(local) @ upright.T for line in lines]
+        beside = [box.at(own[part], level) for own, level in zip((above, field), levels, strict=True)]
+        above[part] = lines[0].continued(local, above[part], beside[0], reach, 1)  # boxes overlap
+        below = lines[1].continued(local, field[part], beside[1], reach, -1)
         within = np.concatenate([points[iris, 2:], _flat(in_frame[iris][None])[0]]) if iris else _teeth(lines)
         openings.append(
             Opening(
@@ -230,28 +241,19 @@ class _Line:
         at = np.clip(places[..., 0], self.x[0], self.x[-1])
         return places[..., 1] - np.interp(at, self.x, self.y), np.abs(places[..., 0] - at), at
 
-    def continued(self, places: np.ndarray, own: np.ndarray, reach: float, side: int) -> np.ndarray:
+    def level(self, places: np.ndarray) -> np.ndarray:
+        """Where places above or below the line, or what goes on level at its ends, would lie on it."""
+        return places - self.past(places)[0][..., None] * [0, 1]
+
+    def continued(self, places: np.ndarray, own: np.ndarray, level: np.ndarray, reach: float, side: int) -> np.ndarray:
         """Values of the part on one side of the line (1: above): its ``own`` there, and beyond the line those of the
         line, until after ``reach`` they are the cells' own again. Beside the line, which is a corner's cheek, both
-        parts are one: what goes on there is what the cells have on the line's level."""
+        parts are one: what goes on there are the values ``level`` that the cells have at :meth:`level`."""
         past, beside, at = self.past(places)
         share = _ease(np.clip((np.maximum(side * past, 0) + CORNER * beside) / reach, 0, 1))[..., None]
         along = np.stack([np.interp(at, self.x, column) for column in self.values.T], -1)
-        along[beside > 0] = _looked_up(own, places, places - past[..., None] * [0, 1])[beside > 0]
+        along = np.where((beside > 0)[..., None], level, along)
         return np.where((side * past > 0)[..., None], along + share * (own - along), own).astype(np.float32)
-
-
-def _looked_up(values: np.ndarray, places: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Values ``(h, w, D)`` of a grid, whose cells lie at ``places`` ``(h, w, 2)``, at ``wanted`` ones."""
-    steps = np.stack([places[0, 1] - places[0, 0], places[1, 0] - places[0, 0]], 1)  # of a column, of a row
-    at = np.linalg.solve(steps, (wanted - places[0, 0])[..., None])[..., 0]
-    at = np.clip(at, 0, np.array(places.shape[1::-1]) - 1)
-    low = np.minimum(at.astype(int), np.array(places.shape[1::-1]) - 2)
-    x, y = np.moveaxis((at - low)[..., None], 2, 0)
-    column, row = np.moveaxis(low, 2, 0)
-    upper = (1 - x) * values[row, column] + x * values[row, column + 1]
-    lower = (1 - x) * values[row + 1, column] + x * values[row + 1, column + 1]
-    return (1 - y) * upper + y * lower
 
 
 def shows_teeth(points: np.ndarray, unit: float) -> bool:
