@@ -8,8 +8,8 @@ import torch
 
 from asymtalker.codec import to_pixels
 from asymtalker.models.motion.basis import Pose, fit_basis, rotation_matrix
-from asymtalker.models.motion.codec import UNSEEN, MotionCodecModel, Portrait
-from asymtalker.models.motion.sheet import render
+from asymtalker.models.motion.codec import MotionCodecModel, Portrait
+from asymtalker.models.motion.sheet import UNSEEN, render
 from asymtalker.models.motion.teeth import Teeth
 from moving_face import LOWER_LIPS, SIDE, mesh_points, motion_network, opened, textured_face
 

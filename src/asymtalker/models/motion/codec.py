@@ -28,7 +28,7 @@ from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closin
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet, shows_teeth
 from asymtalker.models.motion.register import Register
-from asymtalker.models.motion.sheet import Motion, Moved, Sheet, Texture, lay_texture, render, render_mouth
+from asymtalker.models.motion.sheet import UNSEEN, Motion, Moved, Sheet, Texture, lay_texture, render, render_mouth
 from asymtalker.models.motion.teeth import Teeth, light_inside, show_teeth, tooth_colour
 from asymtalker.timeline import latents_of_frames
 
@@ -38,8 +38,6 @@ MOUTH_SIDE = 1.1  # head units of the painter's square
 MOUTH_PLACE = (0.0, 0.62)  # of its middle below the head's origin, in head units
 BESIDE_TEETH = 0.4
 """Share that is shown of what is painted beside teeth that a portrait shows: the band there would be a second row."""
-UNSEEN = 1 / 255
-"""Share of a mouth's inside in a pixel that changes no byte of it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         still = Motion(torch.eye(3)[None], torch.zeros(1, 3), torch.zeros(1, modes.shape[-1]))
         lids, lips = lids_closing(basis, head), lips_parting(basis, head)
         texture = lay_texture(sheet, picture)
-        rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose)[None])
+        rest, inside = render_mouth(sheet, texture, still.of(sheet), mouth_square(pose, SIDE // 2)[None])
         unit = float(pose.scale)
         own = None if shows_teeth(points, unit) else Teeth.of(head, unit)
         return Portrait(pixels, sheet, texture, motion, (rest, inside), lids, lips, control, own)
@@ -177,7 +175,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
     @staticmethod
     def move_mouth(portrait: Portrait, moved: Moved, pose: Pose) -> tuple[Tensor, Tensor]:
         """The painter's square ``(B, 3, S, S)`` of a moved portrait, and its inside ``(B, 1, S, S)``."""
-        return render_mouth(portrait.sheet, portrait.texture, moved, mouth_square(pose))
+        return render_mouth(portrait.sheet, portrait.texture, moved, mouth_square(pose, SIDE // 2))
 
     def frames(
         self,
@@ -229,7 +227,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
     @staticmethod
     def _add(part: Tensor, unseen: Tensor, painted: Painted, portrait: Portrait, pose: Pose) -> None:
         """Show what was painted on a frame's part ``(3, h, w)`` as far as a pixel is ``unseen`` ``(1, h, w)``."""
-        rows, columns = ((unseen[0].detach() > UNSEEN).any(axis).nonzero()[:, 0].tolist() for axis in (1, 0))
+        rows, columns = ((unseen[0].detach().amax(axis) > UNSEEN).nonzero()[:, 0].tolist() for axis in (1, 0))
         if not rows:
             return
         box = ..., slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -454,9 +452,9 @@ def _square_axes(pose: Pose) -> tuple[Tensor, Tensor]:
     return middle, MOUTH_SIDE * pose.scale[..., None, None] * torch.stack([across, down], -2)
 
 
-def mouth_square(pose: Pose) -> Tensor:
-    """Pixels ``(..., 2, S, S)`` of the painter's square of a head in its pose."""
+def mouth_square(pose: Pose, side: int = SIDE) -> Tensor:
+    """Places ``(..., 2, S, S)`` in the painter's square of a head in its pose, ``side`` along each side, in pixels."""
     middle, axes = _square_axes(pose)
-    steps = (torch.arange(SIDE) + 0.5) / SIDE - 0.5
-    place = torch.stack([steps.expand(SIDE, -1), steps[:, None].expand(-1, SIDE)], -1)  # (S, S, 2)
+    steps = (torch.arange(side) + 0.5) / side - 0.5
+    place = torch.stack([steps.expand(side, -1), steps[:, None].expand(-1, side)], -1)  # (S, S, 2)
     return (place @ axes[..., None, :, :] + middle[..., None, None, :]).movedim(-1, -3)

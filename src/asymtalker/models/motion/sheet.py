@@ -10,6 +10,7 @@ behind them.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,8 @@ RELAXATION = (
 )
 """Of the way back, step by step: Chebyshev's for sheets of such a stretch. Plain iteration never finds what is drawn
 out to twice its size: in blinks, pixels came from up to 3.8 pixels beside their place; they come from 0.2 [ours]."""
+UNSEEN = 1 / 512
+"""Share of a layer in a pixel that changes no byte of it."""
 SHARPENING = ImageFilter.UnsharpMask(radius=1.5, percent=33, threshold=0)
 
 
@@ -107,12 +110,17 @@ def sources(sheet: Sheet, layer: Layer, displacement: Tensor, target: Tensor) ->
     column, row = layer.corner
     scale = target.new_tensor([2 / (width * sheet.cell), 2 / (height * sheet.cell)]).view(1, 2, 1, 1)
     origin = target.new_tensor([sheet.left + column * sheet.cell, sheet.top + row * sheet.cell]).view(1, 2, 1, 1)
-    source = target.expand(len(displacement), -1, -1, -1)
+    goal, moved = (target - origin) * scale - 1, displacement * scale  # in the layer's box, [-1, 1]
+    where = goal.expand(len(displacement), -1, -1, -1)
     for share in RELAXATION:
-        where = ((source - origin) * scale - 1).permute(0, 2, 3, 1)
-        found = target - F.grid_sample(displacement, where, padding_mode="border", align_corners=False)
-        source = source + share * (found - source)
-    return source
+        shift = F.grid_sample(moved, where.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+        where = torch.lerp(where, goal - shift, share)
+    return (where + 1) / scale + origin
+
+
+def finer(source: Tensor, zoom: int) -> Tensor:
+    """Places ``(B, 2, h, w)`` in a frame and those between them, ``(B, 2, h * zoom, w * zoom)``."""
+    return source if zoom == 1 else F.interpolate(source, scale_factor=zoom, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)
@@ -129,16 +137,14 @@ class Texture:
     corner: tuple[int, int] = (0, 0)
     zoom: int = 1
 
-    def at(self, source: Tensor, zoom: int = 1) -> Tensor:
-        """Values ``(B, C, h, w)`` at places ``(B, 2, h / zoom, w / zoom)`` of the frame, in pixels, and between them;
-        beyond its edge that goes on."""
+    def at(self, source: Tensor) -> Tensor:
+        """Values ``(B, C, h, w)`` at places ``(B, 2, h, w)`` of the frame, in pixels; beyond its edge that goes on."""
         height, width = self.pixels.shape[-2:]
         scale = source.new_tensor([2 * self.zoom / width, 2 * self.zoom / height]).view(1, 2, 1, 1)
-        where = (source - source.new_tensor(self.corner).view(1, 2, 1, 1)) * scale - 1
-        if zoom > 1:
-            where = F.interpolate(where, scale_factor=zoom, mode="bilinear", align_corners=False)
+        corner = source.new_tensor(self.corner).view(1, 2, 1, 1)
+        where = torch.addcmul(-1 - corner * scale, source, scale).permute(0, 2, 3, 1)
         pixels = self.pixels.expand(len(source), -1, -1, -1)
-        return F.grid_sample(pixels, where.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
+        return F.grid_sample(pixels, where, padding_mode="border", align_corners=False)
 
 
 def lay_texture(sheet: Sheet, picture: np.ndarray) -> Texture:
@@ -190,12 +196,13 @@ def blend(
     zoom: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """An opening with its surroundings: what is above its line, what is below it, and between them what is inside.
+    Each is looked up only where it is seen.
 
     Args:
         sheet: the portrait's.
         opening: mouth or eye.
         texture: the portrait's.
-        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h / zoom, w / zoom)``.
+        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h, w)``.
         moved: how far the cells below the line and those inside go.
         target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
         zoom: pixels between targets.
@@ -204,20 +211,40 @@ def blend(
         Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` in each of what is inside and not shown by the portrait.
     """
     pixels, origin = above
-    below = sources(sheet, opening.below, moved[0], target)
-    within = sources(sheet, opening.inside, moved[1], target)
     column, row = opening.below.corner
     corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
-    upper, lower, opened = (Texture(opening.covers[None, i : i + 1], corner) for i in range(3))
-    upper = upper.at(origin, zoom)
-    lower = torch.minimum(lower.at(below, zoom), 1 - upper)
-    inside = texture.at(within, zoom)
-    share = unseen = 1 - upper - lower
+    covers = [Texture(opening.covers[None, i : i + 1], corner) for i in range(3)]
+    upper = covers[0].at(origin)
+    frame, unseen = pixels.clone(), torch.zeros_like(upper)
+    cells, part = _seen(1 - upper, zoom)
+    below = finer(sources(sheet, opening.below, moved[0], target[cells]), zoom)
+    upper = upper[part]
+    lower = torch.minimum(covers[1].at(below), 1 - upper)
+    frame[part] = upper * pixels[part] + lower * texture.at(below)
+
+    share = 1 - upper - lower
+    inner, hole = _seen(share, zoom)
+    within = finer(sources(sheet, opening.inside, moved[1], target[cells][inner]), zoom)
+    inside, share = texture.at(within), share[hole]
     if opening.fill is not None:
-        seen = opened.at(within, zoom)
-        inside = seen * inside + (1 - seen) * opening.fill.view(1, 3, 1, 1)
-        unseen = share * (1 - seen)
-    return upper * pixels + lower * texture.at(below, zoom) + share * inside, unseen
+        shown = covers[2].at(within)
+        inside = shown * inside + (1 - shown) * opening.fill.view(1, 3, 1, 1)
+        unseen[part][hole] = share * (1 - shown)
+    frame[part][hole] += share * inside
+    return frame, unseen
+
+
+def _seen(share: Tensor, zoom: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The box of cells of ``zoom`` pixels in which any ``share`` ``(B, 1, h, w)`` is seen, and that of their pixels;
+    each is larger by a cell on every side, as what lies between cells is between two of them."""
+    most = share.detach().amax((0, 1))
+    cells, pixels = [...], [...]
+    for axis, length in ((1, most.shape[0]), (0, most.shape[1])):
+        seen = (most.amax(axis) > UNSEEN).nonzero()[:, 0].tolist()
+        first, last = (max(seen[0] // zoom - 1, 0), min(seen[-1] // zoom + 2, length // zoom)) if seen else (0, 1)
+        cells.append(slice(first, last))
+        pixels.append(slice(first * zoom, last * zoom))
+    return tuple(cells), tuple(pixels)
 
 
 def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor]:
@@ -225,8 +252,8 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor
     each pixel of the mouth's inside that the portrait does not show."""
     cell = sheet.cell
     whole = _targets(sheet, slice(0, sheet.rows), slice(0, sheet.columns), cell)
-    above = sources(sheet, sheet.above, moved.above, whole)
-    frame = texture.at(above, cell)
+    above = finer(sources(sheet, sheet.above, moved.above, whole), cell)
+    frame = texture.at(above)
     unseen = torch.zeros_like(frame[:, :1])
     for opening, parts in zip(sheet.openings, moved.openings, strict=True):
         _, height, width = opening.below.place.shape
@@ -239,7 +266,7 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor
             continue
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
-        seen = frame[part].clone(), above[..., rows, columns]  # gradients need it as it is now
+        seen = frame[part].clone(), above[part]  # gradients need it as it is now
         frame[part], inside = blend(sheet, opening, texture, seen, parts, target, cell)
         if opening is sheet.openings[0]:
             unseen[part] = inside
@@ -247,11 +274,11 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor
 
 
 def render_mouth(sheet: Sheet, texture: Texture, moved: Moved, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels ``(B, 3, h, w)`` around the mouth at ``target`` ``(B, 2, h, w)``, and the share in each of what is inside
-    and the portrait does not show."""
-    origin = sources(sheet, sheet.above, moved.above, target)
+    """Pixels ``(B, 3, 2 h, 2 w)`` around the mouth, ``target`` ``(B, 2, h, w)`` and between, and the share in each of
+    what is inside and the portrait does not show."""
+    origin = finer(sources(sheet, sheet.above, moved.above, target), 2)
     above = texture.at(origin), origin
-    return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target)
+    return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target, 2)
 
 
 def _targets(sheet: Sheet, rows: slice, columns: slice, step: int) -> Tensor:
