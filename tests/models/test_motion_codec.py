@@ -128,7 +128,7 @@ def test_the_way_back_is_found_where_lids_that_shut_draw_skin_out(network, portr
     corner, size = target.new_tensor([sheet.left, sheet.top]), target.new_tensor([sheet.columns, sheet.rows])
     where = (source.permute(0, 2, 3, 1) - corner) / (size * sheet.cell) * 2 - 1
     goes = F.grid_sample(moved, where, padding_mode="border", align_corners=False)
-    assert (source + goes - target).norm(dim=1).max() < 0.1 + 0.3 * shut, "pixels"
+    assert (source + goes - target).norm(dim=1).max() < 0.1 + 0.5 * shut, "pixels"
 
 
 def test_beside_a_corner_of_the_mouth_the_face_is_one_piece():
@@ -146,9 +146,9 @@ def test_beside_a_corner_of_the_mouth_the_face_is_one_piece():
     np.testing.assert_allclose(of_one, np.broadcast_to(own[9, 9], of_one.shape))
 
 
-@pytest.mark.parametrize("stretch", [0.5, 0.8, 1.5, 2.2, 3.2])
+@pytest.mark.parametrize("stretch", [0.5, 0.8, 1.5, 2.2, 3.8])
 def test_the_way_back_is_found_through_all_that_a_sheet_is_pressed_together_or_drawn_out(stretch):
-    """Of the way that pixels go at most 1/76 of the stretch is left, as Chebyshev's polynomial is no larger there."""
+    """Of the way that pixels go at most 1/101 of the stretch is left, as Chebyshev's polynomial is no larger there."""
     cells, middle = 60, 120.0
     goes = (stretch - 1) * (4 * (torch.arange(cells) + 0.5) - middle)[:, None].expand(cells, cells)  # up and down
     layer = Layer((0, 0), torch.zeros(3, cells, cells), torch.ones(1, cells, cells), torch.zeros(1))
@@ -157,7 +157,7 @@ def test_the_way_back_is_found_through_all_that_a_sheet_is_pressed_together_or_d
     moved = torch.stack([torch.zeros(cells, cells), goes])[None]
     found = sources(sheet, layer, moved, target)  # pyright: ignore[reportArgumentType]
     wanted = middle + (target[:, 1] - middle) / stretch
-    most = (target[:, 1] - wanted).abs().max() * abs(1 - stretch) / 75
+    most = (target[:, 1] - wanted).abs().max() * abs(1 - stretch) / 100
     assert (found[:, 1] - wanted).abs().max() <= most + 1e-3
     torch.testing.assert_close(found[:, 0], target[:, 0], rtol=0, atol=1e-3)
 

@@ -25,6 +25,7 @@ from asymtalker.models.motion.control import (
     LOWER_LIDS,
     PARTED_AT,
     PARTED_FROM,
+    SHUT,
     SHUT_AT,
     UPPER_LIDS,
     MotionControl,
@@ -127,7 +128,7 @@ def test_lids_that_close_by_half_shut_and_those_that_hardly_close_do_not(network
 
     assert gap(0.1) == pytest.approx(1 - 0.1 / opening, abs=1e-3)
     assert gap(-0.3) == pytest.approx(1 + 0.3 / opening, abs=1e-3)
-    assert gap(SHUT_AT) == pytest.approx(0, abs=0.02)
+    assert gap(SHUT_AT) == pytest.approx(1 - SHUT, abs=0.02)
     gaps = [gap(step / 50) for step in range(30)]
     assert all(after <= before for before, after in pairwise(gaps[:25])), "lids open where they should close"
 
