@@ -135,6 +135,14 @@ def test_exchanging_motion_of_pixels_is_refused_before_anything_is_encoded(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["continuity_dropout", "elsewhere", "audio_dropout", "exchange"])
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_is_from_nothing_to_all(tmp_path, name, share):
+    with pytest.raises(UserError, match=rf"--config\.{name.replace('_', '-')} is a share"):
+        train_teacher(toy_teacher(**{name: share}), tmp_path / "run", tmp_path, tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_log_file_is_told_how_far_it_is(tmp_path, toy_corpus, tiny_pipeline_folder, capsys):
     train_teacher(toy_teacher(loop=toy_loop(steps=3)), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]

@@ -62,9 +62,10 @@ def train_teacher(
             transformer is made, and raises if that would not fit.
 
     Raises:
-        UserError: if a folder does not hold what it should, all clips are shorter than a chunk, or pixels are to
-            exchange motion.
+        UserError: if a folder does not hold what it should, all clips are shorter than a chunk, a share is none, or
+            pixels are to exchange motion.
     """
+    _check_shares(config)
     config = in_its_precision(on_its_device(config), run_path)
     loop = config.loop
     check_world(loop, config.lora_rank)
@@ -181,6 +182,12 @@ def draw_batch(config: TeacherConfig, source: ChunkSource, index: int, generator
     )
     elapsed = 0 if first_chunk else None if elsewhere else config.chunk.frames
     return source.batch(config.loop.batch, generator, elapsed, masks=decodes(config, index))
+
+
+def _check_shares(config: TeacherConfig) -> None:
+    for name in ("continuity_dropout", "elsewhere", "audio_dropout", "exchange"):
+        if not 0 <= (share := getattr(config, name)) <= 1:
+            raise UserError(f"--config.{name.replace('_', '-')} is a share and must be from 0 to 1, not {share:g}.")
 
 
 def exchange_motion(config: TeacherConfig, codec: Codec, batch: Batch, generator: torch.Generator) -> Batch:
