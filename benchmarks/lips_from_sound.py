@@ -23,7 +23,7 @@ import torch
 from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import ArraySource, AudioEncoder, AudioFeatures, at_frames, load_audio_encoder
 from asymtalker.parts.audio import feature_extractor
-from asymtalker.parts.recordings import Recording, split_of_recording
+from asymtalker.synth.recordings import Recording, split_of_recording
 
 REACH = 5
 """Frames before and after."""

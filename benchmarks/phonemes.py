@@ -24,9 +24,9 @@ from torch import Tensor
 from asymtalker.media.sound import read_audio
 from asymtalker.models.audio import BLOCK_FRAMES, CONTEXT_FRAMES, load_audio_encoder
 from asymtalker.parts.audio import HEAD, STEP, output_phonemes
-from asymtalker.parts.recordings import Recording, read_index
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.phonemes import PHONEMES, SILENCE
+from asymtalker.synth.recordings import Recording, read_index
 from asymtalker.synth.speech import random_text, random_voice, synthesize
 from asymtalker.synth.text import SENTENCES
 from asymtalker.timeline import SAMPLE_RATE

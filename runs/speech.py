@@ -25,8 +25,8 @@ from tokenizers import Tokenizer
 from transformers import WhisperFeatureExtractor
 
 from asymtalker.media.sound import read_audio
-from asymtalker.parts.recordings import Recording, write_index
 from asymtalker.synth.phonemes import SILENCE, phoneme_class
+from asymtalker.synth.recordings import Recording, write_index
 from asymtalker.synth.speech import Voice, synthesize
 from asymtalker.timeline import SAMPLE_RATE
 

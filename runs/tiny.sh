@@ -28,6 +28,8 @@ step asymtalker train --part codec --corpus "$out/corpus" --run "$out/codec"
 step asymtalker train --part audio --config.pico-share 0.2 --speech "$speech" --whisper "$whisper" --run "$out/audio"
 mkdir -p "$out/parts"
 cp -r "$out/codec/vae" "$out/audio/audio_encoder" "$out/audio/feature_extractor" "$out/parts/"
+step asymtalker revoice --corpus "$out/corpus" --output "$out/corpus" --model "$out/parts" --speech "$speech" --clips 1200 \
+    --pico-share 0.2
 step asymtalker train --part teacher --model "$out/parts" --run "$out/teacher" --corpus "$out/corpus"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/teacher/transformer" \
     --dtype float32 --out "$out/teacher-model"

@@ -17,7 +17,7 @@ from asymtalker.flow import numbered_generator
 from asymtalker.models.audio import load_audio_encoder
 from asymtalker.parts.audio import RealSpeech, speech_batch, train_audio
 from asymtalker.parts.codec import channel_visibility, equal_visibility, photograph_in_motion, train_codec
-from asymtalker.parts.recordings import Recording, read_index, write_index
+from asymtalker.synth.recordings import Recording, read_index, write_index
 from asymtalker.synth.speech import split_of
 from toy import TOY_CODEC, TOY_OPTIMIZER, TOY_SPEECH, ToyFace, assert_same, saved_state, toy_loop
 

@@ -69,6 +69,11 @@ VERBS = {
         "asymtalker.synth.reenact:Reenact",
         "asymtalker.synth.reenact:reenact",
     ),
+    "revoice": Verb(
+        "have photo heads of a synthetic corpus say other things",
+        "asymtalker.synth.revoice:Revoice",
+        "asymtalker.synth.revoice:revoice",
+    ),
     "curate": Verb("make a corpus of real videos", "asymtalker.curate.run:Curate", "asymtalker.curate.run:curate"),
     "train": Verb(
         "train the teacher, or its codec or audio encoder",

@@ -25,10 +25,10 @@ from asymtalker.flow import hashed_seed, numbered_generator
 from asymtalker.media.atomic import save_atomic
 from asymtalker.models.loading import hide_bars
 from asymtalker.models.speech_encoder import SpeechEncoder, build_speech_encoder, whisper_weights
-from asymtalker.parts.recordings import Recording, read_index
 from asymtalker.synth.acoustics import augment
 from asymtalker.synth.phonemes import PHONEMES, frame_phonemes
 from asymtalker.synth.pico import check_share
+from asymtalker.synth.recordings import Recording, read_index
 from asymtalker.synth.speech import Split, speak
 from asymtalker.training.checkpoint import EMA, OptimizerState, Weights
 from asymtalker.training.distributed import on_its_device
@@ -164,7 +164,7 @@ def train_audio(
     Args:
         config: the settings.
         run_path: folder of the run.
-        speech: folder of recordings (:mod:`asymtalker.parts.recordings`), without which all voices are synthetic.
+        speech: folder of recordings (:mod:`asymtalker.synth.recordings`), without which all voices are synthetic.
         whisper: folder of a Whisper model in CTranslate2's form, whose encoder is where training begins.
     """
     check_share(config.pico_share)

@@ -262,10 +262,6 @@ def film(job: Job, index: int, advance: Callable[[], None] = lambda: None) -> Ne
             advance()
 
     pictures, masks = tee(draw())  # a frame and its mask are taken together, so that tee holds one of them
-    audio = speech.samples
-    if sound_rng.random() < 0.75:
-        babble = speak(sound_rng, 3.0, split).samples + speak(sound_rng, 3.0, split).samples
-        audio = augment(audio, sound_rng, babble)
     return NewClip(
         key=f"clip-{index:07d}",
         split=split,
@@ -275,9 +271,16 @@ def film(job: Job, index: int, advance: Callable[[], None] = lambda: None) -> Ne
         kind=kind,
         frames=(shot.picture for shot in pictures),
         mask=(shot.mask for shot in masks),
-        audio=audio,
+        audio=recorded(speech.samples, sound_rng, split),
         ground_truth=lambda: ground_truth(motion.blendshapes, speech, shown),
     )
+
+
+def recorded(voice: np.ndarray, rng: np.random.Generator, split: Split) -> np.ndarray:
+    """A voice ``(N,)`` as a recording of it sounds: in three of four, with a room, noise and others who talk."""
+    if rng.random() >= 0.75:
+        return voice
+    return augment(voice, rng, speak(rng, 3.0, split).samples + speak(rng, 3.0, split).samples)
 
 
 def _cast(job: Job, studio: Studio, rng: np.random.Generator) -> tuple[str, str, str]:

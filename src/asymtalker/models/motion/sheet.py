@@ -238,13 +238,12 @@ def _seen(share: Tensor, zoom: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The box of cells of ``zoom`` pixels in which any ``share`` ``(B, 1, h, w)`` is seen, and that of their pixels;
     each is larger by a cell on every side, as what lies between cells is between two of them."""
     most = share.detach().amax((0, 1))
-    cells, pixels = [...], [...]
+    cells: list[slice] = []
     for axis, length in ((1, most.shape[0]), (0, most.shape[1])):
         seen = (most.amax(axis) > UNSEEN).nonzero()[:, 0].tolist()
         first, last = (max(seen[0] // zoom - 1, 0), min(seen[-1] // zoom + 2, length // zoom)) if seen else (0, 1)
         cells.append(slice(first, last))
-        pixels.append(slice(first * zoom, last * zoom))
-    return tuple(cells), tuple(pixels)
+    return (..., *cells), (..., *(slice(part.start * zoom, part.stop * zoom) for part in cells))
 
 
 def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor]:

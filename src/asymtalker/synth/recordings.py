@@ -1,4 +1,4 @@
-"""Recordings of real people for the audio encoder: sound, phonemes and a teacher's outputs, one file each.
+"""Recordings of real people: sound, phonemes and, for the audio encoder, a teacher's outputs, one file each.
 
 ``runs/speech.py`` makes such a folder; ``index.tsv`` lists what is in it.
 """
@@ -11,7 +11,8 @@ import numpy as np
 
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import atomic_path, write_atomic
-from asymtalker.synth.speech import Split, split_of
+from asymtalker.synth.phonemes import SILENCE
+from asymtalker.synth.speech import Speech, Split, cut, join, split_of
 from asymtalker.timeline import SAMPLE_RATE
 
 INDEX = "index.tsv"
@@ -88,3 +89,43 @@ def read_index(folder: Path) -> list[dict[str, str]]:
         raise UserError(f"{folder}: has no {INDEX}; make the folder by runs/speech.py")
     with path.open() as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+class Recordings:
+    """Those of a folder, to speak in.
+
+    Raises:
+        UserError: if the folder has no list, or no recording for training.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._of: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+        for row in read_index(folder):
+            self._of[row["split"]].setdefault(row["speaker"], []).append(row["file"])
+        if not self._of["train"]:
+            raise UserError(f"{folder}: has no recording of the split train; add some by runs/speech.py")
+
+    def speak(self, rng: np.random.Generator, seconds: float, split: Split) -> Speech:
+        """Exactly ``round(seconds * 16000)`` samples of one speaker's recordings, with pauses between them, from
+        anywhere in the first. Of a split without recordings those for training speak."""
+        speakers = self._of[split] or self._of["train"]
+        name = list(speakers)[rng.integers(len(speakers))]
+        total = round(seconds * SAMPLE_RATE)
+        parts: list[Speech] = []
+        skip = 0
+        while not parts or sum(len(part.samples) for part in parts) < skip + total:
+            said = Recording.load(self.folder / speakers[name][rng.integers(len(speakers[name]))])
+            if not parts:
+                skip = int(rng.integers(max(len(said.samples) - total, 0) + 1))
+            pause = np.zeros(int(rng.uniform(0.2, 0.8) * SAMPLE_RATE), np.float32)
+            parts += [_speech(said.samples, said.phonemes, name), _speech(pause, [], name)]
+        return cut(join(parts), skip, skip + total)
+
+
+def _speech(samples: np.ndarray, phonemes: list[tuple[str, float, float]], voice: str) -> Speech:
+    end = len(samples) / SAMPLE_RATE
+    phonemes = [(symbol, start, min(stop, end)) for symbol, start, stop in phonemes if start < end]
+    spoken = phonemes[-1][2] if phonemes else 0.0
+    rest = [(SILENCE, spoken, end)] if spoken < end else []
+    return Speech(samples=samples, phonemes=[*phonemes, *rest], words=[], text="", language="en", voice_id=voice)
