@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from process import train
+from process import train, train_all
 from safetensors.torch import load_file
 
 from asymtalker.config import LoopConfig
 from asymtalker.errors import UserError
 from asymtalker.training import distributed
 from asymtalker.training.distributed import check_world, gradient_share, micro_batches
-from torchrun import torchrun
+from torchrun import torchrun, torchrun_forks
 from toy import toy_loop
 
 STEPS = 10  # of which the tenth gives a held-out loss
@@ -24,14 +24,14 @@ SCRIPT = str(Path(__file__).with_name("process.py"))
 
 @pytest.fixture(scope="module")
 def by_one_and_by_two(toy_corpus, tiny_pipeline_folder) -> tuple[Callable, Callable]:
-    """Train jobs ``[what, run, changes]`` in this process, or in two under torchrun that are started once for all."""
+    """Train jobs ``[what, run, changes]`` in this process, or in two as under torchrun."""
 
     def by_one(jobs: list) -> None:
         for job in jobs:
             train(*job, toy_corpus, tiny_pipeline_folder)
 
     def by_two(jobs: list) -> None:
-        done = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps(jobs))
+        done = torchrun_forks(2, train_all, toy_corpus, tiny_pipeline_folder, jobs)
         assert done.returncode == 0, done.stderr[-3000:]
 
     return by_one, by_two
@@ -181,7 +181,7 @@ def test_steps_that_processes_cannot_share_are_refused(monkeypatch):
 @pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_path, toy_corpus, tiny_pipeline_folder):
     job = ["teacher", str(tmp_path / "run"), {"steps": 6, "checkpoint_every": 2}]
-    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps([job]), DIES_IN_STEP="4")
+    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps([job]), "4")
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
     assert (tmp_path / "run" / "checkpoint").exists()
@@ -192,15 +192,15 @@ def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_pat
 @pytest.mark.slow
 def test_a_process_lost_while_encoding_is_said(tmp_path, toy_corpus, tiny_pipeline_folder):
     corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
-    jobs = json.dumps([["teacher", str(tmp_path / "run"), {}]])
-    lost = torchrun(2, SCRIPT, str(corpus), str(tiny_pipeline_folder), jobs, DIES_ENCODING="1")
+    jobs = [["teacher", tmp_path / "run", {}]]
+    lost = torchrun_forks(2, train_all, corpus, tiny_pipeline_folder, jobs, 0, 0, True)
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
 
 
 @pytest.mark.slow
 def test_a_process_that_handles_no_signals_says_that_another_was_lost(tmp_path, toy_corpus, tiny_pipeline_folder):
-    jobs = json.dumps([["teacher", str(tmp_path / "run"), {"steps": 4}]])
-    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), jobs, DIES_IN_STEP="3", STUCK_IN_STEP="3")
+    jobs = [["teacher", tmp_path / "run", {"steps": 4}]]
+    lost = torchrun_forks(2, train_all, toy_corpus, tiny_pipeline_folder, jobs, 3, 3)
     assert lost.returncode != 0
     assert lost.stderr.count("This job was stopped, or lost a process") == 1
