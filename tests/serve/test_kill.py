@@ -13,10 +13,10 @@ import pytest
 
 from asymtalker.commands.cli import main
 from asymtalker.media.video import probe_video
-from small_server import PORTRAIT, speech, wait_for
+from small_server import ask, speech, wait_for
 from torchrun import FORKS
 
-FRAMES = 60
+FRAMES = (60, 12, 12)  # of the jobs; the first is killed in the middle
 
 
 def serve(out: Connection, *arguments: str) -> None:
@@ -58,10 +58,9 @@ class Server:
 def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
     data = tmp_path / "data"
     server = Server(data, checkpoint).ready()
-    files = {"portrait": PORTRAIT, "sound": speech(FRAMES / 25)}
     ids = [
-        server.client.post("/v1/jobs", data={"consent": "true", "size": "32", "seed": seed}, files=files).json()["id"]
-        for seed in range(3)
+        ask(server.client, files={"sound": speech(frames / 25)}, size=32, seed=seed).json()["id"]
+        for seed, frames in enumerate(FRAMES)
     ]
     first = wait_for(server.client, ids[0], "running")
     while not first["frames_done"]:
@@ -74,11 +73,11 @@ def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
     states = [server.client.get(f"/v1/jobs/{id}").json()["state"] for id in ids]
     assert states == ["queued"] * 3, "the API answers while the model is loaded"
     server.ready()
-    for id in ids:
+    for id, frames in zip(ids, FRAMES, strict=True):
         assert wait_for(server.client, id, seconds=200)["state"] == "done"
         (tmp_path / "video.mp4").write_bytes(server.client.get(f"/v1/jobs/{id}/video").content)
         about = probe_video(tmp_path / "video.mp4")
-        assert about.seconds == pytest.approx(FRAMES / 25)
+        assert about.seconds == pytest.approx(frames / 25)
         assert "AI-generated" in about.metadata["title"]
         names = {path.name for path in (data / "jobs" / id).iterdir()}
         assert names == {"live.mp4", "video.mp4"}, "nothing of the killed attempt is left"

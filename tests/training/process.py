@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,16 +15,19 @@ from asymtalker.dataset.cache import Encoder
 from asymtalker.distill.loop import distill
 from asymtalker.train import teacher as teacher_loop
 from asymtalker.train.teacher import train_teacher
-from toy import toy_distill, toy_loop, toy_teacher
+from toy import TOY_OPTIMIZER, toy_distill, toy_loop, toy_teacher
 
 
 def train(what: str, run: str | Path, changes: dict, corpus: str | Path, model: str | Path) -> None:
     """Train a toy teacher or student of two micro-batches a step; ``changes`` are of its loop."""
+    optimizer = replace(TOY_OPTIMIZER, ema_decay=0.5)  # the average follows the weights within few steps
     loop = toy_loop(**{"micro_batches": 2, "batch": 1} | changes)
     if what == "teacher":
-        train_teacher(toy_teacher(loop=loop, pixel_max_sigma=1.0), Path(run), Path(corpus), Path(model))
+        train_teacher(
+            toy_teacher(loop=loop, pixel_max_sigma=1.0, optimizer=optimizer), Path(run), Path(corpus), Path(model)
+        )
     else:
-        distill(toy_distill(loop=loop), Path(run), Path(corpus), Path(model))
+        distill(toy_distill(loop=loop, student=optimizer), Path(run), Path(corpus), Path(model))
 
 
 def die_in_step(number: int) -> None:
