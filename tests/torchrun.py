@@ -14,6 +14,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 # What takes longer to import than most tests then take is imported once, by a process that does nothing else but fork.
 # Forks of the tests' own process would also have their threads' locks, and what native code holds of them.
+# To be started as daemons: one that a failing test leaves would be waited for at the end.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["asymtalker.commands.cli", "asymtalker.generate.pipeline", "asymtalker.train.teacher", "asymtalker.distill.loop"]

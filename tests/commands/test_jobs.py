@@ -241,7 +241,7 @@ def test_a_full_disk_ends_the_run(checkpoint, folder, monkeypatch, capsys):
 def test_a_run_that_is_killed_goes_on_where_it_was(checkpoint, folder):
     (folder / "long.wav").write_bytes(encode_wav(np.zeros(600 * SAMPLE_RATE, np.float32)))
     path = listed(folder, "face.png,short.wav,a.mp4", "face.png,long.wav,b.mp4")
-    process = FORKS.Process(target=run, args=(checkpoint, path))
+    process = FORKS.Process(target=run, args=(checkpoint, path), daemon=True)
     process.start()
     while not list(folder.glob(".b.mp4*.part")):
         assert process.is_alive()

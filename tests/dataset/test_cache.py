@@ -323,7 +323,7 @@ def test_encode_does_it_all_beforehand_and_goes_on_where_it_was(
 def test_processes_share_the_clips_and_two_at_once_do_no_harm(mixed, frozen, tiny_pipeline_folder, tmp_path):
     folder = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     command = ["encode", "--corpus", str(folder), "--model", str(tiny_pipeline_folder), *ENCODE]
-    two = [FORKS.Process(target=main, args=(command,)) for _ in range(2)]
+    two = [FORKS.Process(target=main, args=(command,), daemon=True) for _ in range(2)]
     for process in two:
         process.start()
     for process in two:

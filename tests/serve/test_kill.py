@@ -31,7 +31,7 @@ class Server:
     def __init__(self, data: Path, model: Path):
         arguments = ["--port", "0", "--no-page", "--data", str(data), "--model", str(model), "--device", "cpu"]
         said, out = FORKS.Pipe(duplex=False)
-        self.process = FORKS.Process(target=serve, args=(out, *arguments))
+        self.process = FORKS.Process(target=serve, args=(out, *arguments), daemon=True)
         self.process.start()
         out.close()
         self.said = open(os.dup(said.fileno()))  # noqa: SIM115

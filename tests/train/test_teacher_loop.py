@@ -173,7 +173,7 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(
 def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus, tiny_pipeline_folder):
     config = toy_teacher(loop=toy_loop(steps=10_000, checkpoint_every=3))
     given = (config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
-    process = FORKS.Process(target=train_teacher, args=given)
+    process = FORKS.Process(target=train_teacher, args=given, daemon=True)
     process.start()
     while not (tmp_path / "killed" / "checkpoint").exists():
         assert process.is_alive()
