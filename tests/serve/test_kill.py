@@ -37,7 +37,9 @@ class Server:
         self.said = open(os.dup(said.fileno()))  # noqa: SIM115
         address = re.fullmatch(r"(http://127\.0\.0\.1:\d+)\n", self.said.readline())
         assert address, self.process.exitcode
-        self.client = httpx.Client(base_url=address[1], timeout=60, trust_env=False)
+        # A server that is held up for the seconds that it keeps connections would close one as it is asked.
+        anew = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=address[1], timeout=60, trust_env=False, limits=anew)
 
     def ready(self) -> "Server":
         end = time.monotonic() + 300
