@@ -1,7 +1,5 @@
-"""A pass of the smoke recipe's transformer with random weights, saved: started by torchrun, and called without."""
+"""A pass of the smoke recipe's transformer with random weights, in one process and in several."""
 
-import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ def random_velocity(options: dict[str, Any], device: str = "cpu", dtype: torch.d
     return velocity.cpu()
 
 
-if __name__ == "__main__":
+def save_random_velocity(options: dict[str, Any], folder: Path) -> None:
+    """The same, as what one of several processes does."""
     torch.compile = partial(torch.compile, backend="aot_eager")  # whether it is whole graphs, without C++'s minutes
-    made = random_velocity(json.loads(sys.argv[1]))
-    torch.save(made, Path(sys.argv[2]) / f"velocity{world().rank}.pt")
+    torch.save(random_velocity(options), folder / f"velocity{world().rank}.pt")

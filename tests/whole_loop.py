@@ -1,6 +1,5 @@
-"""The chunk loop of a checkpoint in float32, its latents saved: started by torchrun, and called without."""
+"""The chunk loop of a checkpoint in float32, in one process and in several."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,6 @@ def whole_loop(checkpoint: Path) -> torch.Tensor:
         return torch.cat([made.latents for made in chunks])
 
 
-if __name__ == "__main__":
-    made = whole_loop(Path(sys.argv[1]))
-    torch.save(made, Path(sys.argv[2]) / f"latents{world().rank}.pt")
+def save_whole_loop(checkpoint: Path, folder: Path) -> None:
+    """The same, as what one of several processes does."""
+    torch.save(whole_loop(checkpoint), folder / f"latents{world().rank}.pt")

@@ -1,9 +1,6 @@
 """``asymtalker generate --jobs``."""
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +18,7 @@ from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.provenance.credentials import read_credentials
 from asymtalker.timeline import SAMPLE_RATE
+from torchrun import FORKS
 
 
 def listed(folder: Path, *rows: str, head: str = "image,audio,output") -> Path:
@@ -243,14 +241,13 @@ def test_a_full_disk_ends_the_run(checkpoint, folder, monkeypatch, capsys):
 def test_a_run_that_is_killed_goes_on_where_it_was(checkpoint, folder):
     (folder / "long.wav").write_bytes(encode_wav(np.zeros(600 * SAMPLE_RATE, np.float32)))
     path = listed(folder, "face.png,short.wav,a.mp4", "face.png,long.wav,b.mp4")
-    command = [sys.executable, "-m", "asymtalker", "generate", "--jobs", str(path)]
-    command += ["--model", str(checkpoint), "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = FORKS.Process(target=run, args=(checkpoint, path), daemon=True)
+    process.start()
     while not list(folder.glob(".b.mp4*.part")):
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     kept = (folder / "a.mp4").read_bytes()
     assert not (folder / "b.mp4").exists()
     for left in folder.glob(".b.mp4*"):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from asymtalker.models.magvit import MagvitTokenizer
 from asymtalker.train.teacher import teacher_losses, train_teacher
 from asymtalker.training.distributed import micro_batches
 from asymtalker.training.frozen import load_frozen
-from torchrun import torchrun
+from torchrun import FORKS, torchrun_forks
 from toy import (
     TOY_CHUNK,
     ToyFace,
@@ -325,12 +323,16 @@ def test_encode_does_it_all_beforehand_and_goes_on_where_it_was(
 def test_processes_share_the_clips_and_two_at_once_do_no_harm(mixed, frozen, tiny_pipeline_folder, tmp_path):
     folder = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
     command = ["encode", "--corpus", str(folder), "--model", str(tiny_pipeline_folder), *ENCODE]
-    two = [subprocess.Popen([sys.executable, "-m", "asymtalker", *command]) for _ in range(2)]
-    assert [process.wait() for process in two] == [0, 0]
+    two = [FORKS.Process(target=main, args=(command,), daemon=True) for _ in range(2)]
+    for process in two:
+        process.start()
+    for process in two:
+        process.join()
+    assert [process.exitcode for process in two] == [0, 0]
     one = {path.name: path.read_bytes() for path in (folder / "cache").glob("latents-*/*")}
     assert len(one) == 6
     shutil.rmtree(folder / "cache")
-    shared = torchrun(2, "--module", "asymtalker", *command)
+    shared = torchrun_forks(2, main, command)
     assert shared.returncode == 0, shared.stderr
     assert shared.stdout == f"{folder / 'cache'}\n"
     assert "encoded 6 clips" in shared.stderr

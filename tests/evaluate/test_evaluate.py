@@ -333,15 +333,15 @@ def test_other_networks_measure_anew_and_so_does_damage(measure_anew, drawn_vide
     seen = []
     original = measurer.measure_clip
     monkeypatch.setattr(measurer, "measure_clip", lambda clip, *rest: seen.append(clip.name) or original(clip, *rest))
-    measure_anew(generated=drawn_videos)
-    assert len(seen) == 6
+    measure_anew(generated=drawn_videos, clips=2)
+    assert len(seen) == 4
     kept = tmp_path / "report" / "features" / "reference" / "drawn1.npz"
     kept.write_bytes(kept.read_bytes()[:200])
-    measure_anew(generated=drawn_videos)
-    assert seen[6:] == ["drawn1"]
+    measure_anew(generated=drawn_videos, clips=2)
+    assert seen[4:] == ["drawn1"]
     monkeypatch.setattr(run, "load_networks", lambda *_: Networks(missing=dict.fromkeys(LOADERS, "gone")))
-    report = measure_anew(generated=drawn_videos)
-    assert len(seen) == 13
+    report = measure_anew(generated=drawn_videos, clips=2)
+    assert len(seen) == 9
     assert "face_distance" in report["not_measured"]  # and not a value of what is said to be missing
 
 

@@ -3,35 +3,43 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httpx
 import pytest
 
+from asymtalker.commands.cli import main
 from asymtalker.media.video import probe_video
-from small_server import PORTRAIT, speech, wait_for
+from small_server import ask, speech, wait_for
+from torchrun import FORKS
 
-FRAMES = 60
+FRAMES = (60, 12, 12)  # of the jobs; the first is killed in the middle
+
+
+def serve(out: Connection, *arguments: str) -> None:
+    """The command, with what it says in a pipe."""
+    sys.stdout = open(out.fileno(), "w")  # noqa: SIM115
+    main(["serve", *arguments])
 
 
 class Server:
     """``asymtalker serve`` in a process of its own."""
 
     def __init__(self, data: Path, model: Path):
-        command = ["from asymtalker.commands.cli import main; main()", "serve", "--port", "0", "--no-page"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", *command, "--data", str(data), "--model", str(model), "--device", "cpu"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        address = re.fullmatch(r"(http://127\.0\.0\.1:\d+)\n", self.process.stdout.readline())
-        assert address, self.process.communicate()[1]
-        self.client = httpx.Client(base_url=address[1], timeout=60, trust_env=False)
+        arguments = ["--port", "0", "--no-page", "--data", str(data), "--model", str(model), "--device", "cpu"]
+        said, out = FORKS.Pipe(duplex=False)
+        self.process = FORKS.Process(target=serve, args=(out, *arguments), daemon=True)
+        self.process.start()
+        out.close()
+        self.said = open(os.dup(said.fileno()))  # noqa: SIM115
+        address = re.fullmatch(r"(http://127\.0\.0\.1:\d+)\n", self.said.readline())
+        assert address, self.process.exitcode
+        # A server that is held up for the seconds that it keeps connections would close one as it is asked.
+        anew = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=address[1], timeout=60, trust_env=False, limits=anew)
 
     def ready(self) -> "Server":
         end = time.monotonic() + 300
@@ -40,21 +48,21 @@ class Server:
             time.sleep(0.1)
         return self
 
-    def stop(self, number: int) -> int:
+    def stop(self, number: int) -> int | None:
         self.client.close()
-        self.process.send_signal(number)
-        self.process.communicate(timeout=60)
-        return self.process.returncode
+        os.kill(self.process.pid or 0, number)
+        self.process.join(60)
+        self.said.close()
+        return self.process.exitcode
 
 
 @pytest.mark.slow
 def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
     data = tmp_path / "data"
     server = Server(data, checkpoint).ready()
-    files = {"portrait": PORTRAIT, "sound": speech(FRAMES / 25)}
     ids = [
-        server.client.post("/v1/jobs", data={"consent": "true", "size": "32", "seed": seed}, files=files).json()["id"]
-        for seed in range(3)
+        ask(server.client, files={"sound": speech(frames / 25)}, size=32, seed=seed).json()["id"]
+        for seed, frames in enumerate(FRAMES)
     ]
     first = wait_for(server.client, ids[0], "running")
     while not first["frames_done"]:
@@ -67,26 +75,21 @@ def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
     states = [server.client.get(f"/v1/jobs/{id}").json()["state"] for id in ids]
     assert states == ["queued"] * 3, "the API answers while the model is loaded"
     server.ready()
-    for id in ids:
+    for id, frames in zip(ids, FRAMES, strict=True):
         assert wait_for(server.client, id, seconds=200)["state"] == "done"
         (tmp_path / "video.mp4").write_bytes(server.client.get(f"/v1/jobs/{id}/video").content)
         about = probe_video(tmp_path / "video.mp4")
-        assert about.seconds == pytest.approx(FRAMES / 25)
+        assert about.seconds == pytest.approx(frames / 25)
         assert "AI-generated" in about.metadata["title"]
         names = {path.name for path in (data / "jobs" / id).iterdir()}
         assert names == {"live.mp4", "video.mp4"}, "nothing of the killed attempt is left"
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
 
 
-def test_an_open_door_needs_a_token_and_a_taken_port_is_said(tmp_path):
-    def said(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-c", "from asymtalker.commands.cli import main; main()", "serve", *arguments]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"ASYMTALKER_TOKEN": ""}, timeout=300
-        )
-        return ended.returncode, ended.stderr.strip().splitlines()[-1]
-
-    code, sentence = said("--host", "0.0.0.0", "--data", str(tmp_path))
-    assert code == 2
-    assert "set a token" in sentence
+def test_an_open_door_needs_a_token(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ASYMTALKER_TOKEN", "")
+    with pytest.raises(SystemExit) as stop:
+        main(["serve", "--host", "0.0.0.0", "--data", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "set a token" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())

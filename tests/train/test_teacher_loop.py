@@ -1,10 +1,6 @@
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +26,7 @@ from asymtalker.train.teacher import (
 from asymtalker.training.frozen import load_frozen
 from asymtalker.training.network import build_transformer, start_transformer
 from asymtalker.training.run_folder import RunFolder, build_optimizer
+from torchrun import FORKS
 from toy import TOY_CHUNK, TOY_OPTIMIZER, TOY_TRANSFORMER, assert_same, saved_state, toy_loop, toy_teacher
 
 
@@ -180,28 +177,17 @@ def test_resumed_training_is_uninterrupted_training_bit_for_bit(
     assert losses_of(tmp_path / "straight") == losses_of(tmp_path / "killed")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import torch
-from toy import toy_loop, toy_teacher
-from asymtalker.train.teacher import train_teacher
-torch.set_num_threads(1)
-loop = toy_loop(steps=10_000, checkpoint_every=3)
-train_teacher(toy_teacher(loop=loop), *(Path(path) for path in sys.argv[2:]))
-"""
-
-
 @pytest.mark.slow
 def test_training_killed_by_the_system_resumes_bit_for_bit(tmp_path, toy_corpus, tiny_pipeline_folder):
-    paths = [Path(__file__).parents[1], tmp_path / "killed", toy_corpus, tiny_pipeline_folder]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, paths)], stderr=subprocess.DEVNULL)
+    config = toy_teacher(loop=toy_loop(steps=10_000, checkpoint_every=3))
+    given = (config, tmp_path / "killed", toy_corpus, tiny_pipeline_folder)
+    process = FORKS.Process(target=train_teacher, args=given, daemon=True)
+    process.start()
     while not (tmp_path / "killed" / "checkpoint").exists():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     loop = toy_loop(steps=saved_state(tmp_path / "killed")["step"] + 4, checkpoint_every=3)
     for run in ("killed", "straight"):
         train_teacher(toy_teacher(loop=loop), tmp_path / run, toy_corpus, tiny_pipeline_folder)

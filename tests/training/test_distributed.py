@@ -7,39 +7,40 @@ from pathlib import Path
 
 import pytest
 import torch
-from process import train
+from process import train, train_all
 from safetensors.torch import load_file
 
 from asymtalker.config import LoopConfig
 from asymtalker.errors import UserError
 from asymtalker.training import distributed
 from asymtalker.training.distributed import check_world, gradient_share, micro_batches
-from torchrun import torchrun
+from torchrun import torchrun, torchrun_forks
 from toy import toy_loop
 
-STEPS = 10  # of which the tenth gives a held-out loss
+STEPS = {"teacher": 10, "distill": 5}  # the tenth gives a held-out loss; a student's are three updates each
+FEW = {"teacher": 2, "distill": 1}
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 SCRIPT = str(Path(__file__).with_name("process.py"))
 
 
 @pytest.fixture(scope="module")
 def by_one_and_by_two(toy_corpus, tiny_pipeline_folder) -> tuple[Callable, Callable]:
-    """Train jobs ``[what, run, changes]`` in this process, or in two under torchrun that are started once for all."""
+    """Train jobs ``[what, run, changes]`` in this process, or in two as under torchrun."""
 
     def by_one(jobs: list) -> None:
         for job in jobs:
             train(*job, toy_corpus, tiny_pipeline_folder)
 
     def by_two(jobs: list) -> None:
-        done = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps(jobs))
+        done = torchrun_forks(2, train_all, toy_corpus, tiny_pipeline_folder, jobs)
         assert done.returncode == 0, done.stderr[-3000:]
 
     return by_one, by_two
 
 
-def both(folder: Path, name: str, **changes) -> list:
+def both(folder: Path, name: str, steps: dict[str, int] = STEPS, **changes) -> list:
     """Jobs of a teacher and of a student."""
-    return [[what, str(folder / f"{what}-{name}"), {"steps": STEPS} | changes] for what in ("teacher", "distill")]
+    return [[what, str(folder / f"{what}-{name}"), {"steps": count} | changes] for what, count in steps.items()]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def runs(tmp_path_factory, by_one_and_by_two) -> Path:
     """Runs of one process, of two, and in turn of one, of two, of two again and of one."""
     folder = tmp_path_factory.mktemp("runs")
     by_one, by_two = by_one_and_by_two
-    by_one([*both(folder, "one"), *both(folder, "in-turn", steps=1)])
-    in_turn = [job for steps in (3, 4) for job in both(folder, "in-turn", steps=steps)]
+    by_one([*both(folder, "one"), *both(folder, "in-turn", dict.fromkeys(STEPS, 1))])
+    in_turn = [job for steps in (3, 4) for job in both(folder, "in-turn", dict.fromkeys(STEPS, steps))]
     by_two([*both(folder, "two"), *in_turn])
     by_one(both(folder, "in-turn"))
     return folder
@@ -56,14 +57,14 @@ def runs(tmp_path_factory, by_one_and_by_two) -> Path:
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory, by_one_and_by_two) -> Path:
-    """Runs of two steps with what changes how a step is computed, of one process and of two."""
+    """Runs of few steps with what changes how a step is computed, of one process and of two."""
     folder = tmp_path_factory.mktemp("options")
     by_one, by_two = by_one_and_by_two
-    accumulated = {"steps": 2, "micro_batches": 4}
-    mixed = {"steps": 2, "autocast": "bfloat16", "gradient_checkpointing": True}
+    accumulated: dict = {"steps": FEW, "micro_batches": 4}
+    mixed: dict = {"steps": FEW, "autocast": "bfloat16", "gradient_checkpointing": True}
     by_one([*both(folder, "accumulated-one", **accumulated), *both(folder, "bf16-one", **mixed)])
-    held, _ = both(folder, "held", steps=2)
-    offloaded, _ = both(folder, "offloaded", steps=2, cpu_offload=True, sample_every=1)
+    held, _ = both(folder, "held", FEW)
+    offloaded, _ = both(folder, "offloaded", FEW, cpu_offload=True, sample_every=1)
     by_two([held, offloaded, *both(folder, "accumulated", **accumulated), *both(folder, "bf16", **mixed)])
     return folder
 
@@ -82,7 +83,7 @@ def logged(run: Path) -> list[dict]:
 def test_losses_and_weights_are_those_of_one_process(runs, what, name):
     """Over all steps, straight on, and gone on with by another number of processes twice and by as many once."""
     one, other = (logged(runs / f"{what}-{which}") for which in ("one", name))
-    assert len(one) == len(other) >= STEPS
+    assert len(one) == len(other) >= STEPS[what]
     for expected, line in zip(one, other, strict=True):
         assert line == pytest.approx(expected, rel=2e-4, abs=1e-6)
     expected, weights = (load_file(runs / f"{what}-{which}" / WEIGHTS) for which in ("one", name))
@@ -181,7 +182,7 @@ def test_steps_that_processes_cannot_share_are_refused(monkeypatch):
 @pytest.mark.slow
 def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_path, toy_corpus, tiny_pipeline_folder):
     job = ["teacher", str(tmp_path / "run"), {"steps": 6, "checkpoint_every": 2}]
-    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps([job]), DIES_IN_STEP="4")
+    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), json.dumps([job]), "4")
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
     assert (tmp_path / "run" / "checkpoint").exists()
@@ -192,15 +193,15 @@ def test_a_lost_process_ends_the_job_with_a_line_and_the_command_resumes(tmp_pat
 @pytest.mark.slow
 def test_a_process_lost_while_encoding_is_said(tmp_path, toy_corpus, tiny_pipeline_folder):
     corpus = shutil.copytree(toy_corpus, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
-    jobs = json.dumps([["teacher", str(tmp_path / "run"), {}]])
-    lost = torchrun(2, SCRIPT, str(corpus), str(tiny_pipeline_folder), jobs, DIES_ENCODING="1")
+    jobs = [["teacher", tmp_path / "run", {}]]
+    lost = torchrun_forks(2, train_all, corpus, tiny_pipeline_folder, jobs, 0, 0, True)
     assert lost.returncode != 0
     assert "the same command starts it again" in lost.stderr, lost.stderr
 
 
 @pytest.mark.slow
 def test_a_process_that_handles_no_signals_says_that_another_was_lost(tmp_path, toy_corpus, tiny_pipeline_folder):
-    jobs = json.dumps([["teacher", str(tmp_path / "run"), {"steps": 4}]])
-    lost = torchrun(2, SCRIPT, str(toy_corpus), str(tiny_pipeline_folder), jobs, DIES_IN_STEP="3", STUCK_IN_STEP="3")
+    jobs = [["teacher", tmp_path / "run", {"steps": 4}]]
+    lost = torchrun_forks(2, train_all, toy_corpus, tiny_pipeline_folder, jobs, 3, 3)
     assert lost.returncode != 0
     assert lost.stderr.count("This job was stopped, or lost a process") == 1
