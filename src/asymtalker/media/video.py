@@ -324,6 +324,8 @@ def check_output(path: str | Path) -> Path:
         UserError: if it is a folder, does not end in .mp4, .m4v or .mov, or its folder cannot be made or written to.
     """
     path = Path(path)
+    if str(path) == "-":
+        raise UserError("The video can't go to standard output, as - asks for: give the name of a file.")
     if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not os.path.isdir(
         path
     ):  # False of a name that is too long
