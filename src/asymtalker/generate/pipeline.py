@@ -294,7 +294,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         request.progress(0, num_frames)
         track, size = inputs.audio.track(), inputs.seen.shape[:2]
         origin = origin_of(request, inputs.sources, self.settings.name, self.version)
-        origin = replace(origin, watermarked=holds_watermark(request.disclosure, size))
+        origin = replace(origin, watermarked=holds_watermark(request.disclosure, size), size="{}x{}".format(*size))
         marks = Marks(request.disclosure, origin.number, size)
 
         def sign(source: Path, signed: Path) -> None:
