@@ -5,16 +5,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.media.video import probe_video
+from asymtalker.serve.service import Service
+from asymtalker.serve.settings import Serve
 from small_server import PORTRAIT, speech, wait_for
 
-FRAMES = 60
+FRAMES, TINY = 60, checkpoint_folder(None)
 
 
 class Server:
@@ -41,10 +45,14 @@ class Server:
         return self
 
     def stop(self, number: int) -> int:
+        return self.stopped(number)[0]
+
+    def stopped(self, number: int) -> tuple[int, str]:
+        """Its exit code and what it said on stderr."""
         self.client.close()
         self.process.send_signal(number)
-        self.process.communicate(timeout=60)
-        return self.process.returncode
+        said = self.process.communicate(timeout=300)[1]
+        return self.process.returncode, said
 
 
 @pytest.mark.slow
@@ -76,6 +84,43 @@ def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
         names = {path.name for path in (data / "jobs" / id).iterdir()}
         assert names == {"live.mp4", "video.mp4"}, "nothing of the killed attempt is left"
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_while_it_loads_ends_cleanly(tmp_path):
+    """Libraries whose thread meets the interpreter's end abort the process."""
+    server = Server(tmp_path / "data", TINY)
+    assert server.client.get("/healthz").status_code == 200
+    time.sleep(1)
+    code, said = server.stopped(signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM
+    assert [line for line in said.splitlines() if " INFO " not in line] == ["asymtalker: stopped by SIGTERM."]
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_and_not_begun_with(tmp_path, monkeypatch):
+    loading, loaded, begun = threading.Event(), threading.Event(), []
+
+    class Maker:
+        def __init__(self, *_):
+            loading.set()
+            time.sleep(0.5)
+            loaded.set()
+
+        def warm_up(self):
+            begun.append("warmed up")
+
+        def close(self):
+            assert loaded.is_set()
+            begun.append("closed")
+
+    monkeypatch.setattr("asymtalker.serve.making.LocalMaker", Maker)
+    service = Service(Serve(data=tmp_path))
+    service.start()
+    assert loading.wait(60)
+    service.close()
+    assert begun == ["closed"]
+    assert not service.ready.is_set()
+    assert not [thread for thread in service._threads if thread.is_alive()]
 
 
 def test_an_open_door_needs_a_token_and_a_taken_port_is_said(tmp_path):
