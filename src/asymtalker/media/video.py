@@ -326,9 +326,8 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if str(path) == "-":
         raise UserError("The video can't go to standard output, as - asks for: give the name of a file.")
-    if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not os.path.isdir(
-        path
-    ):  # False of a name that is too long
+    known = path.suffix.lower() in (".mp4", ".m4v", ".mov")
+    if not known and not os.path.isdir(path):  # which is False of a name that is too long
         raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
     check_writable(path)
     return path
