@@ -262,11 +262,11 @@ def test_a_voice_that_cancels_under_music_is_heard(tmp_path):
 
 
 PARTLY = {  # seconds, and whether one side is inverted there
-    "later": ((6, 1), (6, -1)),
-    "first": ((6.03, -1), (6, 1)),
+    "later": ((6.08, 1), (6, -1)),
+    "first": ((6.27, -1), (6, 1)),
     "shortly": ((4.08, 1), (0.5, -1), (4, 1)),
     "now and then": ((2.05, 1), (2.05, -1)) * 3,
-    "in a short sound": ((0.5, 1), (0.5, -1)),
+    "in a short sound": ((0.58, 1), (0.5, -1)),
 }
 
 
@@ -280,11 +280,12 @@ def test_sides_that_cancel_for_a_part_of_the_time_are_heard_all_the_time(parts, 
     audio = AudioFile(write_raw_wav(tmp_path / "a.wav", sides))
     heard = audio.read(0, len(voice))
     loudness = [
-        np.sqrt(np.square(samples[: len(voice) // 2000 * 2000].reshape(-1, 2000)).mean(1))
+        np.sqrt(np.square(samples[: len(voice) // 800 * 800].reshape(-1, 800)).mean(1))
         for samples in (heard, 0.5 * voice, sides.mean(1))
     ]
-    assert (loudness[0] > 0.8 * loudness[1]).all()
-    assert (loudness[2] < 0.5 * loudness[1]).any(), "the mix of both would do"
+    loud = loudness[1] > 0.02
+    assert (loudness[0] > 0.8 * loudness[1])[loud].all()
+    assert (loudness[2] < 0.6 * loudness[1])[loud].any(), "the mix of both would do"
     assert np.abs(np.diff(heard)).max() <= 1.01 * np.abs(np.diff(sides, axis=0)).max(), "it clicks"
     for start in (0, len(voice) // 3, len(voice) // 2):
         assert np.array_equal(audio.read(start, start + 5000), np.resize(heard[start : start + 5000], 5000))
