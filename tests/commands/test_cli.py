@@ -15,6 +15,7 @@ from asymtalker.commands.cli import VERBS, main, parse
 from asymtalker.commands.generation import Generate
 from asymtalker.errors import LostProcessError, UserError
 
+IMAGE = __file__  # any file that is there
 REQUIRED = ["--image", "a.png", "--audio", "a.wav", "--output", "a.mp4"]
 
 
@@ -73,6 +74,10 @@ def test_flags_become_settings():
         (["generate", "-i", "a.png", *REQUIRED[2:]], "no option -i: did you mean --image?"),
         (["generate", "--image", "-p.png", *REQUIRED[2:]], "give the file as --image ./-p.png"),
         (["generate", "--image", "https://a.b/c.jpg", *REQUIRED[2:]], "is an address: download it"),
+        (["generate", "--image", "-", *REQUIRED[2:]], "The picture - does not exist: standard input is /dev/stdin."),
+        (["generate", "--image", IMAGE, "--audio", "-", *REQUIRED[4:]], "The audio file - does not exist: standard"),
+        (["generate", "--image", IMAGE, "--audio", IMAGE, "--output", "-"], "can't go to standard output, as - asks"),
+        (["generate", "--jobs", "-"], "The list of jobs - does not exist: standard input is /dev/stdin."),
         (["generate", *REQUIRED, "--size", "100000x100000"], "from 16 to 4096 pixels, not 100000x100000"),
         (["generate", *REQUIRED, "stray"], "stray"),
         (["bench", "--out", "a.json"], "no verb bench: did you mean bench generate, bench train or bench distill?"),

@@ -1,19 +1,25 @@
 """The whole command ``asymtalker generate``."""
 
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from asymtalker.commands.cli import main
 from asymtalker.dataset.corpus import encode_wav
+from asymtalker.generate import inputs
+from asymtalker.generate.inputs import Request, read_ahead, read_image
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
+from drawn_face import background
 
 
 def command(checkpoint: Path, portrait: Path, voice: Path, output: Path) -> list[str]:
@@ -33,7 +39,7 @@ def test_command_writes_the_video_and_says_where(checkpoint, portrait, voice, so
 def test_every_option_reaches_the_pipeline(checkpoint, portrait, voice, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(AsymTalkerPipeline, "generate_to_file", lambda _, *paths, **options: given.update(options))
-    named = {"seed": 3, "face": 2, "track": 1}
+    named = {"seed": 3, "face": 1, "track": 1}
     renamed = {"steps": 5, "guidance": 1.5, "size": "32x48", "motion": 0.5, "gaze": "camera"}
     flags = [word for name, value in (named | renamed).items() for word in (f"--{name}", str(value))]
     main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), *flags, "--crop", "--no-blinks"])
@@ -57,6 +63,46 @@ def test_command_refuses_in_one_sentence(checkpoint, portrait, tmp_path, capsys)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("asymtalker: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_inputs_are_told_before_anything_is_loaded(checkpoint, portrait, voice, tmp_path, capsys, monkeypatch):
+    """In one sentence, with no bar above it that stands still."""
+    monkeypatch.setattr("asymtalker.generate.pipeline.load_pipeline", lambda *_: pytest.fail("it was told too late"))
+    faceless = tmp_path / "faceless.png"
+    Image.fromarray(background(200, 300)).save(faceless)
+    for model in (["--model", str(checkpoint)], []):
+        for image, audio, told in ((faceless, voice, "No human face was found"), (portrait, portrait, "sound track")):
+            given = ["--image", str(image), "--audio", str(audio), "--output", str(tmp_path / "a.mp4")]
+            with pytest.raises(SystemExit) as stop:
+                main(["generate", *given, *model])
+            assert stop.value.code == 2
+            said = capsys.readouterr().err
+            assert said.startswith("asymtalker: ")
+            assert said.count("\n") == 1
+            assert told in said
+
+
+def test_what_was_read_ahead_is_not_read_again(checkpoint, portrait, tmp_path, monkeypatch):
+    voice = tmp_path / "pipe.wav"
+    os.mkfifo(voice)
+    writing = threading.Thread(target=lambda: voice.write_bytes(encode_wav(np.zeros(3200))))
+    writing.start()
+    read = []
+    monkeypatch.setattr(inputs, "read_image", lambda image: (read.append(image), read_image(image))[1])
+    main(command(checkpoint, portrait, voice, tmp_path / "a.mp4"))
+    writing.join()
+    assert len(read) == 1
+    assert len(read_video(tmp_path / "a.mp4")[0]) == 5
+
+
+@pytest.mark.parametrize("options", [{}, {"crop": True}, {"size": (128, 160)}, {"crop": True, "size": (128, 160)}])
+def test_what_is_read_ahead_is_what_the_pipeline_reads(checkpoint, pipeline, portrait, voice, options):
+    bundled = AsymTalkerPipeline.from_pretrained()
+    for model, loaded in ((checkpoint, pipeline), (None, bundled)):
+        request = Request(portrait, voice, **options)
+        ahead, then = read_ahead(request, model), loaded.inputs(request)
+        assert np.array_equal(ahead.seen, then.seen)
+        assert np.array_equal(ahead.portrait.picture, then.portrait.picture)
 
 
 def test_a_stopped_command_keeps_a_playable_video_and_says_so(checkpoint, portrait, tmp_path):

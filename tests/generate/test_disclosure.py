@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asymtalker.commands.cli import main
 from asymtalker.errors import UserError
 from asymtalker.generate import pipeline as module
 from asymtalker.generate.inputs import FileRequest
@@ -59,6 +60,18 @@ def test_what_is_asked_for_is_said(pipeline, portrait, sound, tmp_path):
     assert origin.options == {"num_inference_steps": 1, "crop": True, "size": "32x48", "watermark": False}
     assert not origin.watermarked
     assert inspect_file(output, thorough=False).watermark is None
+
+
+def test_the_size_of_the_file_is_said_not_the_one_asked_for(pipeline, portrait, sound, tmp_path, capsys):
+    """Asked for are pixels that it fits into, or, of this model, those of the part that it makes."""
+    output = pipeline.generate_to_file(portrait, (sound[:2000], SAMPLE_RATE), tmp_path / "a.mp4", size=(48, 48))
+    found = inspect_file(output, thorough=False)
+    assert found.size == (300, 400)
+    assert (found.credentials.origin.size, found.tags.size) == ("300x400", "300x400")
+    main(["inspect", str(output), "--no-thorough"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[1] == "Picture: 300x400 (height x width)"
+    assert [line.split() for line in said if "48x48" in line] == [["asked", "for", "size", "48x48"]]
 
 
 def test_options_are_what_is_not_as_usual():

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from asymtalker.media.portrait import (
     resize_for_video,
 )
 from drawn_face import background, draw_face
+from drawn_things import lawn, socket, wheel
 from real_data import DATA, INPUTS, needs_inputs
 
 
@@ -58,6 +60,22 @@ def test_no_face_is_an_error():
     assert find_upright(picture)[1:] == ([], 0)
     with pytest.raises(UserError, match=r"No human face was found in empty\.png"):
         choose_face([], None, "empty.png")
+
+
+@pytest.mark.parametrize(
+    ("thing", "seeds"),
+    [(wheel, (0, 3, 9, 23)), (socket, (3, 6)), (lawn, (0,))],
+    ids=["wheels", "sockets", "lawn"],
+)
+def test_things_that_have_something_of_a_face_are_none(thing, seeds):
+    """In no turn: a motorcycle's wheel was animated."""
+    for seed in seeds:
+        assert find_upright(thing(seed))[1:] == ([], 0), seed
+
+
+def test_coins_are_no_faces():
+    """Of Pompeii, in the Brooklyn Museum (no known copyright restrictions); scikit-image's picture, as a JPEG."""
+    assert find_upright(read_picture(Path(__file__).parent / "coins.jpg"))[1:] == ([], 0)
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])

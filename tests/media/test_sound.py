@@ -261,6 +261,65 @@ def test_a_voice_that_cancels_under_music_is_heard(tmp_path):
     assert any("cancel" in remark for remark in audio.remarks)
 
 
+PARTLY = {  # seconds, and whether one side is inverted there
+    "later": ((6.08, 1), (6, -1)),
+    "first": ((6.27, -1), (6, 1)),
+    "shortly": ((4.08, 1), (0.5, -1), (4, 1)),
+    "now and then": ((2.05, 1), (2.05, -1)) * 3,
+    "in a short sound": ((0.58, 1), (0.5, -1)),
+}
+
+
+@pytest.mark.parametrize("music", [0.0, 0.04], ids=["alone", "under music"])
+@pytest.mark.parametrize("parts", PARTLY.values(), ids=PARTLY.keys())
+def test_sides_that_cancel_for_a_part_of_the_time_are_heard_all_the_time(parts, music, tmp_path):
+    side = np.concatenate([np.full(round(seconds * SAMPLE_RATE), sign, np.float32) for seconds, sign in parts])
+    voice = voice_like(len(side) / SAMPLE_RATE)
+    noise = music * np.random.default_rng(1).standard_normal((len(voice), 2)).astype(np.float32)
+    sides = (0.5 * np.stack([voice, 0.9 * side * voice], 1) + noise).clip(-1, 1)
+    audio = AudioFile(write_raw_wav(tmp_path / "a.wav", sides))
+    heard = audio.read(0, len(voice))
+    loudness = [
+        np.sqrt(np.square(samples[: len(voice) // 800 * 800].reshape(-1, 800)).mean(1))
+        for samples in (heard, 0.5 * voice, sides.mean(1))
+    ]
+    loud = loudness[1] > 0.02
+    assert (loudness[0] > 0.8 * loudness[1])[loud].all()
+    assert (loudness[2] < 0.6 * loudness[1])[loud].any(), "the mix of both would do"
+    assert np.abs(np.diff(heard)).max() <= 1.01 * np.abs(np.diff(sides, axis=0)).max(), "it clicks"
+    for start in (0, len(voice) // 3, len(voice) // 2):
+        assert np.array_equal(audio.read(start, start + 5000), np.resize(heard[start : start + 5000], 5000))
+    assert [remark for remark in audio.remarks if "cancel each other: number 1 speaks where they do" in remark]
+    assert np.allclose(audio.track().take_until(None), sides, atol=1e-3), "who listens hears both, as given"
+
+
+def test_who_speaks_on_one_side_alone_is_heard_beside_sides_that_cancel():
+    voice = voice_like(20)
+    sides = 0.5 * np.stack([voice, -0.9 * voice], 1)
+    sides[8 * SAMPLE_RATE : 9 * SAMPLE_RATE, 0] = 0
+    heard = AudioSamples(sides, SAMPLE_RATE).read(0, len(voice))
+    alone = slice(round(8.1 * SAMPLE_RATE), round(8.9 * SAMPLE_RATE))
+    assert np.allclose(heard[alone], 0.5 * sides[alone, 1], atol=1e-4)
+    assert np.allclose(heard[: 7 * SAMPLE_RATE], sides[: 7 * SAMPLE_RATE, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ordinary_stereo_is_the_mean_of_its_sides(seed):
+    voice, other = voice_like(12), np.roll(voice_like(12)[::-1], 5000)
+    noise = np.random.default_rng(seed).standard_normal((len(voice), 2)).astype(np.float32)
+    still = 0.01 * noise
+    for sides in (
+        np.stack([voice, 0.6 * voice], 1) + still,
+        np.stack([voice + 0.2 * other, 0.2 * voice + other], 1),
+        np.stack([voice, 0 * voice], 1) + still,
+        np.stack([voice, np.roll(voice, 40)], 1),
+        still,
+    ):
+        audio = AudioSamples(0.5 * sides, SAMPLE_RATE)
+        assert np.allclose(audio.read(0, len(voice)), 0.5 * sides.mean(1), atol=1e-6)
+        assert audio.remarks == ()
+
+
 @pytest.mark.parametrize(
     ("count", "mask", "at"), [(6, 0x3F, 3), (18, 0x3FFFF, 17), (2, 0x18000, 1), (2, 0x1008, 0), (1, 0x8, 0)]
 )

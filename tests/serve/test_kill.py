@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,7 +14,10 @@ import httpx
 import pytest
 
 from asymtalker.commands.cli import main
+from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.media.video import probe_video
+from asymtalker.serve.service import Service
+from asymtalker.serve.settings import Serve
 from small_server import ask, speech, wait_for
 from torchrun import FORKS
 
@@ -84,6 +89,49 @@ def test_a_killed_server_makes_its_jobs_after_a_restart(checkpoint, tmp_path):
         names = {path.name for path in (data / "jobs" / id).iterdir()}
         assert names == {"live.mp4", "video.mp4"}, "nothing of the killed attempt is left"
     assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_while_it_loads_ends_cleanly(tmp_path):
+    """Libraries whose thread meets the interpreter's end abort the process."""
+    code = "from asymtalker.commands.cli import main; main()"
+    arguments = ["--port", "0", "--no-page", "--data", str(tmp_path), "--model", str(checkpoint_folder(None))]
+    command = [sys.executable, "-c", code, "serve", *arguments, "--device", "cpu"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().strip()
+        assert httpx.get(f"{address}/healthz", timeout=60, trust_env=False).status_code == 200
+        time.sleep(1)
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=300)[1]
+    assert server.returncode == 128 + signal.SIGTERM
+    assert [line for line in said.splitlines() if " INFO " not in line] == ["asymtalker: stopped by SIGTERM."]
+
+
+def test_a_model_that_is_being_loaded_is_waited_for_and_not_begun_with(tmp_path, monkeypatch):
+    loading, loaded, begun = threading.Event(), threading.Event(), []
+
+    class Maker:
+        def __init__(self, *_):
+            loading.set()
+            time.sleep(0.5)
+            loaded.set()
+
+        def warm_up(self):
+            begun.append("warmed up")
+
+        def close(self):
+            assert loaded.is_set()
+            begun.append("closed")
+
+    monkeypatch.setattr("asymtalker.serve.making.LocalMaker", Maker)
+    service = Service(Serve(data=tmp_path))
+    service.start()
+    assert loading.wait(60)
+    service.close()
+    assert begun == ["closed"]
+    assert not service.ready.is_set()
+    assert not [thread for thread in service._threads if thread.is_alive()]
 
 
 def test_an_open_door_needs_a_token(tmp_path, monkeypatch, capsys):

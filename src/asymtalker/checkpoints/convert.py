@@ -23,8 +23,9 @@ from asymtalker.flow import numbered_generator
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import check_writable, save_atomic
 from asymtalker.media.portrait import parse_size
+from asymtalker.models.folder import find_folder, read_settings
 from asymtalker.models.identity import load_image_encoder, transformer_arguments
-from asymtalker.models.loading import find_folder, load_part, read_settings, weight_files
+from asymtalker.models.loading import load_part, weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.training.network import size_flags
 

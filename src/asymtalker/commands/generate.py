@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from asymtalker.commands.generation import Generate, check_paths, load, progress_bars, speaks
+from asymtalker.commands.generation import Generate, beside, check_paths, load, progress_bars, speaks
 from asymtalker.commands.jobs import generate_jobs
 from asymtalker.errors import UserError
 from asymtalker.media.portrait import parse_size
@@ -23,11 +23,14 @@ def generate(settings: Generate) -> None:
 def _generate_one(settings: Generate, image: Path, audio: Path, output: Path) -> None:
     if settings.size:
         parse_size(settings.size)
-    check_paths(image, audio, output)  # before the seconds that loading takes
+    check_paths(image, audio, output)
     with progress_bars() as bars:
-        bar = bars.add_task("loading", total=None)
-        pipeline, say = load(settings, bars)
-        bars.update(bar, description="reading the sound")
+        say, bar = beside(bars), bars.add_task("reading picture and sound", total=None)
+        from asymtalker.generate.inputs import FileRequest, read_ahead  # takes seconds
+
+        read = read_ahead(FileRequest(image, audio, output, **settings.request(), say=say), settings.model)
+        bars.update(bar, description="loading")
+        pipeline = load(settings, bars)
         pipeline.generate_to_file(
             image,
             audio,
@@ -35,6 +38,7 @@ def _generate_one(settings: Generate, image: Path, audio: Path, output: Path) ->
             **settings.request(),
             progress=lambda done, total: bars.update(bar, description="generating", completed=done, total=total),
             say=say,
+            read=read,
         )
     if speaks():
         print(output)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from asymtalker.config import InferenceConfig
+from asymtalker.errors import UserError
 from asymtalker.provenance.disclosure import Disclosure
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -105,20 +106,31 @@ def speaks() -> bool:
 
 @contextmanager
 def progress_bars() -> Iterator["Progress"]:
-    """Progress with an ETA on stderr, of the process that speaks."""
+    """Progress with an ETA on stderr, of the process that speaks; gone where a sentence ends the work."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True, soft_wrap=True, highlight=False, quiet=not speaks())
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"))
     with Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console) as bars:
-        yield bars
+        try:
+            yield bars
+        except UserError:
+            bars.live.transient = True
+            bars.live.stop()
+            console.quiet = True  # or away from a terminal an empty line would follow
+            raise
 
 
-def load(settings: Generate, bars: "Progress") -> tuple["AsymTalkerPipeline", Say]:
-    """The pipeline, and what says a sentence beside the bars."""
+def beside(bars: "Progress") -> Say:
+    """What says a sentence beside the bars."""
+    return lambda sentence: bars.console.print(sentence, markup=False)
+
+
+def load(settings: Generate, bars: "Progress") -> "AsymTalkerPipeline":
+    """The pipeline; where it runs is said beside the bars."""
     from asymtalker.generate.pipeline import load_pipeline  # takes seconds: after the first sign of life
 
     pipeline = load_pipeline(settings.model, settings.device, settings.inference)
-    bars.console.print(pipeline.described(), markup=False)
-    return pipeline, lambda sentence: bars.console.print(sentence, markup=False)
+    beside(bars)(pipeline.described())
+    return pipeline

@@ -52,6 +52,9 @@ def inspect(settings: Inspect) -> None:
 def described(found: "Inspection") -> Iterator[str]:
     """What was found, line by line, for a person."""
     yield VERDICTS[found.verdict]
+    if any(found.size):
+        height, width = found.size
+        yield f"Picture: {height}x{width} (height x width)"
     yield from _credentials(found.credentials)
     if found.tags is not None and found.tags != found.credentials.origin:
         yield "Tags (not signed: anybody can change them)"
@@ -86,11 +89,12 @@ def _credentials(found: "Credentials") -> Iterator[str]:
 
 
 def _origin(origin: "Provenance") -> Iterator[str]:
-    options = ", ".join(f"{name} {value}" for name, value in origin.options.items())
+    asked = {"asked for": ", ".join(f"{name} {value}" for name, value in origin.options.items())}
     for name, value in {
         "generator": origin.generator,
         "model": f"{origin.model}, version {origin.model_version or 'unknown'}",
-        "seed": f"{origin.seed}{f'; {options}' if options else ''}",
+        "seed": origin.seed,
+        **(asked if origin.options else {}),
         "portrait": f"SHA-256 {origin.portrait_sha256}",
         "sound": f"SHA-256 {origin.audio_sha256}",
         "consent": origin.consent,

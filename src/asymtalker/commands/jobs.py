@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress
 
-from asymtalker.commands.generation import Generate, Say, check_paths, load, progress_bars, speaks
+from asymtalker.commands.generation import Generate, Say, beside, check_paths, load, progress_bars, speaks
 from asymtalker.errors import LostProcessError, UserError
 from asymtalker.media.atomic import disk_is_full
 from asymtalker.media.read import check_file
@@ -156,12 +156,12 @@ def generate_jobs(settings: Generate) -> None:
         whole = bars.add_task(f"{len(jobs)} videos", total=len(jobs))
         made = skipped = 0
         pipeline: AsymTalkerPipeline | None = None
-        say: Say = lambda sentence: bars.console.print(sentence, markup=False)  # noqa: E731
+        say = beside(bars)
         for done, job in enumerate(jobs):
             problem = job.problem or _problem_of_paths(job)
             if pipeline is None and not problem:
                 bars.update(whole, description="loading")
-                pipeline, say = load(settings, bars)
+                pipeline = load(settings, bars)
                 bars.update(whole, description=f"{len(jobs)} videos")
             try:
                 if problem or pipeline is None:
@@ -191,7 +191,7 @@ def generate_jobs(settings: Generate) -> None:
             f"{summary} (lines {lines} of {settings.jobs}; each is told above). Put them right and give the same"
             " command again: what is done stays."
         )
-    bars.console.print(f"{summary}.", markup=False)
+    say(f"{summary}.")
 
 
 def _problem_of_paths(job: Job) -> str:

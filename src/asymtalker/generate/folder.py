@@ -1,6 +1,6 @@
 """The folder of a checkpoint: where it is, and what its ``model_index.json`` says."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -8,7 +8,11 @@ from typing import Any
 
 from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
 from asymtalker.errors import UserError
-from asymtalker.models.loading import find_folder, read_settings
+from asymtalker.models.folder import find_folder, moves_pictures, read_settings
+
+PIPELINE = "AsymTalkerPipeline"
+SAMPLE_SIZE = 256
+"""Of a checkpoint that does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,11 @@ class PipelineSettings:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the frames in pixels."""
-        size = self.sample_size
-        return (size, size) if isinstance(size, int) else size
+        return _sides(self.sample_size)
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def checkpoint_folder(name: str | Path | None) -> Path:
@@ -40,6 +47,17 @@ def checkpoint_folder(name: str | Path | None) -> Path:
             raise UserError("This installation has no bundled checkpoint: give one with --model.")
         return bundled
     return find_folder(name)
+
+
+def frames_of(folder: Path) -> tuple[tuple[int, int], bool]:
+    """Height and width of what a checkpoint makes, in pixels, and whether it moves pictures, which are then seen
+    whole; without loading it.
+
+    Raises:
+        UserError: if it is none.
+    """
+    settings = read_settings(folder / "model_index.json", PIPELINE)
+    return _sides(settings.get("sample_size", SAMPLE_SIZE)), moves_pictures(folder / "vae")
 
 
 def read_index(folder: Path, pipeline: str, parts: Collection[str]) -> dict[str, Any]:

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.generate.folder import checkpoint_folder, frames_of
 from asymtalker.media.picture import is_animation, picture_array, read_picture
 from asymtalker.media.portrait import (
     Placement,
     Portrait,
     check_face,
+    check_size,
     choose_face,
     crop_frame,
     find_upright,
@@ -70,6 +72,7 @@ class Request:
         control: how the face is to move, where that is not as the model makes it.
         progress: called with frames done and frames in all.
         say: called with a sentence when there is something to know.
+        read: its picture and sound where they were read already, see :func:`read_ahead`.
     """
 
     image: Picture
@@ -86,6 +89,24 @@ class Request:
     control: MotionControl = AS_MADE
     progress: Progress = no_progress
     say: Callable[[str], None] = print
+    read: "Inputs | None" = None
+
+    def sizes(self, own: tuple[int, int], moves_pictures: bool) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """Height and width of the part around the face, and of what the whole picture is scaled to fit into, ``None``
+        for its own size.
+
+        Args:
+            own: what the checkpoint makes.
+            moves_pictures: whether it moves the whole picture.
+
+        Raises:
+            UserError: if no video can have the size that is asked for.
+        """
+        if self.size is not None:
+            check_size(self.size)
+        if moves_pictures and not (self.crop or self.framed):
+            return own, self.size
+        return self.size or own, None
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +268,19 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
         return _read(request, sources, lambda sentence: request.say(sources.as_given(sentence)), size, fit)
     except UserError as error:
         raise UserError(sources.as_given(str(error))) from error
+
+
+def read_ahead(request: Request, model: str | Path | None) -> Inputs:
+    """The same before a checkpoint is loaded, so that nobody waits for it in vain.
+
+    Args:
+        request: what to read.
+        model: the checkpoint, as :func:`asymtalker.generate.folder.checkpoint_folder` takes it.
+
+    Raises:
+        UserError: as of :func:`read_inputs`, and if there is no such checkpoint.
+    """
+    return read_inputs(request, *request.sizes(*frames_of(checkpoint_folder(model))))
 
 
 def _read(

@@ -26,7 +26,7 @@ from asymtalker.codec import fetch_frames, to_pixels
 from asymtalker.config import ChunkConfig, IdentityStrategy, InferenceConfig, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.generate.background import Background
-from asymtalker.generate.folder import PipelineSettings, checkpoint_folder, read_index
+from asymtalker.generate.folder import SAMPLE_SIZE, PipelineSettings, checkpoint_folder, read_index
 from asymtalker.generate.inputs import (
     FileRequest,
     FramesRequest,
@@ -39,7 +39,7 @@ from asymtalker.generate.inputs import (
 )
 from asymtalker.generate.placement import check_inference, check_split, fit, split_tokens, to_fp8
 from asymtalker.generate.turns import Turns
-from asymtalker.media.portrait import check_size, paste_back
+from asymtalker.media.portrait import paste_back
 from asymtalker.media.video import VideoWriter, check_output
 from asymtalker.models.audio import AudioEncoder, AudioFeatures, SampleSource, load_audio_encoder
 from asymtalker.models.codecs import codec_of, load_codec_network
@@ -115,7 +115,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         feature_extractor: Wav2Vec2FeatureExtractor,
         scheduler: FlowMatchEulerDiscreteScheduler,
         image_encoder: ImageEncoder | None = None,
-        sample_size: int | Sequence[int] = 256,
+        sample_size: int | Sequence[int] = SAMPLE_SIZE,
         chunk_frames: int = 81,
         continuity_frames: int = 5,
         num_inference_steps: int = 4,
@@ -294,7 +294,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
         request.progress(0, num_frames)
         track, size = inputs.audio.track(), inputs.seen.shape[:2]
         origin = origin_of(request, inputs.sources, self.settings.name, self.version)
-        origin = replace(origin, watermarked=holds_watermark(request.disclosure, size))
+        origin = replace(origin, watermarked=holds_watermark(request.disclosure, size), size="{}x{}".format(*size))
         marks = Marks(request.disclosure, origin.number, size)
 
         def sign(source: Path, signed: Path) -> None:
@@ -333,14 +333,10 @@ class AsymTalkerPipeline(DiffusionPipeline):
 
     def inputs(self, request: Request) -> Inputs:
         """Picture and sound of a request, read and checked; and that tokens divide the size that is made."""
-        if request.size is not None:
-            check_size(request.size)
-        size, fit = request.size or self.settings.size, None
-        if self.moves_pictures and not (request.crop or request.framed):
-            size, fit = self.settings.size, request.size
+        size, fit = request.sizes(self.settings.size, self.moves_pictures)
         cells = codec_of(self.vae, control=request.control).cells(size, self.transformer.config.patch_size)
         check_split(self.transformer, cells, self.processes)
-        return read_inputs(request, size, fit)
+        return request.read or read_inputs(request, size, fit)
 
     def _seen(self, inputs: Inputs, frames: np.ndarray) -> Iterator[np.ndarray]:
         """Frames that were made, one by one, those of a model that makes pixels put back into the whole picture."""

@@ -28,6 +28,8 @@ def check_file(path: str | Path, what: str) -> Path:
         if path.is_dir():
             raise UserError(f"The {what} {path} is a folder: give the path of a file.")
         if not path.exists():
+            if str(path) == "-":
+                raise UserError(f"The {what} - does not exist: standard input is /dev/stdin.")
             raise UserError(f"The {what} {path} does not exist: check the path.")
         if path.stat().st_size == 0 and path.is_file():
             raise UserError(f"The {what} {path} is empty (0 bytes): give another file.")

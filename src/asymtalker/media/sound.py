@@ -4,7 +4,6 @@ Sound of any length is read as it is needed, so memory does not grow with length
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import soxr
 from av.stream import Disposition
 
 from asymtalker.errors import UserError
+from asymtalker.media.channels import HEARD, Channels
 from asymtalker.media.read import array_of, check_file, open_media
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -27,15 +27,8 @@ LEAST_GAP, LONGEST_GAP = 0.03, 600.0
 """Seconds that a file's clock jumps ahead by where silence is meant; a shorter jump is rounding, a longer a fault."""
 RATES = 1_000, 1_000_000
 """Samples a second that a sound may have."""
-CANCELLED = 0.4
-"""Power of the mean of channels over what it would be of unlike ones, under which they cancel each other; alike
-channels have their number."""
 SHOWN = 40
 """Characters of a wrong value in a sentence."""
-FULL_SCALE = 2.0
-"""A sample beyond this is not of a sound whose full scale is 1."""
-HEARD = 1e-3
-"""Nothing is heard of a sound whose samples all stay below this, -60 dB."""
 
 
 class AudioSource(Protocol):
@@ -232,56 +225,6 @@ def _rescaled(num_samples: int, rate_in: int, rate_out: int) -> int:
     return max(1, round(Fraction(num_samples * rate_out, rate_in)))
 
 
-@dataclass
-class _Levels:
-    """What is known of a sound's samples ``(n, channels)`` once all were :meth:`heard`."""
-
-    power: np.ndarray | float = 0.0  # of each channel, times the number of samples
-    of_mean: float = 0.0
-    peak: float = 0.0
-    peak_of_mean: float = 0.0
-
-    def hear(self, block: np.ndarray) -> None:
-        """Take the next samples ``(n, channels)`` into account."""
-        mean = block.mean(1)
-        self.power = self.power + np.square(block, dtype=np.float64).sum(0)
-        self.of_mean += float(np.square(mean, dtype=np.float64).sum())
-        self.peak = max(self.peak, float(np.abs(block).max(initial=0.0)))
-        self.peak_of_mean = max(self.peak_of_mean, float(np.abs(mean).max(initial=0.0)))
-
-    @property
-    def voice(self) -> int | None:
-        """The one channel that stands for all, ``None`` for their mean."""
-        power = np.atleast_1d(self.power)
-        return int(power.argmax()) if self.of_mean < CANCELLED * power.sum() / len(power) ** 2 else None
-
-    @property
-    def gain(self) -> float:
-        """What makes the full scale 1."""
-        return 1.0 if self.peak <= FULL_SCALE else 1 / self.peak
-
-    def mono(self, block: np.ndarray) -> np.ndarray:
-        """``(n, 1)`` of samples ``(n, channels)``, from -1 to 1; of many channels, most of which are silent at a time,
-        as loud as the loudest."""
-        if self.voice is not None:
-            return block[:, self.voice, None] * self.gain
-        lift = self.peak / self.peak_of_mean if block.shape[1] > 2 and self.peak_of_mean else 1.0
-        return block.mean(1, keepdims=True) * (lift * self.gain)
-
-    def played(self, block: np.ndarray) -> np.ndarray:
-        """``(n, 1 or 2)``: what a video's sound track is made of."""
-        return self.mono(block) if block.shape[1] > 2 else block * self.gain
-
-    def remarks(self, name: str) -> Iterator[str]:
-        """What one would not expect of it, in sentences."""
-        if self.gain < 1:
-            yield f"The samples of {name} go up to {self.peak:.3g} where 1 is full: it was scaled down by that."
-        if self.peak < HEARD:
-            yield f"Nothing is heard in {name}: the lips will not speak."
-        elif self.voice is not None:
-            yield f"The channels of {name} cancel each other: number {self.voice + 1} speaks."
-
-
 class AudioFile:
     """The sound track of any file that FFmpeg reads (wav, mp3, m4a, flac, ogg, a video ...), of any length.
 
@@ -303,24 +246,24 @@ class AudioFile:
     def __init__(self, path: str | Path, track: int | None = None):
         self.path, self._track = check_file(path, "audio file"), track
         self._hear(mixed=True)
-        if self._levels.peak < HEARD:  # but perhaps in a channel that players leave out, such as a subwoofer's
+        if self._heard.peak < HEARD:  # but perhaps in a channel that players leave out, such as a subwoofer's
             self._hear(mixed=False)
         if not self.source_samples:
             raise UserError(f"The sound track of {path} is empty (no samples): give a recording of speech.")
         self.num_samples = _rescaled(self.source_samples, self.rate, SAMPLE_RATE)
-        self.remarks = (*_several_tracks(self.path, track), *self._levels.remarks(str(path)))
+        self.remarks = (*_several_tracks(self.path, track), *self._heard.remarks(str(path)))
         self._restart()
 
     def _hear(self, mixed: bool) -> None:
-        self._mixed, self._levels = mixed, _Levels()
+        self._mixed, self._heard = mixed, Channels()
         self.rate, self.channels, self.source_samples = 0, 1, 0
-        for rate, block in self._blocks():
+        for rate, block in _decode_sound(self.path, self._track, mixed):
             self.rate, self.channels = rate, 1 if block.shape[1] > 2 else block.shape[1]
             self.source_samples += len(block)
-            self._levels.hear(block)
+            self._heard.hear(block, rate)
 
-    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        return _decode_sound(self.path, self._track, self._mixed)
+    def _blocks(self) -> Iterator[np.ndarray]:
+        return (block for _, block in _decode_sound(self.path, self._track, self._mixed))
 
     def _restart(self) -> None:
         self._stream = self._mono()
@@ -328,8 +271,7 @@ class AudioFile:
         self._offset = 0  # position of the first held sample
 
     def _mono(self) -> Iterator[np.ndarray]:
-        source = (self._levels.mono(block) for _, block in self._blocks())
-        for block in _resample(source, self.rate, SAMPLE_RATE, 1, self.num_samples):
+        for block in _resample(self._heard.mono(self._blocks()), self.rate, SAMPLE_RATE, 1, self.num_samples):
             yield block[:, 0]
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -349,7 +291,7 @@ class AudioFile:
     def track(self) -> SoundTrack:
         """The file's own sound, mono or stereo, at its own rate (within 16 to 48 kHz)."""
         rate = _track_rate(self.rate)
-        source = (self._levels.played(block) for _, block in self._blocks())
+        source = self._heard.played(self._blocks())
         total = _rescaled(self.source_samples, self.rate, rate)
         return SoundTrack(rate, _resample(source, self.rate, rate, self.channels, total), self.channels)
 
@@ -380,12 +322,12 @@ class AudioSamples:
             raise UserError(f"Audio must be (n,) or (n, channels) samples and a rate, not {samples.shape}.")
         if samples.ndim == 2 and samples.shape[0] < samples.shape[1]:
             samples = samples.T
-        levels = _Levels()
-        levels.hear(samples := _checked(samples.reshape(len(samples), -1), "the array"))
-        self.remarks = tuple(levels.remarks("the sound"))
-        self._source = levels.played(samples)
+        heard = Channels()
+        heard.hear(samples := _checked(samples.reshape(len(samples), -1), "the array"), self._rate)
+        self.remarks = tuple(heard.remarks("the sound"))
+        (self._source,) = heard.played(iter([samples]))
         self.num_samples = _rescaled(len(samples), self._rate, SAMPLE_RATE)
-        mono = iter([levels.mono(samples)])
+        mono = heard.mono(iter([samples]))
         self._mono = np.concatenate(list(_resample(mono, self._rate, SAMPLE_RATE, 1, self.num_samples)))[:, 0]
 
     def read(self, start: int, stop: int) -> np.ndarray:

@@ -324,9 +324,10 @@ def check_output(path: str | Path) -> Path:
         UserError: if it is a folder, does not end in .mp4, .m4v or .mov, or its folder cannot be made or written to.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".mp4", ".m4v", ".mov") and not os.path.isdir(
-        path
-    ):  # False of a name that is too long
+    if str(path) == "-":
+        raise UserError("The video can't go to standard output, as - asks for: give the name of a file.")
+    known = path.suffix.lower() in (".mp4", ".m4v", ".mov")
+    if not known and not os.path.isdir(path):  # which is False of a name that is too long
         raise UserError(f"The output {path} must end in .mp4: the video is an MP4 file.")
     check_writable(path)
     return path

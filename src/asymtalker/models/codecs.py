@@ -8,7 +8,8 @@ from diffusers.models.modeling_utils import ModelMixin
 
 from asymtalker.codec import Codec, WanCodec
 from asymtalker.errors import UserError
-from asymtalker.models.loading import load_part, read_settings
+from asymtalker.models.folder import moves_pictures
+from asymtalker.models.loading import load_part
 from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 
@@ -38,8 +39,6 @@ def load_codec_network(folder: Path, dtype: torch.dtype = torch.float32) -> Mode
     Raises:
         UserError: if there is none, or it is damaged.
     """
-    try:
-        read_settings(folder / "config.json", MotionCodecModel.__name__)
-    except UserError:
-        return load_part(AutoencoderKLWan, folder, dtype)  # which says what is wrong
-    return load_part(MotionCodecModel, folder)
+    if moves_pictures(folder):
+        return load_part(MotionCodecModel, folder)
+    return load_part(AutoencoderKLWan, folder, dtype)

@@ -39,11 +39,15 @@ class Provenance:
     consent: str = NO_STATEMENT
     watermarked: bool = False
     """Whether the frames hold :attr:`number`."""
+    size: str | None = None
+    """Height and width of the frames, ``"720x718"``, which are within what ``options`` ask for; ``None`` of earlier
+    versions."""
 
     @property
     def number(self) -> int:
         """48 bits that say what the video is made of, whatever version of AsymTalker made it."""
-        made_of = {name: value for name, value in asdict(self).items() if name not in ("generator", "watermarked")}
+        of_the_file = ("generator", "watermarked", "size")
+        made_of = {name: value for name, value in asdict(self).items() if name not in of_the_file}
         return int(hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12], 16)
 
     @property

@@ -127,6 +127,7 @@ class Service:
         self._workers: Workers | None = None
         self._closing = threading.Event()
         self._accepting = threading.Lock()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._start, self._sweep)]
         self.metrics.watch(self.jobs.count)
 
     @property
@@ -137,8 +138,8 @@ class Service:
 
     def start(self) -> None:
         """Load the model, warm it up and begin with the jobs, in a thread."""
-        threading.Thread(target=self._start, name="start", daemon=True).start()
-        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def _start(self) -> None:
         try:
@@ -153,7 +154,8 @@ class Service:
                 from asymtalker.serve.making import LocalMaker
 
                 maker = LocalMaker(settings.model, settings.device, settings.inference)
-                maker.warm_up()
+                if not self._closing.is_set():
+                    maker.warm_up()
                 self._make = maker
         except UserError as error:
             self.problem = str(error)
@@ -166,6 +168,8 @@ class Service:
         except Exception:
             self.problem = "The model can't be loaded; the server's log says why."
             log.exception("the model can't be loaded")
+            return
+        if self._closing.is_set():
             return
         self._workers = Workers(
             self.jobs, self._make, replica_range(settings.replicas)[1], self.metrics.first_frame.observe
@@ -183,8 +187,12 @@ class Service:
                 log.exception("sweeping failed")
 
     def close(self) -> None:
-        """Stop; what is not done yet is done after the next start."""
+        """Stop; what is not done yet is done after the next start. A model that is being loaded is waited for: its
+        libraries would abort a process that ends meanwhile."""
         self._closing.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         if self._workers is not None:
             self._workers.stop()
         if self._make is not None:

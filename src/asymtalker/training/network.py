@@ -15,8 +15,9 @@ from asymtalker.config import IdentityStrategy, LoopConfig, TeacherConfig, Trans
 from asymtalker.errors import UserError
 from asymtalker.flow import hashed_seed
 from asymtalker.media.atomic import save_atomic
+from asymtalker.models.folder import read_settings
 from asymtalker.models.identity import transformer_arguments
-from asymtalker.models.loading import read_settings, weight_files
+from asymtalker.models.loading import weight_files
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.training.checkpoint import load_tensors
 from asymtalker.training.distributed import barrier, place, whole_tensor, world
@@ -105,7 +106,7 @@ def transformer_config(folder: Path, identity: IdentityStrategy) -> TransformerC
 
     Raises:
         UserError: if a setting that has no default is missing, or see
-            :func:`asymtalker.models.loading.read_settings`.
+            :func:`asymtalker.models.folder.read_settings`.
     """
     settings = read_settings(folder / "config.json", CLASS)
     names = {field.name for field in fields(TransformerConfig)}
