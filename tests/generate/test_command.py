@@ -89,6 +89,8 @@ def test_what_was_read_ahead_is_not_read_again(checkpoint, portrait, tmp_path, m
     writing.start()
     read = []
     monkeypatch.setattr(inputs, "read_image", lambda image: (read.append(image), read_image(image))[1])
+    again = "asymtalker.generate.pipeline.read_inputs"  # which would wait for the pipe for ever
+    monkeypatch.setattr(again, lambda *_: pytest.fail("it is read again"))
     main(command(checkpoint, portrait, voice, tmp_path / "a.mp4"))
     writing.join()
     assert len(read) == 1

@@ -293,6 +293,18 @@ def test_sides_that_cancel_for_a_part_of_the_time_are_heard_all_the_time(parts, 
     assert np.allclose(audio.track().take_until(None), sides, atol=1e-3), "who listens hears both, as given"
 
 
+def test_what_is_spoken_softly_under_music_where_sides_cancel_is_heard():
+    """It does not outweigh the music for seconds, but all that is said around it does."""
+    seconds = np.arange(46 * SAMPLE_RATE) / SAMPLE_RATE
+    soft = (seconds >= 30) & ((seconds - 30) % 8 < 6)
+    voice, music = voice_like(46) * np.where(soft, 1 / 6, 1), voice_like(46)[::-1] / 6
+    sides = 0.5 * np.stack([music + voice, music + np.where(seconds < 30, voice, -0.9 * voice)], 1)
+    heard = AudioSamples(sides.astype(np.float32), SAMPLE_RATE).read(0, len(voice))
+    for start in (32, 40):
+        middle = slice(start * SAMPLE_RATE, (start + 2) * SAMPLE_RATE)
+        assert agreement(heard[middle], voice[middle]) > 0.6
+
+
 def test_who_speaks_on_one_side_alone_is_heard_beside_sides_that_cancel():
     voice = voice_like(20)
     sides = 0.5 * np.stack([voice, -0.9 * voice], 1)
@@ -308,7 +320,9 @@ def test_ordinary_stereo_is_the_mean_of_its_sides(seed):
     voice, other = voice_like(12), np.roll(voice_like(12)[::-1], 5000)
     noise = np.random.default_rng(seed).standard_normal((len(voice), 2)).astype(np.float32)
     still = 0.01 * noise
+    spoken = np.arange(len(voice)) < len(voice) // 2
     for sides in (
+        np.where(spoken[:, None], voice[:, None], 1e-3 * noise[:, :1] * [1, -1]),  # hiss in a pause
         np.stack([voice, 0.6 * voice], 1) + still,
         np.stack([voice + 0.2 * other, 0.2 * voice + other], 1),
         np.stack([voice, 0 * voice], 1) + still,

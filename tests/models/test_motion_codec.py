@@ -1,5 +1,6 @@
 """The codec of motion: what it reads of faces, how it moves a portrait, and that both agree."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -170,6 +171,34 @@ def test_lips_part_without_being_stretched_over_the_mouth(network, portrait, poi
     rows, columns = (inside[1, 0] > 0.5).nonzero().T
     assert rows.float().mean() == pytest.approx(48, abs=14), "the mouth lies in the middle of the painter's square"
     assert columns.float().mean() == pytest.approx(48, abs=8)
+
+
+def test_a_portrait_shuts_lips_that_its_motion_leaves_ajar(network, portrait):
+    parting, _ = portrait.lips
+    of_shut_lips = replace(portrait, lips=(parting, torch.tensor(0.0)))
+    for gap, wanted in ((0.02, 0.0), (0.2, 0.2)):
+        motion = portrait.motion[None].clone()
+        motion[:, : len(parting)] += gap * parting / parting.square().sum()
+        change, _ = network.change(of_shut_lips, motion)
+        assert float(change.expression[0, : len(parting)] @ parting) == pytest.approx(wanted, abs=0.003)
+
+
+@pytest.mark.parametrize(("by", "closing"), [(12, 0.0), (12, 0.6), (0, 1.0)], ids=["speaks", "blinks", "shut"])
+def test_openings_looked_up_where_they_are_seen_are_those_looked_up_everywhere(
+    network, portrait, points, monkeypatch, by, closing
+):
+    motion = at(network, torch.from_numpy(opened(points, by) + np.float32([5, 3, 0]))[None])
+    change, pose = network.change(portrait, motion, torch.tensor([closing]))
+    moved = change.of(portrait.sheet)
+
+    def made() -> list[torch.Tensor]:
+        return [*render(portrait.sheet, portrait.texture, moved), *network.move_mouth(portrait, moved, pose)]
+
+    seen = made()
+    everywhere = ..., slice(None), slice(None)
+    monkeypatch.setattr("asymtalker.models.motion.sheet._seen", lambda *_: (everywhere, everywhere))
+    for part, whole in zip(seen, made(), strict=True):
+        torch.testing.assert_close(part, whole, atol=2 / 255, rtol=0)
 
 
 def test_pixels_have_gradients_to_the_latents(network, codec, points, picture):

@@ -1,5 +1,6 @@
 """Photo heads that say other things: whose lips, whose head, whose sound."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -47,26 +48,36 @@ def settings(given, output, **changes) -> Revoice:
     return Revoice(corpus=given / "corpus", model=given / "model", output=output, **({"clips": 2} | changes))
 
 
-def jaw(values) -> torch.Tensor:
-    weights = torch.zeros(len(values), len(BLENDSHAPES))
-    weights[:, JAW] = torch.as_tensor(values, dtype=torch.float32)
+CLOSE = BLENDSHAPES.index("mouthClose")
+
+
+def mouth(jaw: torch.Tensor, close: torch.Tensor) -> torch.Tensor:
+    """Weights of a jaw that opens and lips that it does not part."""
+    weights = torch.zeros(len(jaw), len(BLENDSHAPES))
+    weights[:, JAW], weights[:, CLOSE] = jaw, close
     return weights
+
+
+def parted(weights: torch.Tensor) -> torch.Tensor:
+    """How far ``(F, 1)``: lips that are kept together matter more the further the jaw is."""
+    jaw, close = weights[:, [JAW]], weights[:, [CLOSE]]
+    return 2 + 10 * jaw * (1 - 0.6 * close)
 
 
 def test_lips_become_the_new_voice_s_and_all_else_stays(network):
     basis = network.motion
     steps = torch.arange(50)
-    before, after = jaw(0.3 + 0.3 * torch.sin(steps / 2)), jaw(0.3 + 0.3 * torch.sin(steps / 5))
+    before, after = (mouth(*(0.3 + 0.3 * torch.sin(steps / slow) for slow in pair)) for pair in ((2, 3), (5, 4)))
     parting, _ = lips_parting(basis, basis.face)
     lips = parting @ basis.speech().T
     motion = torch.randn(50, basis.components + 6, generator=torch.Generator().manual_seed(0))
     motion[:, : basis.components] -= motion[:, : basis.components] @ basis.speech().T  # no speech in it
-    motion[:, : basis.components] += (2 + 10 * before[:, JAW, None]) * lips
+    motion[:, : basis.components] += parted(before) * lips
     said = Lips.fit(basis, [(before, motion)]).say(motion, before, after)
     assert torch.equal(said[:, basis.components :], motion[:, basis.components :])
     silent = torch.eye(basis.components) - basis.speech().T
     torch.testing.assert_close(said[:, : basis.components] @ silent, motion[:, : basis.components] @ silent)
-    wanted = (2 + 10 * after[:, JAW, None]) * lips
+    wanted = parted(after) * lips
     torch.testing.assert_close(said[:, : basis.components] @ basis.speech().T, wanted, rtol=0.01, atol=0.01)
 
 
@@ -104,13 +115,36 @@ def test_what_is_heard_is_what_the_lips_say(given, network, tmp_path, monkeypatc
         assert follow[3] > 0.9
 
 
-def test_held_out_heads_say_what_held_out_voices_do(given, tmp_path):
-    revoice(settings(given, tmp_path / "out", speech=given / "speech", clips=10, heads=1))
+def without_pictures(self, portrait, motion):
+    return iter(np.zeros((len(motion), 64, 64, 3), np.uint8))
+
+
+def test_held_out_heads_say_what_held_out_voices_do(given, tmp_path, monkeypatch):
+    fit, fitted = Lips.fit, []
+    monkeypatch.setattr(Lips, "fit", lambda basis, known: (fitted.append(len(known)), fit(basis, known))[1])
+    monkeypatch.setattr(module._Film, "_moved", without_pictures)
+    revoice(settings(given, tmp_path / "out", speech=given / "speech", clips=20, heads=1))
+    assert fitted == [2], "lips are fitted to all heads for training, and to no other"
     rows = read_manifest(tmp_path / "out")
-    assert [row.split for row in rows] == ["train"] * 9 + ["test"]
-    assert {row.identity_id for row in rows[:9]} == {"drawn0"}, "one head was asked for"
-    assert (rows[9].identity_id, rows[9].voice_id) == ("drawn2", "grid-s31")
-    assert {row.voice_id for row in rows[1:9:2]} == {"grid-s1"}
+    assert [row.split for row in rows] == 2 * (["train"] * 9 + ["test"])
+    assert {row.identity_id for row in rows if row.split == "train"} == {"drawn0"}, "one head was asked for"
+    assert {row.voice_id for row in rows[1:9:2]} == {row.voice_id for row in rows[10:19:2]} == {"grid-s1"}
+    assert [row.identity_id for row in rows[9::10]] == ["drawn2"] * 2
+    assert rows[9].voice_id == "grid-s31"
+    assert rows[19].voice_id.startswith("espeak-"), "tests hear recordings alone"
+
+
+def test_no_voice_is_heard_in_training_and_tests(given, tmp_path, monkeypatch):
+    """Also where no recordings are held out."""
+    (tmp_path / "speech").mkdir()
+    shutil.copy(given / "speech" / "grid-s1-0.npz", tmp_path / "speech")
+    write_index(tmp_path / "speech")
+    monkeypatch.setattr(module._Film, "_moved", without_pictures)
+    revoice(settings(given, tmp_path / "out", speech=tmp_path / "speech", clips=10))
+    rows = read_manifest(tmp_path / "out")
+    assert rows[7].voice_id == "grid-s1"
+    assert rows[9].split == "test"
+    assert rows[9].voice_id.startswith("espeak-")
 
 
 def test_a_stopped_run_goes_on(given, tmp_path, monkeypatch):
@@ -125,16 +159,20 @@ def test_a_stopped_run_goes_on(given, tmp_path, monkeypatch):
     assert first.stat().st_mtime_ns == kept
 
 
-def test_recordings_speak_for_as_long_as_is_wanted_with_their_own_phonemes(given):
-    recordings = Recordings(given / "speech")
+@pytest.mark.parametrize("seconds", [0.5, 2.5], ids=["a part of one", "several"])
+def test_recordings_speak_for_as_long_as_is_wanted_with_their_own_phonemes(given, seconds):
+    recordings, said = Recordings(given / "speech"), set()
     for seed in range(6):
-        speech = recordings.speak(np.random.default_rng(seed), 2.5, "train")
-        assert (len(speech.samples), speech.voice_id) == (40_000, "grid-s1")
-        assert speech.phonemes[0][1] == 0
-        assert speech.phonemes[-1][2] == pytest.approx(2.5)
+        speech = recordings.speak(np.random.default_rng(seed), seconds, "train")
+        assert (len(speech.samples), speech.voice_id) == (round(seconds * 16_000), "grid-s1")
+        ends = [end for _, _, end in speech.phonemes]
+        assert [start for _, start, _ in speech.phonemes] == pytest.approx([0, *ends[:-1]])
+        assert ends[-1] == pytest.approx(seconds)
         for symbol, start, end in speech.phonemes:
             part = np.abs(speech.samples[int(start * 16_000) + 100 : int(end * 16_000) - 100])
             assert len(part) < 400 or (part.mean() > 0.1) == (symbol == "ɑ")
+        said.add(speech.samples.tobytes())
+    assert len(said) == 6, "all begin at the same place"
 
 
 def test_what_cannot_be_used_is_refused(given, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@
 """
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,16 +101,21 @@ class Recordings:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._of: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+        self._of: dict[str, dict[str, list[str]]] = {}
         for row in read_index(folder):
-            self._of[row["split"]].setdefault(row["speaker"], []).append(row["file"])
-        if not self._of["train"]:
+            self._of.setdefault(row["split"], {}).setdefault(row["speaker"], []).append(row["file"])
+        if "train" not in self._of:
             raise UserError(f"{folder}: has no recording of the split train; add some by runs/speech.py")
+
+    @property
+    def splits(self) -> Collection[str]:
+        """Those that there are recordings of."""
+        return self._of.keys()
 
     def speak(self, rng: np.random.Generator, seconds: float, split: Split) -> Speech:
         """Exactly ``round(seconds * 16000)`` samples of one speaker's recordings, with pauses between them, from
-        anywhere in the first. Of a split without recordings those for training speak."""
-        speakers = self._of[split] or self._of["train"]
+        anywhere in the first."""
+        speakers = self._of[split]
         name = list(speakers)[rng.integers(len(speakers))]
         total = round(seconds * SAMPLE_RATE)
         parts: list[Speech] = []

@@ -23,7 +23,6 @@ from asymtalker.media.face_readings import lip_aperture
 from asymtalker.models.codecs import load_codec_network
 from asymtalker.models.motion.basis import MotionBasis
 from asymtalker.models.motion.codec import MotionCodecModel, Portrait, read_points
-from asymtalker.models.motion.control import lips_parting, shut_lips
 from asymtalker.synth.mesh import BLENDSHAPES
 from asymtalker.synth.motion import animate
 from asymtalker.synth.pico import check_share
@@ -56,7 +55,7 @@ class Revoice:
     output: Path
     """Folder of the corpus; one that holds others' clips, such as the same, gets these added."""
     speech: Path | None = None
-    """Folder of recordings that runs/speech.py made: they speak in every other clip."""
+    """Folder of recordings that runs/speech.py made: they speak in every other clip, of tests those held out."""
     clips: int = 400
     """How many, a tenth of them for tests."""
     heads: int = 4
@@ -126,12 +125,12 @@ class Lips:
 
     def say(self, motion: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """Motion ``(F, components + 6)`` of a clip whose lips, in place of what the weights ``before`` made, do what
-        ``after`` makes, both ``(F, 52)``. Almost shut is shut, as a linear fit leaves lips ajar at p, b and m."""
-        speech, count = self.basis.speech().T, self.basis.components
+        ``after`` makes, both ``(F, 52)``. A linear fit leaves lips ajar at p, b and m, which are shown shut."""
+        count = self.basis.components
         expression = motion[:, :count]
-        rest = (expression @ speech - self(before)).mean(0)
-        lips = shut_lips(rest + self(after), lips_parting(self.basis, self.basis.face)) @ speech
-        return torch.cat([expression - expression @ speech + lips, motion[:, count:]], 1)
+        lips = expression @ self.basis.speech().T
+        rest = (lips - self(before)).mean(0)
+        return torch.cat([expression - lips + rest + self(after), motion[:, count:]], 1)
 
 
 def _features(weights: Tensor) -> Tensor:
@@ -184,7 +183,7 @@ class _Film:
         split = "test" if number % 10 == 9 and self.heads["test"] else "train"
         head = self.heads[split][draw_index(len(self.heads[split]), generator)]
         count = len(head.motion)
-        if self.recordings is not None and number % 2:
+        if self.recordings is not None and (number + number // 10) % 2 and split in self.recordings.splits:
             speech = self.recordings.speak(rng, count / FPS, split)
         else:
             speech = speak(rng, count / FPS, split, config.pico_share)
