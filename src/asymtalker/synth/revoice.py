@@ -125,7 +125,7 @@ class Lips:
 
     def say(self, motion: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """Motion ``(F, components + 6)`` of a clip whose lips, in place of what the weights ``before`` made, do what
-        ``after`` makes, both ``(F, 52)``. A linear fit leaves lips ajar at p, b and m, which are shown shut."""
+        ``after`` makes, both ``(F, 52)``. A linear fit leaves lips ajar at p, b and m; the codec shows them shut."""
         count = self.basis.components
         expression = motion[:, :count]
         lips = expression @ self.basis.speech().T

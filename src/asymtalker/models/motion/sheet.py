@@ -194,7 +194,7 @@ def blend(
     moved: tuple[Tensor, Tensor],
     target: Tensor,
     zoom: int = 1,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """An opening with its surroundings: what is above its line, what is below it, and between them what is inside.
     Each is looked up only where it is seen.
 
@@ -202,25 +202,26 @@ def blend(
         sheet: the portrait's.
         opening: mouth or eye.
         texture: the portrait's.
-        above: pixels of the layer above ``(B, 3, h, w)`` and where they come from, ``(B, 2, h, w)``.
+        above: pixels of the layer above ``(B, 3, h, w)``, which are changed in place, and where they come from,
+            ``(B, 2, h, w)``.
         moved: how far the cells below the line and those inside go.
         target: pixels that are made, ``(B or 1, 2, h / zoom, w / zoom)``.
         zoom: pixels between targets.
 
     Returns:
-        Pixels ``(B, 3, h, w)`` and the share ``(B, 1, h, w)`` in each of what is inside and not shown by the portrait.
+        The share ``(B, 1, h, w)`` in each pixel of what is inside and not shown by the portrait.
     """
     pixels, origin = above
     column, row = opening.below.corner
     corner = sheet.left + column * sheet.cell, sheet.top + row * sheet.cell
     covers = [Texture(opening.covers[None, i : i + 1], corner) for i in range(3)]
     upper = covers[0].at(origin)
-    frame, unseen = pixels.clone(), torch.zeros_like(upper)
+    unseen = torch.zeros_like(upper)
     cells, part = _seen(1 - upper, zoom)
     below = finer(sources(sheet, opening.below, moved[0], target[cells]), zoom)
     upper = upper[part]
     lower = torch.minimum(covers[1].at(below), 1 - upper)
-    frame[part] = upper * pixels[part] + lower * texture.at(below)
+    pixels[part] = upper * pixels[part].clone() + lower * texture.at(below)  # gradients need it as it is now
 
     share = 1 - upper - lower
     inner, hole = _seen(share, zoom)
@@ -230,8 +231,8 @@ def blend(
         shown = covers[2].at(within)
         inside = shown * inside + (1 - shown) * opening.fill.view(1, 3, 1, 1)
         unseen[part][hole] = share * (1 - shown)
-    frame[part][hole] += share * inside
-    return frame, unseen
+    pixels[part][hole] += share * inside
+    return unseen
 
 
 def _seen(share: Tensor, zoom: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -265,8 +266,7 @@ def render(sheet: Sheet, texture: Texture, moved: Moved) -> tuple[Tensor, Tensor
             continue
         part = ..., slice(rows.start * cell, rows.stop * cell), slice(columns.start * cell, columns.stop * cell)
         target = _targets(sheet, rows, columns, cell)
-        seen = frame[part].clone(), above[part]  # gradients need it as it is now
-        frame[part], inside = blend(sheet, opening, texture, seen, parts, target, cell)
+        inside = blend(sheet, opening, texture, (frame[part], above[part]), parts, target, cell)
         if opening is sheet.openings[0]:
             unseen[part] = inside
     return frame, unseen
@@ -276,8 +276,8 @@ def render_mouth(sheet: Sheet, texture: Texture, moved: Moved, target: Tensor) -
     """Pixels ``(B, 3, 2 h, 2 w)`` around the mouth, ``target`` ``(B, 2, h, w)`` and between, and the share in each of
     what is inside and the portrait does not show."""
     origin = finer(sources(sheet, sheet.above, moved.above, target), 2)
-    above = texture.at(origin), origin
-    return blend(sheet, sheet.openings[0], texture, above, moved.openings[0], target, 2)
+    pixels = texture.at(origin)
+    return pixels, blend(sheet, sheet.openings[0], texture, (pixels, origin), moved.openings[0], target, 2)
 
 
 def _targets(sheet: Sheet, rows: slice, columns: slice, step: int) -> Tensor:
