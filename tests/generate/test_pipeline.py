@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from asymtalker.errors import UserError
 from asymtalker.generate import folder as folders
+from asymtalker.generate.folder import frames_of
 from asymtalker.generate.inputs import FileRequest, FramesRequest, Request
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.portrait import find_faces
@@ -452,6 +453,26 @@ def test_wrong_checkpoint_is_one_sentence(checkpoint, tmp_path, how, says):
     with pytest.raises(UserError, match=says) as error:
         AsymTalkerPipeline.from_pretrained(broken(checkpoint, tmp_path, how))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("sample_size", size) for size in ("abc", None, [512], [512, -512], [512.5, 512], 0)),
+        ("chunk_frames", 0),
+        ("num_inference_steps", 1.5),
+        ("guidance_scale", "1"),
+        ("renew_noise", 1),
+        ("identity", "none"),
+        ("name", 5),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(tmp_path, name, value):
+    index = {"_class_name": "AsymTalkerPipeline", name: value}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    for read in (AsymTalkerPipeline.from_pretrained, frames_of):  # the latter before the model is loaded
+        with pytest.raises(UserError, match=rf"model_index\.json has a {name} that can't be"):
+            read(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """The folder of a checkpoint: where it is, and what its ``model_index.json`` says."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
 from asymtalker.errors import UserError
@@ -35,6 +35,37 @@ def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def _is_number(value: Any, kind: type = int) -> bool:
+    return isinstance(value, (int, kind)) and not isinstance(value, bool) and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, list) else [value, value]
+    return len(sides) == 2 and all(map(_is_number, sides))
+
+
+KNOWN: dict[str, Callable[[Any], bool]] = {
+    "sample_size": _is_size,
+    "chunk_frames": _is_number,
+    "continuity_frames": _is_number,
+    "num_inference_steps": _is_number,
+    "guidance_scale": lambda value: _is_number(value, float),
+    "renew_noise": lambda value: isinstance(value, bool),
+    "identity": lambda value: value in get_args(IdentityStrategy),
+    "name": lambda value: isinstance(value, str),
+}
+"""What each setting of ``model_index.json`` may be."""
+
+
+def _read_index(folder: Path, pipeline: str) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    settings = read_settings(path, pipeline)
+    for name, value in settings.items():
+        if name in KNOWN and not KNOWN[name](value):
+            raise UserError(f"{path} has a {name} that can't be: {value!r}. Make or fetch it anew.")
+    return settings
+
+
 def checkpoint_folder(name: str | Path | None) -> Path:
     """The local folder of a checkpoint, fetched from the hub if need be; ``None`` is the bundled one.
 
@@ -56,7 +87,7 @@ def frames_of(folder: Path) -> tuple[tuple[int, int], bool]:
     Raises:
         UserError: if it is none.
     """
-    settings = read_settings(folder / "model_index.json", PIPELINE)
+    settings = _read_index(folder, PIPELINE)
     return _sides(settings.get("sample_size", SAMPLE_SIZE)), moves_pictures(folder / "vae")
 
 
@@ -71,7 +102,7 @@ def read_index(folder: Path, pipeline: str, parts: Collection[str]) -> dict[str,
     Raises:
         UserError: if something is missing, damaged, or for another class.
     """
-    content = read_settings(folder / "model_index.json", pipeline)
+    content = _read_index(folder, pipeline)
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise UserError(f"The checkpoint {folder} is not whole: it lacks {', '.join(missing)}.")

@@ -11,6 +11,8 @@ channels have their number."""
 HOP, WINDOWS = 0.1, (5, 20, 80)
 """Seconds in which powers are taken together, and how many of these in a row are asked whether they cancel: few find a
 short part, many also hold what is spoken softly under music. All are asked too."""
+MEMORY = 0.2
+"""Seconds after which what was heard of a sound that goes on counts half."""
 FAINT = 1e-3
 """Power over that of the whole sound, below which nothing is to be heard there that could cancel."""
 FULL_SCALE = 2.0
@@ -95,6 +97,26 @@ class Channels:
             yield f"Nothing is heard in {name}: the lips will not speak."
         elif self._cancelling is not None:
             yield f"The channels of {name} cancel each other: number {self._cancelling[0] + 1} speaks where they do."
+
+
+class PassingChannels:
+    """Channels of a sound that comes piece by piece, of which nothing is known in advance: their mean, but the louder
+    one where they have lately cancelled each other."""
+
+    def __init__(self) -> None:
+        self._powers = np.zeros(1)  # of channels and of their mean, those of MEMORY seconds ago half as much as now's
+        self._weight = 0.0  # of the louder channel, at the end of the last piece
+
+    def mono(self, piece: np.ndarray, rate: int) -> np.ndarray:
+        """``(n,)`` of the next samples ``(n, channels)``, ``rate`` a second."""
+        mean = piece.mean(1)
+        self._powers = self._powers * 0.5 ** (len(piece) / rate / MEMORY) + _powers(piece[None])[0]
+        of_each = self._powers[:-1]
+        before, self._weight = self._weight, float(self._powers[-1] < CANCELLED * of_each.sum() / len(of_each) ** 2)
+        if before == self._weight == 0:
+            return mean
+        weight = np.linspace(before, self._weight, len(piece), dtype=piece.dtype)
+        return mean + weight * (piece[:, of_each.argmax()] - mean)
 
 
 def _powers(hops: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import soxr
 
 from asymtalker.errors import UserError
+from asymtalker.media.channels import PassingChannels
 from asymtalker.serve.session import Moment, Session
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -53,7 +54,7 @@ class Ear:
 
     Args:
         rate: of what comes, in Hz.
-        channels: of it, whose mean is heard.
+        channels: of it, whose mean is heard, or the louder one where they cancel each other.
 
     Raises:
         UserError: if there is no such sound.
@@ -63,6 +64,7 @@ class Ear:
         if not 8_000 <= rate <= 192_000 or not 1 <= channels <= 8:
             raise UserError(f"Sound is of 8,000 to 192,000 Hz and of 1 to 8 channels, not {rate} and {channels}.")
         self.rate, self.channels = rate, channels
+        self._channels = PassingChannels()
         self._stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
 
     def hear(self, data: bytes) -> np.ndarray:
@@ -73,7 +75,8 @@ class Ear:
         """
         if len(data) % (2 * self.channels):
             raise UserError("Sound is whole samples of 16 bits, little-endian.")
-        samples = np.frombuffer(data, "<i2").reshape(-1, self.channels).mean(1, dtype=np.float32) / 32768
+        piece = np.frombuffer(data, "<i2").reshape(-1, self.channels).astype(np.float32) / 32768
+        samples = piece[:, 0] if self.channels == 1 else self._channels.mono(piece, self.rate)
         return samples if self._stream is None else self._stream.resample_chunk(samples)
 
     def rest(self) -> np.ndarray:

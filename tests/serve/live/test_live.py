@@ -338,6 +338,26 @@ def test_sound_of_any_rate_is_heard_at_16_khz():
         Ear(4_000)
 
 
+def test_sides_that_cancel_are_heard_by_the_louder_one_while_they_do():
+    rng = np.random.default_rng(0)
+    voice, music = rng.normal(0, 0.1, (2, 3 * 48_000)).astype(np.float32)
+    left, right = voice.copy(), voice.copy()
+    right[48_000:96_000] *= -0.8  # the second second
+    ear = Ear(48_000, 2)
+    data = pcm16(np.stack([left, right], 1).reshape(-1))
+    heard = np.concatenate([ear.hear(data[at : at + 3_840]) for at in range(0, len(data), 3_840)])
+    alone = Ear(48_000)
+    expected = np.concatenate([alone.hear(pcm16(left[at : at + 960])) for at in range(0, len(left), 960)])
+    error = np.abs(heard - expected)
+    assert error[:15_000].max() < 1e-3
+    assert error[26_000:32_000].max() < 1e-3
+    assert error[44_000:].max() < 1e-3
+    sides = Ear(48_000, 2)
+    both = sides.hear(pcm16(np.stack([voice, music], 1).reshape(-1)))
+    mixed = Ear(48_000).hear(pcm16((voice + music) / 2))
+    assert np.abs(both - mixed).max() < 1e-3  # unlike ones do not cancel
+
+
 def test_voice_is_told_from_silence():
     activity = VoiceActivity()
     assert not any(speaks for _, speaks in activity.hear(np.zeros(32_000, np.float32)))
