@@ -2,6 +2,7 @@
 
 import sys
 
+from asymtalker.curate.quality import check_dover
 from asymtalker.curate.recipe import NETWORKS, Recipe
 from asymtalker.errors import UserError
 from asymtalker.media.registry import REGISTRY, fetch_file
@@ -18,9 +19,10 @@ def check_networks(recipe: Recipe) -> dict[str, str]:
         if name not in NETWORKS:
             raise UserError(f"The recipe wants the network {name}: there is {', '.join(NETWORKS)}.")
         try:
-            if name not in REGISTRY:
-                raise UserError("curation can't run it yet.")
-            fetch_file(name)
+            if name in REGISTRY:
+                fetch_file(name)
+            else:
+                check_dover(recipe)
         except UserError as error:
             without[name] = str(error)
     if without and recipe.missing == "stop":

@@ -8,7 +8,8 @@ Runtime itself: rtmlib, which would do the same, installs two more builds of Ope
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ from asymtalker.curate.picture import longest
 from asymtalker.media.portrait import box_of, wider_box
 from asymtalker.media.registry import fetch_file
 from asymtalker.timeline import FPS, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 BATCH = 64
 POSE_HEIGHT, POSE_WIDTH = 384, 288
@@ -51,16 +55,21 @@ def _syncnet() -> Any:
     return load_syncnet(fetch_file("syncnet", offline=True)).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@cache
-def _session(name: str) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """A registered ONNX network as a function of its one input."""
+def onnx_session(path: str | Path) -> "InferenceSession":
+    """An ONNX network, on a GPU if there is one, else in one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     there = onnxruntime.get_available_providers()
     wanted = [one for one in ("CUDAExecutionProvider", "CPUExecutionProvider") if one in there]
-    session = onnxruntime.InferenceSession(fetch_file(name, offline=True), options, providers=wanted)
+    return onnxruntime.InferenceSession(path, options, providers=wanted)
+
+
+@cache
+def _session(name: str) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """A registered ONNX network as a function of its one input."""
+    session = onnx_session(fetch_file(name, offline=True))
     (given,) = session.get_inputs()
     return lambda values: [np.asarray(output) for output in session.run(None, {given.name: values})]
 

@@ -59,6 +59,8 @@ class Recipe:
     """LUFS that the sound is brought to; ``None`` leaves it as it is."""
     networks: tuple[str, ...] = ()
     """Published networks to use: syncnet, dover, dwpose, bisenet, separation."""
+    dover: str | None = None
+    """The ONNX file of DOVER that its authors' ``convert_to_onnx.py`` writes, which they do not publish."""
     missing: Literal["stop", "go_on"] = "go_on"
     """What to do where one of them can't be had."""
 
@@ -188,6 +190,8 @@ def _value(name: str, known: dict[str, Any], key: str, value: Any) -> Any:
         return None
     if "tuple" in kind and isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(value)
+    if "str" in kind and "tuple" not in kind and "Literal" not in kind and isinstance(value, str):
+        return value
     if "Literal" in kind and value in ("stop", "go_on"):
         return value
     if kind.startswith("bool") and isinstance(value, bool):

@@ -21,6 +21,7 @@ from asymtalker.curate.masks import write_masks
 from asymtalker.curate.people import embed_person
 from asymtalker.curate.picture import picture_scores
 from asymtalker.curate.published import parsed_mask, pose_scores, separated, syncnet_scores
+from asymtalker.curate.quality import quality_scores
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.voice import clean_voice
 from asymtalker.curate.work import Rejected, Work, done, once, settings_of
@@ -46,6 +47,7 @@ MEASURED: tuple[ClipStage, ...] = (
 """Of every clip, in this order."""
 PUBLISHED: dict[str, ClipStage] = {
     "syncnet": ClipStage("syncnet", lambda clip, recipe, late: syncnet_scores(clip)),
+    "dover": ClipStage("dover", lambda clip, recipe, late: quality_scores(clip, recipe), ("dover",)),
     "dwpose": ClipStage("dwpose", lambda clip, recipe, late: pose_scores(clip)),
     "bisenet": ClipStage("parsed", lambda clip, recipe, late: write_masks(clip, parsed_mask)),
 }
