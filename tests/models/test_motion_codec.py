@@ -23,6 +23,7 @@ from asymtalker.models.motion.basis import (
     rotation_vector,
 )
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
+from asymtalker.models.motion.control import PARTED_AT, PARTED_FROM, lips_parting
 from asymtalker.models.motion.portrait_sheet import Grid, _Line
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import Layer, _targets, render, sources
@@ -318,6 +319,32 @@ def test_a_whole_picture_moves_as_its_crop_does(codec, network, points, picture)
     assert shown.shape == (400, 360, 3)
     assert np.abs(shown[90 : 90 + SIDE, 60 : 60 + SIDE][face] - alone[face]).mean() < 6
     assert np.array_equal(shown[:20], whole[:20]), "far from the face nothing moves"
+
+
+def test_a_portrait_of_parted_lips_is_one_of_lips_at_rest(codec, network, points, picture, monkeypatch):
+    """The network is told of lips that are shut, and where it leaves them so they are seen shut."""
+    basis, pixels, read = network.motion, to_pixels(picture[None]), opened(points, 12)
+    repeated = pixels.expand(-1, -1, 5, -1, -1)
+    parting, usual = lips_parting(basis, basis.face)
+    read[UPPER_LIP, 1] -= 4  # as no expression of this basis parts them
+    codec.note_face(picture, read)
+    own = at(network, torch.from_numpy(read))
+    assert usual + own[:-6] @ parting > PARTED_AT
+    latents = codec.encode(repeated)
+    resting = basis.to_motion(latents)
+    assert (usual + resting[..., :-6] @ parting).abs().max() < PARTED_FROM
+    torch.testing.assert_close(codec.encode(pixels), latents[:, :, :1])
+
+    shown = []
+    monkeypatch.setattr(network, "frames", lambda *given: shown.append(given) or torch.zeros(1, 3, SIDE, SIDE))
+    codec.decode(latents, pixels, latents)
+    portrait, motion, *_ = shown[0]
+    gap = portrait.lips[1] + (motion - portrait.motion)[:, :-6] @ portrait.lips[0]
+    assert gap.abs().max() < 0.01
+
+    codec.note_face(picture, points)
+    shut = at(network, torch.from_numpy(points)).expand(1, 5, -1)
+    torch.testing.assert_close(codec.encode(repeated), basis.of_motion(shut))
 
 
 def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points):

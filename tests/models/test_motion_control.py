@@ -31,6 +31,7 @@ from asymtalker.models.motion.control import (
     MotionControl,
     lids_closing,
     lips_parting,
+    rest_lips,
     shut_lips,
 )
 from moving_face import SIDE, mesh_points, motion_network, opened, textured_face
@@ -131,6 +132,27 @@ def test_lids_that_close_by_half_shut_and_those_that_hardly_close_do_not(network
     assert gap(SHUT_AT) == pytest.approx(1 - SHUT, abs=0.02)
     gaps = [gap(step / 50) for step in range(30)]
     assert all(after <= before for before, after in pairwise(gaps[:25])), "lids open where they should close"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_parted_lips_rest_shut_as_they_usually_shut_and_nearly_shut_ones_stay(given):
+    basis = load_codec_network(Path(asymtalker.__file__).parent / "assets" / "tiny" / "vae").motion
+    parting, usual = lips_parting(basis, basis.face)
+    generator = torch.Generator().manual_seed(0)
+    motion = torch.randn(7, basis.components + 6, generator=generator) * basis.noise
+    says = usual + motion[:, : basis.components] @ parting
+    gaps = torch.tensor([-0.05, 0.0, PARTED_FROM, (PARTED_FROM + PARTED_AT) / 2, PARTED_AT, 0.12, 0.3])
+    motion[:, : basis.components] += (gaps - says)[:, None] * parting / parting.square().sum()
+    own = gaps + 0.04 if given else gaps  # more than a motion says, as of a mouth that no expression has
+    less = motion - rest_lips(basis, motion, own if given else None)
+    shut = less[:, : basis.components] @ parting
+    wide = own >= PARTED_AT
+    torch.testing.assert_close(shut[wide], own[wide])
+    assert (shut[own <= PARTED_FROM] == 0).all()
+    assert (shut.diff() > -1e-6).all(), "the wider the lips are parted the further they close"
+    assert (less[:, basis.components :] == 0).all(), "the head stays"
+    moved = basis.modes @ less[-1, : basis.components]
+    assert moved[[*CHIN]].norm(dim=-1).mean() > 0.1 * own[-1], "the jaw goes along"
 
 
 @pytest.mark.parametrize("own", [0.0, 0.04, 0.2])

@@ -201,13 +201,16 @@ class MotionBasis(nn.Module):
         moved = rest + motion - start
         return torch.cat([moved[..., : self.components + 1], shift, moved[..., self.components + 3 :]], -1)
 
+    def covariance(self) -> Tensor:
+        """How expressions vary together in the clips that the basis was fitted to ``(components, components)``."""
+        stacks = (self.basis * self.spread[:, None]).unflatten(1, (STACK, -1))[..., : self.components]
+        return torch.einsum("csi,csj->ij", stacks, stacks) / STACK
+
     def speech(self) -> Tensor:
         """The part of an expression that goes with lips and chin, as a projection ``(components, components)``: what
         of it the :data:`SPEECH` ways tell in which these move most, with all that moves by them on average [ours].
         Those of the bundled basis hold 99% of the motion of lips and chin, and a fifth of that of the lids."""
-        stacks = (self.basis * self.spread[:, None]).unflatten(1, (STACK, -1))[..., : self.components]
-        covariance = torch.einsum("csi,csj->ij", stacks, stacks).double()
-        size, ways = torch.linalg.eigh(covariance)
+        size, ways = torch.linalg.eigh(self.covariance().double())
         root = ways * size.clamp_min(1e-6 * size[-1]).sqrt()  # of expressions that are alike in all ways
         points = self.modes[[*LIPS, *INNER_LIPS, *CHIN]].flatten(0, 1).double()
         most = torch.linalg.svd(points @ root, full_matrices=False)[2][:SPEECH]

@@ -24,7 +24,7 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, shut_lips
+from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, rest_lips, shut_lips
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet, shows_teeth
 from asymtalker.models.motion.register import Register
@@ -292,10 +292,11 @@ class MotionCodec(Codec):
         """
         latents_of_frames(pixels.shape[2])
         with torch.autocast("cpu", enabled=False):
-            if pixels.stride(2) == 0:  # one picture, repeated
+            if pixels.shape[2] == 1 or pixels.stride(2) == 0:  # one picture, repeated
                 pictures = [to_frames(clip[None])[0] for clip in pixels[:, :, :1]]
                 points = torch.from_numpy(np.stack([self._points(picture) for picture in pictures])).float()
                 motion = self.vae.motion.motion(points, (pixels.shape[3], pixels.shape[4]))[:, None]
+                motion = rest_lips(self.vae.motion, motion)  # of a smile with teeth: they would never close
             else:
                 motion = torch.stack([self.vae.read(to_frames(clip[None])) for clip in pixels])
             return self.vae.motion.of_motion(motion.expand(-1, pixels.shape[2], -1)).to(pixels.device)
@@ -324,7 +325,8 @@ class MotionCodec(Codec):
         with torch.autocast("cpu", enabled=False):
             motions = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.float()), begin)
             pictures = [self._prepared(portrait[index : index + 1, :, 0]) for index in range(len(latents))]
-            rests = torch.stack([picture.motion for picture in pictures])
+            rests, lips = (torch.stack(each) for each in zip(*((p.motion, p.lips[1]) for p in pictures), strict=True))
+            rests = rest_lips(self.vae.motion, rests, lips)
             if identity is not None:
                 start = self.vae.motion.to_motion(identity[:, :, :1].cpu().float())[:, 0]
                 motions = self.vae.motion.seen_from(motions, start, rests)

@@ -144,13 +144,25 @@ def shut_lips(change: Tensor, lips: tuple[Tensor, Tensor]) -> Tensor:
     """A change of expression ``(B, K)`` with lips shut that it leaves almost shut, unless the portrait's own are so
     too, by the least change of the face that does it. ``lips`` is of :func:`lips_parting`."""
     parting, own = lips
-
-    def excess(gap: Tensor) -> Tensor:
-        far = ((gap - PARTED_FROM) / (PARTED_AT - PARTED_FROM)).clamp(0, 1)
-        return gap.clamp_min(0) * (1 - far.square() * (3 - 2 * far))
-
-    less = (excess(own + change @ parting) - excess(own)).clamp_min(0)
+    less = (_almost_shut(own + change @ parting) - _almost_shut(own)).clamp_min(0)
     return change - less[..., None] * parting / parting.square().sum()
+
+
+def rest_lips(basis: MotionBasis, motion: Tensor, own: Tensor | None = None) -> Tensor:
+    """Motion ``(..., components + 6)`` with lips shut that are clearly parted, as they most likely shut by the motion
+    that a basis was fitted to; those of a head that are parted by ``own`` ``(...)`` in head units, by default by as
+    much as its motion says."""
+    parting, usual = lips_parting(basis, basis.face)
+    gap = usual + motion[..., : basis.components] @ parting if own is None else own
+    along = basis.covariance().to(motion) @ parting
+    less = (gap - _almost_shut(gap)).clamp_min(0)[..., None] * along / (along @ parting)
+    return motion - torch.nn.functional.pad(less, (0, motion.shape[-1] - basis.components))
+
+
+def _almost_shut(gap: Tensor) -> Tensor:
+    """What of a gap of the lips is to be shut: all of a small one, nothing of a wide one."""
+    far = ((gap - PARTED_FROM) / (PARTED_AT - PARTED_FROM)).clamp(0, 1)
+    return gap.clamp_min(0) * (1 - far.square() * (3 - 2 * far))
 
 
 AS_MADE = MotionControl()
