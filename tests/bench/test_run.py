@@ -14,7 +14,7 @@ from asymtalker.commands.cli import main
 from asymtalker.commands.measuring import TASKS
 from asymtalker.errors import UserError
 from asymtalker.media.sound import AudioFile
-from asymtalker.models.precision import quick_in_bfloat16
+from asymtalker.models.precision import has_bfloat16
 from asymtalker.timeline import SAMPLE_RATE
 
 
@@ -122,7 +122,7 @@ def test_training_steps_are_reported(tmp_path, capsys):
     flops = result["step_flops"] / result["seconds_per_step"]
     assert result["tflops"] == pytest.approx(1e-12 * flops, rel=0.02, abs=1e-4)
     assert result["share_of_ceiling"] == pytest.approx(result["tflops"] / ceiling["matmul_tflops"], abs=1e-3)
-    autocast = "bfloat16" if quick_in_bfloat16() else None
+    autocast = "bfloat16" if has_bfloat16() else None
     assert (report["network"]["autocast"], ceiling["dtype"]) == (autocast, autocast or "float32")
     said = capsys.readouterr()
     assert "TFLOP/s" in said.err

@@ -15,8 +15,8 @@ AUTO = toy_teacher(loop=toy_loop(autocast="auto"))
 
 @pytest.fixture
 def processor(monkeypatch):
-    """A processor that is quick in bfloat16, or is not."""
-    return lambda quick: monkeypatch.setattr(choice, "quick_in_bfloat16", lambda: quick)
+    """A processor with instructions for bfloat16, or without."""
+    return lambda quick: monkeypatch.setattr(choice, "has_bfloat16", lambda: quick)
 
 
 def begin(path, config):

@@ -38,7 +38,6 @@ class Verb:
 
 
 KNOWN_WARNINGS = (
-    "Mismatch dtype between input and weight",  # of norms in float32 under autocast on a CPU, as is meant
     "FSDP2-wrapped module .* returned a view tensor",  # see asymtalker.training.distributed.place
     "`torch.distributed._functional_collectives.all_gather_tensor` is deprecated",  # in diffusers
     "Float8Tensor does not implement",  # torchao's, compiled

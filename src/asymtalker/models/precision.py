@@ -1,15 +1,10 @@
 """Which precision networks are computed in: bfloat16 where the device has instructions for it, float32 elsewhere."""
 
 import platform
-import time
-from functools import cache
 
 import torch
 
 from asymtalker.config import Precision
-
-TIMED_SIDE, TIMED_RUNS = 256, 3
-MUCH_SLOWER = 2.0
 
 
 def choose_precision(device: torch.device, wanted: Precision = "auto") -> torch.dtype | None:
@@ -17,10 +12,10 @@ def choose_precision(device: torch.device, wanted: Precision = "auto") -> torch.
 
     Args:
         device: where they run. What is not a CPU takes bfloat16.
-        wanted: ``"auto"`` asks what is quick there, the others are taken as they are.
+        wanted: ``"auto"`` asks what it has instructions for, the others are taken as they are.
     """
     if wanted == "auto":
-        wanted = "bfloat16" if device.type != "cpu" or quick_in_bfloat16() else "float32"
+        wanted = "bfloat16" if device.type != "cpu" or has_bfloat16() else "float32"
     return torch.bfloat16 if wanted == "bfloat16" else None
 
 
@@ -40,37 +35,19 @@ def describe_precision(device: torch.device, computed: torch.dtype) -> str:
     if device.type != "cpu":
         return said
     said += f", {(threads := torch.get_num_threads())} thread{'s' * (threads > 1)}"
-    slow = computed == torch.bfloat16 and not quick_in_bfloat16()
+    slow = computed == torch.bfloat16 and not has_bfloat16()
     return f"{said}; float32 would be quicker on this processor" if slow else said
 
 
-@cache
-def quick_in_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 and PyTorch makes use of them.
-
-    Without them products and convolutions take ten to a hundred times as long as in float32. With them bfloat16 is
-    left only where it is much slower all the same: noise in the times, which are of milliseconds, must not decide.
-    """
-    return has_bfloat16() and _seconds(torch.bfloat16) < MUCH_SLOWER * _seconds(torch.float32)
-
-
 def has_bfloat16() -> bool:
-    """Whether PyTorch sees the CPU's instructions for bfloat16: AVX512-BF16 or AMX on x86, or Arm's."""
+    """Whether PyTorch sees the CPU's instructions for bfloat16: AVX512-BF16 or AMX on x86, or Arm's.
+
+    Without them products and convolutions take ten to a hundred times as long as in float32. Nothing is timed, so that
+    one machine makes one video of a seed, however busy it is.
+    """
     if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
     # oneDNN's own answer asks an x86 processor for no more than AVX-512, where it only acts as if.
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _seconds(dtype: torch.dtype) -> float:
-    """Of a small matrix product, the quickest of a few."""
-    matrix = torch.ones(TIMED_SIDE, TIMED_SIDE, dtype=dtype, device="cpu")
-    times = []
-    with torch.autocast("cpu", enabled=False):  # whoever asks may be in one
-        for _ in range(1 + TIMED_RUNS):  # the first chooses the kernel
-            begin = time.perf_counter()
-            torch.matmul(matrix, matrix)
-            times.append(time.perf_counter() - begin)
-    return min(times[1:])

@@ -82,12 +82,17 @@ class FrameBatchedAttnProcessor:
         assert rotary_emb is not None, "self-attention needs positions"
         cos, sin = rotary_emb
         tokens = hidden_states.reshape(-1, cos.shape[1], hidden_states.shape[-1])  # (B, L, D)
-        query = rotate(attn.norm_q(attn.to_q(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
-        key = rotate(attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
+        query = rotate(_normed(attn.norm_q, attn.to_q(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
+        key = rotate(_normed(attn.norm_k, attn.to_k(tokens)).unflatten(2, (attn.heads, -1)), cos, sin)
         value = attn.to_v(tokens).unflatten(2, (attn.heads, -1))
         mixed = attend(query, key, value, self._attention_backend, self._parallel_config)
         mixed = mixed.flatten(2, 3).type_as(hidden_states).reshape(hidden_states.shape)
         return attn.to_out[1](attn.to_out[0](mixed))
+
+
+def _normed(norm: nn.Module, values: Tensor) -> Tensor:
+    """A norm whose weights may be in float32 where autocast makes values of less, which it warns of."""
+    return norm(values.to(norm.weight.dtype)).type_as(values)
 
 
 class FrameAlignedAttnProcessor:
@@ -116,13 +121,13 @@ class FrameAlignedAttnProcessor:
         audio = encoder_hidden_states[:, :, : self.num_audio_tokens].flatten(0, 1)  # (B T, N, D)
         image = encoder_hidden_states[:, 0, self.num_audio_tokens :]  # (B, I, D)
 
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B T, H' W', heads, d)
-        key = attn.norm_k(attn.to_k(audio)).unflatten(2, (attn.heads, -1))
+        query = _normed(attn.norm_q, attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))  # (B T, H' W', heads, d)
+        key = _normed(attn.norm_k, attn.to_k(audio)).unflatten(2, (attn.heads, -1))
         value = attn.to_v(audio).unflatten(2, (attn.heads, -1))
         mixed = attend(query, key, value, self._attention_backend).flatten(2, 3).type_as(hidden_states)
 
         if attn.add_k_proj is not None:
-            key = attn.norm_added_k(attn.add_k_proj(image)).unflatten(2, (attn.heads, -1))
+            key = _normed(attn.norm_added_k, attn.add_k_proj(image)).unflatten(2, (attn.heads, -1))
             value = attn.add_v_proj(image).unflatten(2, (attn.heads, -1))
             query = query.reshape(len(image), -1, *query.shape[2:])  # (B, L, heads, d)
             seen = attend(query, key, value, self._attention_backend)
