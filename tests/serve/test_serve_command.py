@@ -1,5 +1,6 @@
-"""The command without a model: what it imports, and how Ctrl-C ends it."""
+"""The command without a model: what it imports and logs, and how Ctrl-C ends it."""
 
+import logging
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
 import uvicorn
 
 from asymtalker.commands.cli import main
@@ -23,17 +25,21 @@ def forked(work, *arguments):
 
 
 def begin(out: Connection, data: Path, *more: str) -> None:
-    """The command as far as where it would begin to serve; tells whether it has Gradio by then."""
-    uvicorn.Server.run = lambda *_, **__: out.send("gradio" in sys.modules)
+    """The command as far as where it would begin to serve; tells whether it has Gradio by then, and what is logged of
+    those who call."""
+
+    def tell(*_, **__):
+        noted = [name for name in ("aioice.ice", "httpx") if logging.getLogger(name).isEnabledFor(logging.INFO)]
+        out.send(("gradio" in sys.modules, noted))
+
+    uvicorn.Server.run = tell
     main(["serve", "--port", "0", "--data", str(data), *more])
 
 
-def test_gradio_is_imported_for_the_page_alone(tmp_path):
-    process, got = forked(begin, tmp_path, "--no-page")
-    assert got.recv() is False
-    process.join(30)
-    process, got = forked(begin, tmp_path)
-    assert got.recv() is True
+@pytest.mark.parametrize(("more", "page"), [(["--no-page"], False), ([], True)])
+def test_gradio_is_imported_for_the_page_alone_and_addresses_are_not_logged(tmp_path, more, page):
+    process, got = forked(begin, tmp_path, *more)
+    assert got.recv() == (page, [])
     process.join(30)
 
 

@@ -58,6 +58,9 @@ def mount_page(app: FastAPI, service: Service, live: bool = False) -> None:
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_800",
         color_accent="*primary_700",
+        # nor are boxes seen that have the colours of what is around them
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
     gr.mount_gradio_app(
         app,

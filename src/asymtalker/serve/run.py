@@ -37,8 +37,8 @@ def serve(settings: Serve) -> None:
         UserError: if it can't listen there, or others could reach it without a token.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # Gradio's calls to itself
+    for name in ("httpx", "httpx2", "aioice"):  # Gradio's calls to itself, and addresses of who calls
+        logging.getLogger(name).setLevel(logging.WARNING)
     token = chosen_token(settings)
     listening = listen(settings.host, settings.port)
     if settings.ray is None and replica_range(settings.replicas) != (1, 1):
