@@ -172,7 +172,7 @@ def test_names_of_files_are_never_used(server):
     assert not [name for name in names if "evil" in name]
 
 
-def test_logs_name_nobody(tmp_path, caplog):
+def test_logs_and_records_name_nobody(tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     with served(tmp_path) as (client, _):
         answer = ask(
@@ -181,6 +181,10 @@ def test_logs_name_nobody(tmp_path, caplog):
         id = answer.json()["id"]
         wait_for(client, id)
         client.get(f"/v1/jobs/{id}/video")
+        kept = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.sqlite*"))
+    assert id.encode() in kept
+    for secret in (b"127.0.0.1", b"Anna", b"Monday"):
+        assert secret not in kept
     said = "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith(("asymtalker", "uvicorn"))
     )
