@@ -114,6 +114,18 @@ def test_a_websocket_gives_pictures_and_their_sound_in_order(address, asked, spe
     assert all(each["median"] is None or each["median"] > 0 for each in figures)
 
 
+def test_sound_that_is_spoken_catches_up_in_silence_and_other_sound_is_kept_whole(address, asked):
+    word, pause = np.full(6_400, 0.3, np.float32), np.zeros(32_000, np.float32)
+    paused = {}
+    for spoken in (True, False):
+        start = asked | {"video": "jpeg", "spoken": spoken}
+        got = asyncio.run(talk(address, start, [pcm16(np.concatenate([word, pause, word]))]))
+        sounds = [message[5:] for message in got if isinstance(message, bytes) and message[:1] == b"\2"]
+        paused[spoken] = np.diff(np.flatnonzero(np.frombuffer(b"".join(sounds), "<i2"))).max() - 1
+    assert paused[False] == len(pause)
+    assert paused[True] < len(pause) - 4 * 640
+
+
 def test_an_mp4_plays_while_it_is_made(address, asked, speech):
     got = asyncio.run(talk(address, asked | {"rate": 48_000, "spoken": False}, [pcm16(speech.repeat(3))]))
     assert got[0]["mime"].startswith("video/mp4")

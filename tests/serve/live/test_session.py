@@ -141,6 +141,16 @@ def test_speech_that_comes_as_it_is_spoken_goes_on_unbroken(moving_pipeline, fac
     assert abs(len(inside) - (expected[-1] - expected[0] + 1)) <= (session.latency.report().stalled + 0.1) * 16_000
 
 
+def test_a_session_that_keeps_up_leaves_out_silence_and_nothing_else(moving_pipeline, face, speech):
+    samples = np.concatenate([np.zeros(60 * FRAME, np.float32), speech + 0.01])
+    moments = said(moving_pipeline, face, samples, keeps_up=True)
+    sound = np.concatenate([moment.sound for moment in moments])
+    assert len(moments) < 60 + 48 - 5
+    first = int(np.flatnonzero(sound)[0])
+    assert np.array_equal(sound[first : first + len(speech)], samples[60 * FRAME :])
+    assert len(said(moving_pipeline, face, samples)) == 60 + 48
+
+
 def test_interrupted_it_falls_silent_at_once_and_goes_on_from_what_is_seen(moving_pipeline, face, speech):
     loud = (0.4 * np.sin(np.arange(160_000) / 15)).astype(np.float32)
     with paced(moving_pipeline, face) as session:
