@@ -101,7 +101,9 @@ def speech(seconds: float = 0.6, rate: int = 16_000) -> bytes:
 PORTRAIT = (DEMO / "portrait.png").read_bytes()
 
 
-def ask(client: httpx.Client, path: str = "/v1/jobs", *, files: dict | None = None, **fields: Any) -> httpx.Response:
+def ask(
+    client: httpx.Client, /, path: str = "/v1/jobs", *, files: dict | None = None, **fields: Any
+) -> httpx.Response:
     """A job, by default one that is taken."""
     given = {"portrait": PORTRAIT, "sound": speech()} | (files or {})
     headers = {"X-Client": fields.pop("client")} if "client" in fields else {}

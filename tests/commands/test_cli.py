@@ -67,6 +67,7 @@ def test_flags_become_settings():
         (["generate", "--imgae", "a.png"], "no option --imgae: did you mean --image?"),
         (["generate", *REQUIRED, "--zzz=4"], "no option --zzz."),
         (["generate", "--image", "a.png"], "Missing: --audio, --output."),
+        (["inspect"], "Missing: a file. See asymtalker inspect --help."),
         (["generate", *REQUIRED, "--seed", "many"], "--seed takes a whole number, not many."),
         (["generate", *REQUIRED, "--steps", "1.5"], "--steps takes a whole number, not 1.5."),
         (["generate", *REQUIRED, "--motion", "far"], "--motion takes a number, not far."),

@@ -1,5 +1,6 @@
 """Jobs over HTTP: what a client sends, follows, gets and deletes."""
 
+import os
 import re
 import time
 from collections import deque
@@ -11,6 +12,7 @@ import pytest
 
 from asymtalker.media.video import probe_video
 from asymtalker.serve.settings import Limits
+from asymtalker.serve.worker import LostError
 from small_server import PORTRAIT, SmallMaker, ask, served, speech, wait_for
 
 
@@ -71,6 +73,65 @@ def test_a_video_is_streamed_while_it_is_made(tmp_path):
         whole = frames_in(client.get(f"{here}/video").content, tmp_path / "video.mp4")
         again = frames_in(client.get(f"{here}/stream").content, tmp_path / "again.mp4")
         assert (again[0], whole[0]) == (50, 50), "whoever comes late gets it from the beginning"
+
+
+def test_each_job_has_its_own_video(server, tmp_path):
+    client, _ = server
+    ids = {frames: ask(client, files={"sound": speech(frames / 25)}).json()["id"] for frames in (10, 15, 20)}
+    for frames, id in ids.items():
+        wait_for(client, id)
+        for what in ("video", "stream"):
+            data = client.get(f"/v1/jobs/{id}/{what}").content
+            assert frames_in(data, tmp_path / "video.mp4")[0] == frames
+    for deleted in (15, 10):
+        client.delete(f"/v1/jobs/{ids[deleted]}")
+        assert client.get(f"/v1/jobs/{ids[deleted]}/video").status_code == 404
+    assert frames_in(client.get(f"/v1/jobs/{ids[20]}/video").content, tmp_path / "video.mp4")[0] == 20
+
+
+def test_a_stream_breaks_where_its_video_is_made_anew(tmp_path):
+    """Or it would have frames of two attempts."""
+
+    class Losing(SmallMaker):
+        def __call__(self, order, live, progress, say):
+            if not self.made:
+                self.made.append(order.output.parent.name)
+                live.write(bytes(5_000))
+                time.sleep(1)
+                raise LostError
+            super().__call__(order, live, progress, say)
+
+    with served(tmp_path / "data", Losing(pace=0.02)) as (client, _):
+        id = ask(client).json()["id"]
+        with client.stream("GET", f"/v1/jobs/{id}/stream") as answer, pytest.raises(httpx.RemoteProtocolError):
+            deque(answer.iter_bytes(), maxlen=0)
+        assert wait_for(client, id)["state"] == "done"
+        assert frames_in(client.get(f"/v1/jobs/{id}/stream").content, tmp_path / "video.mp4")[0] == 15
+
+
+def test_clients_of_one_address_take_turns(tmp_path):
+    make = SmallMaker()
+    make.go.clear()
+    with served(tmp_path / "data", make) as (client, _):
+        ids = [ask(client, client=name).json()["id"] for name in ("one", "one", "one", "other")]
+        make.go.set()
+        for id in ids:
+            wait_for(client, id)
+    assert make.made == [ids[0], ids[3], ids[1], ids[2]]
+
+
+def test_uploads_that_led_to_no_job_are_deleted_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("asymtalker.serve.service.SWEPT_EVERY", 0.1)
+    with served(tmp_path / "data", upload_minutes=1) as (_, service):
+        old, new = service.uploads.folder / "old.png", service.uploads.folder / "new.png"
+        for path, age in ((old, 70), (new, 10)):
+            path.write_bytes(PORTRAIT)
+            os.utime(path, (time.time() - age,) * 2)
+        end = time.monotonic() + 20
+        while old.exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert new.exists()
 
 
 def test_two_follow_one_video(tmp_path):

@@ -8,12 +8,15 @@ import socket
 import time
 
 import pytest
+from fastapi.testclient import TestClient
 
 from asymtalker.errors import UserError
+from asymtalker.serve.app import create_app
 from asymtalker.serve.client import Client
 from asymtalker.serve.guard import Rate
+from asymtalker.serve.service import Service
 from asymtalker.serve.settings import Limits, Serve, chosen_token, replica_range
-from small_server import PORTRAIT, ask, served, speech, wait_for
+from small_server import PORTRAIT, SmallMaker, ask, served, speech, wait_for
 
 TOKEN = "a-token-that-nobody-guesses"
 
@@ -52,6 +55,15 @@ def test_nothing_is_told_or_taken_without_the_token(tmp_path):
         assert ask(client).status_code == 202
 
 
+def test_by_https_the_cookie_is_sent_by_https_alone(tmp_path):
+    service = Service(Serve(data=tmp_path), SmallMaker())
+    with TestClient(create_app(service, TOKEN)) as client:
+        for base in ("http", "https"):
+            client.base_url = f"{base}://talker.example"
+            answer = client.post("/login", data={"token": TOKEN}, follow_redirects=False)
+            assert ("secure" in answer.headers["set-cookie"].lower()) == (base == "https")
+
+
 def test_a_browser_keeps_a_cookie_that_is_not_the_token(tmp_path):
     with served(tmp_path, token=TOKEN) as (client, _):
         assert "token" in client.get("/login").text
@@ -69,9 +81,9 @@ def test_a_browser_keeps_a_cookie_that_is_not_the_token(tmp_path):
 def test_pages_of_other_sites_are_refused(server):
     client, service = server
     before = sum(service.jobs.count().values())
-    for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}):
-        assert client.post("/v1/jobs", headers=headers).status_code == 403
     own = str(client.base_url).rstrip("/")
+    for origin in ("https://elsewhere.example", "null", own.replace("//", "//elsewhere.")):
+        assert client.post("/v1/jobs", headers={"Origin": origin}).status_code == 403
     assert client.post("/v1/jobs", headers={"Origin": own}).status_code == 422
     assert client.get("/v1/terms", headers={"Host": "elsewhere.example"}).status_code == 421, "as by DNS rebinding"
     assert sum(service.jobs.count().values()) == before
@@ -105,14 +117,15 @@ def test_a_long_request_is_refused_before_it_is_read(tmp_path):
         answer = client.post("/v1/jobs", content=bytes(3 << 20), headers={"Content-Type": "multipart/form-data"})
         assert answer.status_code == 413
 
-        def endless():
+        def parts(kilobytes):  # of no length that is known
             yield b'--x\r\nContent-Disposition: form-data; name="portrait"; filename="a"\r\n\r\n'
-            for _ in range(400):
+            for _ in range(kilobytes // 64):
                 yield bytes(1 << 16)
+            yield b"\r\n--x--\r\n"
 
         kind = {"Content-Type": "multipart/form-data; boundary=x"}
-        answer = client.post("/v1/jobs", content=endless(), headers=kind)  # of no length that is known
-        assert answer.status_code == 413
+        said = [client.post("/v1/jobs", content=parts(size), headers=kind).status_code for size in (900, 1100, 25_600)]
+        assert said == [422, 413, 413], "the first is without a sound"
         assert client.get("/healthz").status_code == 200
         assert not list(service.uploads.folder.iterdir())
 
@@ -159,7 +172,7 @@ def test_names_of_files_are_never_used(server):
     assert not [name for name in names if "evil" in name]
 
 
-def test_logs_name_nobody(tmp_path, caplog):
+def test_logs_and_records_name_nobody(tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     with served(tmp_path) as (client, _):
         answer = ask(
@@ -168,6 +181,10 @@ def test_logs_name_nobody(tmp_path, caplog):
         id = answer.json()["id"]
         wait_for(client, id)
         client.get(f"/v1/jobs/{id}/video")
+        kept = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.sqlite*"))
+    assert id.encode() in kept
+    for secret in (b"127.0.0.1", b"Anna", b"Monday"):
+        assert secret not in kept
     said = "\n".join(
         record.getMessage() for record in caplog.records if record.name.startswith(("asymtalker", "uvicorn"))
     )

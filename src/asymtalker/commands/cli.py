@@ -220,7 +220,8 @@ def _sentence(printed: str, arguments: Sequence[str]) -> str:
     if alone := re.match(r"Missing value for argument '(--\S+)'", said):
         return f"{alone[1]} is without a value."
     if lines and lines[0].startswith("Missing"):
-        return f"Missing: {', '.join(line.split()[0] for line in lines if line.startswith('--'))}."
+        flags = [line.split()[0] for line in lines if line.startswith("--")]
+        return f"Missing: {', '.join(flags) or 'a file'}."  # what else is without a flag here
     if wrong := re.match(r"Error parsing (--\S+):", said):
         flag = wrong[1]
         help_line = next((line.strip() for line in printed.splitlines() if line.strip().startswith(f"{flag} ")), flag)

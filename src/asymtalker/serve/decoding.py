@@ -235,7 +235,7 @@ def answer(task: Task) -> dict[str, Any]:
     except RefusedError as error:
         return {"error": str(error), "status": error.status}
     except UserError as error:
-        return {"error": str(error).replace(task.source, "that was given"), "status": UNUSABLE}
+        return {"error": str(error).replace(task.source, "what was given"), "status": UNUSABLE}
     except MemoryError:
         return {"error": "This takes too much memory to decode: give a smaller file.", "status": TOO_LARGE}
 

@@ -33,7 +33,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal
 
-from fastapi import APIRouter, HTTPException, WebSocket, WebSocketDisconnect
+from fastapi import APIRouter, HTTPException, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
@@ -156,7 +156,7 @@ def live_router(
             await _Live(socket, session, start, tags).run()
 
     @router.post("/v1/live/offer", response_model=Agreed)
-    async def offer(wanted: Offer) -> Agreed:
+    async def offer(request: Request, wanted: Offer) -> Agreed:
         try:
             session = await opened(wanted)
         except FullError as error:
@@ -166,7 +166,10 @@ def live_router(
         caller = Caller(session, answer)
         callers.add(caller)
         caller.when_gone(lambda: callers.discard(caller))
-        return await _agreed(caller, wanted.sdp)
+        agreed = await _agreed(caller, wanted.sdp)
+        if await request.is_disconnected():  # while it was opened; it would be held open for who never comes
+            await caller.close()
+        return agreed
 
     @router.get("/live", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:

@@ -3,7 +3,6 @@ which asks the API."""
 
 import os
 import shutil
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,11 @@ FRAMINGS = {"The whole picture": "whole", "Around the face": "face", "As set bel
 SIZES = {"256 pixels, quickest": 256, "512 pixels": 512, "720 pixels": 720, "1280 pixels, slowest": 1280}
 DEMO_TEXT = "Hello! I was drawn by a computer. Type what I should say, and I will say it."
 PREVIEW = 480  # pixels
+LINK_TO_LIVE = (
+    "<p>Speak into the microphone, and the portrait speaks:"
+    " <a href='/live' target='_blank'>open the live page</a>."
+    " Ask who is seen and heard first, and tell who watches that it is synthetic.</p>"
+)
 
 
 def _path_of(payload: Any) -> str | None:
@@ -35,13 +39,13 @@ def _read(name: str) -> str:
     return (resources.files("asymtalker.serve") / name).read_text(encoding="utf-8")
 
 
-def mount_page(app: FastAPI, service: Service, live: Callable[[], None] | None = None) -> None:
+def mount_page(app: FastAPI, service: Service, live: bool = False) -> None:
     """Put the page at ``/``.
 
     Args:
         app: the application.
         service: its uploads and jobs.
-        live: fills a tab for live conversation.
+        live: whether it links to the live page, ``/live``.
     """
     folder = (service.settings.data / "page").resolve()
     shutil.rmtree(folder, ignore_errors=True)  # what a killed server has left of its visitors
@@ -54,6 +58,9 @@ def mount_page(app: FastAPI, service: Service, live: Callable[[], None] | None =
         button_primary_background_fill_dark="*primary_700",
         button_primary_background_fill_hover_dark="*primary_800",
         color_accent="*primary_700",
+        # nor are boxes seen that have the colours of what is around them
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
     gr.mount_gradio_app(
         app,
@@ -71,7 +78,7 @@ def mount_page(app: FastAPI, service: Service, live: Callable[[], None] | None =
     )
 
 
-def build_page(service: Service, live: Callable[[], None] | None = None) -> gr.Blocks:
+def build_page(service: Service, live: bool = False) -> gr.Blocks:
     """The page; see :func:`mount_page`."""
     age = int(60 * service.settings.upload_minutes)
     with gr.Blocks(title="AsymTalker", analytics_enabled=False, delete_cache=(60, age), fill_width=False) as page:
@@ -79,9 +86,9 @@ def build_page(service: Service, live: Callable[[], None] | None = None) -> gr.B
         with gr.Tabs():
             with gr.Tab("Create"):
                 _Create(service)
-            if live is not None:
+            if live:
                 with gr.Tab("Live"):
-                    live()
+                    gr.HTML(LINK_TO_LIVE)
             with gr.Tab("What is kept"):
                 gr.Markdown(_kept(service))
     page.queue(default_concurrency_limit=16, max_size=64)

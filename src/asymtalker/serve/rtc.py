@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from fractions import Fraction
 from typing import Any, cast
@@ -17,6 +18,7 @@ from asymtalker.serve.flow import flow, pcm16
 from asymtalker.serve.session import Moment, Session
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
+log = logging.getLogger("asymtalker.serve")
 VIDEO_CLOCK = 90_000
 REPORTED_EVERY = 2.0  # seconds
 COMES_WITHIN = 30.0  # seconds
@@ -137,9 +139,12 @@ class Caller:
                 async for moment in moments:
                     self._picture.put(moment)
                     self._voice.put(moment)
+        except Exception:
+            log.exception("a live session failed")
         finally:
             self._picture.put(None)
             self._voice.put(None)
+        await self.close()
 
     async def _report(self, channel: RTCDataChannel) -> None:
         while channel.readyState == "open" and not self.session.over:

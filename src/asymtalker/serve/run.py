@@ -2,12 +2,15 @@
 
 import io
 import logging
+import os
 import secrets
+import signal
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 
-import gradio as gr
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +22,6 @@ from asymtalker.provenance.marks import Marks
 from asymtalker.provenance.origin import TITLE
 from asymtalker.serve.app import create_app
 from asymtalker.serve.live import live_router
-from asymtalker.serve.page import mount_page
 from asymtalker.serve.service import Service
 from asymtalker.serve.settings import Serve, chosen_token, replica_range
 from asymtalker.serve.stage import Stage
@@ -35,8 +37,8 @@ def serve(settings: Serve) -> None:
         UserError: if it can't listen there, or others could reach it without a token.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # Gradio's calls to itself
+    for name in ("httpx", "httpx2", "aioice"):  # Gradio's calls to itself, and addresses of who calls
+        logging.getLogger(name).setLevel(logging.WARNING)
     token = chosen_token(settings)
     listening = listen(settings.host, settings.port)
     if settings.ray is None and replica_range(settings.replicas) != (1, 1):
@@ -45,7 +47,9 @@ def serve(settings: Serve) -> None:
     live = settings.ray is None  # on the model in this process
     app = create_app(service, token, add_live if live else None)
     if settings.page:
-        mount_page(app, service, _link_to_live if live else None)
+        from asymtalker.serve.page import mount_page  # and with it Gradio, which takes seconds to import
+
+        mount_page(app, service, live)
     host, port = listening.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     config = uvicorn.Config(
@@ -60,7 +64,18 @@ def serve(settings: Serve) -> None:
         timeout_graceful_shutdown=3,
     )
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ctrl-C ends it in order, which waits for a model that is being loaded; once more, and it ends at once."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See :class:`uvicorn.Server`."""
+        if self.should_exit and sig == signal.SIGINT:
+            print("asymtalker: stopped by Ctrl-C.", file=sys.stderr, flush=True)
+            os._exit(128 + sig)  # what was being made is made again, as after a kill
+        super().handle_exit(sig, frame)
 
 
 def add_live(app: FastAPI, service: Service) -> None:
@@ -97,14 +112,6 @@ def _watermarking() -> Callable[[np.ndarray], np.ndarray]:
         return marks[0].draw(picture)
 
     return draw
-
-
-def _link_to_live() -> None:
-    gr.HTML(
-        "<p>Speak into the microphone, and the portrait speaks:"
-        " <a href='/live' target='_blank'>open the live page</a>."
-        " Ask who is seen and heard first, and tell who watches that it is synthetic.</p>"
-    )
 
 
 def listen(host: str, port: int) -> socket.socket:

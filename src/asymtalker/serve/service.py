@@ -190,6 +190,8 @@ class Service:
         """Stop; what is not done yet is done after the next start. A model that is being loaded is waited for: its
         libraries would abort a process that ends meanwhile."""
         self._closing.set()
+        if self._threads[0].is_alive() and not self.ready.is_set():
+            log.info("the model is still being loaded, which is waited for; Ctrl-C once more ends at once")
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()

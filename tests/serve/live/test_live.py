@@ -25,11 +25,12 @@ import asymtalker
 from asymtalker.config import LiveConfig
 from asymtalker.errors import UserError
 from asymtalker.media.sound import read_audio
+from asymtalker.serve import rtc
 from asymtalker.serve.conversation import Conversation, VoiceActivity
 from asymtalker.serve.flow import Ear, pcm16
 from asymtalker.serve.fragments import Fragments
 from asymtalker.serve.live import FULL, REFUSED, live_router
-from asymtalker.serve.session import Moment
+from asymtalker.serve.session import Moment, Session
 from asymtalker.serve.stage import FullError, Stage
 
 LIVE = LiveConfig(frames=9, new=4, ahead=2, steps=1)
@@ -111,6 +112,18 @@ def test_a_websocket_gives_pictures_and_their_sound_in_order(address, asked, spe
     assert np.abs(heard[first : first + len(expected)].astype(int) - expected).max() <= 2
     figures = [message for message in got if isinstance(message, dict) and message["type"] == "latency"]
     assert all(each["median"] is None or each["median"] > 0 for each in figures)
+
+
+def test_sound_that_is_spoken_catches_up_in_silence_and_other_sound_is_kept_whole(address, asked):
+    word, pause = np.full(6_400, 0.3, np.float32), np.zeros(32_000, np.float32)
+    paused = {}
+    for spoken in (True, False):
+        start = asked | {"video": "jpeg", "spoken": spoken}
+        got = asyncio.run(talk(address, start, [pcm16(np.concatenate([word, pause, word]))]))
+        sounds = [message[5:] for message in got if isinstance(message, bytes) and message[:1] == b"\2"]
+        paused[spoken] = np.diff(np.flatnonzero(np.frombuffer(b"".join(sounds), "<i2"))).max() - 1
+    assert paused[False] == len(pause)
+    assert paused[True] < len(pause) - 4 * 640
 
 
 def test_an_mp4_plays_while_it_is_made(address, asked, speech):
@@ -230,7 +243,8 @@ async def dial(address, asked, samples, told):
     caller, tracks = RTCPeerConnection(), {}
     caller.addTrack(Microphone(samples))
     caller.addTransceiver("video", direction="recvonly")
-    caller.createDataChannel("figures").on("message", lambda message: told.append(json.loads(message)))
+    channel = caller.createDataChannel("figures")
+    channel.on("message", lambda message: told.append(json.loads(message)))
     caller.on("track", lambda track: tracks.setdefault(track.kind, track))
     await caller.setLocalDescription(await caller.createOffer())
     wanted = asked | {"sdp": caller.localDescription.sdp}
@@ -241,7 +255,7 @@ async def dial(address, asked, samples, told):
     assert (agreed["width"], agreed["height"]) == (96, 96)
     await caller.setRemoteDescription(RTCSessionDescription(agreed["sdp"], agreed["type"]))
     await until(lambda: len(tracks) == 2)
-    return caller, tracks
+    return caller, tracks, channel
 
 
 def test_a_caller_by_webrtc_sees_and_hears_it(address, asked, stage, speech):
@@ -256,9 +270,11 @@ def test_a_caller_by_webrtc_sees_and_hears_it(address, asked, stage, speech):
             loudness.append(np.abs((await track.recv()).to_ndarray()).max() / 32768)
 
     async def call():
-        caller, tracks = await dial(address, asked, np.tile(speech.repeat(3), 3), told)
+        caller, tracks, channel = await dial(address, asked, np.tile(speech.repeat(3), 3), told)
         await asyncio.wait_for(asyncio.gather(watch(tracks["video"]), listen(tracks["audio"])), 60)
         await until(lambda: any(each["median"] for each in told))
+        channel.send("interrupt")
+        await until(lambda: told[-1]["interruptions"])
         await caller.close()
         await until(lambda: not stage.sessions)
 
@@ -267,6 +283,64 @@ def test_a_caller_by_webrtc_sees_and_hears_it(address, asked, stage, speech):
     assert np.abs(pictures[-1].astype(int) - pictures[30]).max() > 10
     assert told[-1]["type"] == "latency"
     assert told[-1]["median"] > 0
+    assert told[-1]["interruptions"] == 1
+    assert not stage.sessions
+
+
+def test_a_caller_is_heard_at_the_pitch_of_his_voice(address, asked):
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * 48_000) / 48_000)).astype(np.float32)
+    pitches = []
+
+    async def listen(track):
+        heard = np.zeros(0)
+        while len(heard) < 24_000:  # half a second without a gap
+            frame = await track.recv()
+            samples = frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0] / 32768
+            heard = np.concatenate([heard, samples]) if np.abs(samples).max() > 0.1 else np.zeros(0)
+            rate = frame.sample_rate
+        pitches.append(np.argmax(np.abs(np.fft.rfft(heard))) * rate / len(heard))
+
+    async def call():
+        caller, tracks, _ = await dial(address, asked, tone, [])
+        await asyncio.wait_for(listen(tracks["audio"]), 60)
+        await caller.close()
+
+    asyncio.run(call())
+    assert pitches[0] == pytest.approx(440, abs=5)
+
+
+def test_who_calls_and_does_not_come_is_not_waited_for(address, asked, stage, monkeypatch):
+    monkeypatch.setattr(rtc, "COMES_WITHIN", 1.0)
+
+    async def call():
+        caller = RTCPeerConnection()
+        caller.addTrack(Microphone(np.zeros(0, np.float32)))
+        caller.addTransceiver("video", direction="recvonly")
+        await caller.setLocalDescription(await caller.createOffer())
+        wanted = asked | {"sdp": caller.localDescription.sdp}
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.post(f"http://{address}/v1/live/offer", json=wanted, headers=TOKEN)
+        assert answer.status_code == 200
+        assert stage.sessions
+        await until(lambda: not stage.sessions)
+        await caller.close()
+
+    asyncio.run(call())
+    assert not stage.sessions
+
+
+def test_a_session_that_fails_hangs_up(address, asked, stage, speech, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Session, "frames", fail)
+
+    async def call():
+        caller, _, _ = await dial(address, asked, speech.repeat(3), [])
+        await until(lambda: caller.connectionState == "closed")
+        assert caller.connectionState == "closed"
+
+    asyncio.run(call())
     assert not stage.sessions
 
 
@@ -323,6 +397,27 @@ def test_who_speaks_over_it_is_let_speak():
     assert head.interrupted == 1
 
 
+def test_an_answer_that_was_interrupted_does_not_go_on():
+    head, go = Listening(), threading.Event()
+
+    def answer(_):
+        yield np.ones(1_600, np.float32)
+        go.wait(30)
+        yield np.full(1_600, 2, np.float32)
+        yield np.full(1_600, 3, np.float32)
+        ended.set()
+
+    ended = threading.Event()
+    conversation = Conversation(head, answer)  # pyright: ignore[reportArgumentType]
+    speech = read_audio(Path(asymtalker.__file__).parent / "assets" / "demo" / "speech.wav")[: 2 * 16_000]
+    hears(conversation, np.concatenate([speech, np.zeros(16_000, np.float32)]))
+    asyncio.run(until(lambda: head.said))
+    conversation.interrupt()
+    go.set()
+    ended.wait(1)
+    assert [samples[0] for samples in head.said] == [1]
+
+
 def test_sound_of_any_rate_is_heard_at_16_khz():
     time = np.arange(48_000) / 48_000
     tone = (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
@@ -361,6 +456,21 @@ def test_sides_that_cancel_are_heard_by_the_louder_one_while_they_do():
 def test_voice_is_told_from_silence():
     activity = VoiceActivity()
     assert not any(speaks for _, speaks in activity.hear(np.zeros(32_000, np.float32)))
+
+
+def test_sound_of_fragments_is_where_its_picture_is():
+    fragments, data = Fragments((64, 96)), []
+    for number in range(50):
+        loud = number == 25
+        picture = np.full((64, 96, 3), 255 * loud, np.uint8)
+        data.append(fragments.add(Moment(number, picture, np.full(640, 0.5 * loud, np.float32))))
+    whole = b"".join([*data, fragments.close()])
+    frames = av.open(io.BytesIO(whole)).decode(video=0)
+    seen = next(frame.time for frame in frames if frame.to_ndarray(format="gray").mean() > 128)
+    sounds = av.open(io.BytesIO(whole)).decode(audio=0)
+    loud = ((frame, np.abs(frame.to_ndarray()[0]) > 0.25) for frame in sounds)
+    heard = next(frame.time + int(np.argmax(at)) / frame.sample_rate for frame, at in loud if at.any())
+    assert heard == pytest.approx(seen, abs=0.025)
 
 
 def test_fragments_are_of_one_frame_each():

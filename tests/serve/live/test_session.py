@@ -64,13 +64,21 @@ def test_live_frames_do_not_depend_on_how_the_sound_comes(moving_pipeline, face,
     assert not sound[len(speech) :].any()
 
 
-def test_nothing_is_heard_before_its_time_and_all_of_it_then(moving_pipeline, face, speech):
-    late = np.concatenate([np.zeros(24 * FRAME, np.float32), speech])
+@pytest.mark.parametrize("begins", [26, 27])
+def test_nothing_is_heard_before_its_time_and_all_of_it_then(moving_pipeline, face, speech, begins):
+    """The chunk of frames 21 to 24 hears two frames more, 25 and 26."""
+    late = np.concatenate([np.zeros(begins * FRAME, np.float32), speech])
     one, other = (pictures(said(moving_pipeline, face, samples)) for samples in (late, 0 * late))
-    first = next(chunk for chunk in range(9, 40, 4) if chunk + LIVE.new + LIVE.ahead > 24)
+    first = {26: 21, 27: 25}[begins]
     assert np.array_equal(one[:first], other[:first])
-    for frame in (first, 24, 40, 60):
+    assert not np.array_equal(one[first : first + 4], other[first : first + 4])
+    for frame in (30, 40, 60):
         assert not np.array_equal(one[frame], other[frame])
+
+
+def test_what_is_shown_is_marked(moving_pipeline, face, speech):
+    plain = pictures(said(moving_pipeline, face, speech[:9_600]))
+    assert np.array_equal(pictures(said(moving_pipeline, face, speech[:9_600], mark=np.invert)), ~plain)
 
 
 def paced(pipeline, face, **options) -> Session:
@@ -131,6 +139,16 @@ def test_speech_that_comes_as_it_is_spoken_goes_on_unbroken(moving_pipeline, fac
     inside = sound[heard[0] : heard[-1] + 1]
     assert len(heard) == len(expected)
     assert abs(len(inside) - (expected[-1] - expected[0] + 1)) <= (session.latency.report().stalled + 0.1) * 16_000
+
+
+def test_a_session_that_keeps_up_leaves_out_silence_and_nothing_else(moving_pipeline, face, speech):
+    samples = np.concatenate([np.zeros(60 * FRAME, np.float32), speech + 0.01])
+    moments = said(moving_pipeline, face, samples, keeps_up=True)
+    sound = np.concatenate([moment.sound for moment in moments])
+    assert len(moments) < 60 + 48 - 5
+    first = int(np.flatnonzero(sound)[0])
+    assert np.array_equal(sound[first : first + len(speech)], samples[60 * FRAME :])
+    assert len(said(moving_pipeline, face, samples)) == 60 + 48
 
 
 def test_interrupted_it_falls_silent_at_once_and_goes_on_from_what_is_seen(moving_pipeline, face, speech):
