@@ -62,12 +62,30 @@ def test_they_are_drawn_inside_an_open_mouth_alone(network, portrait, points):
     assert rows < within, "upper teeth hang from above"
 
 
+def head_with_a_mouth(half: float) -> torch.Tensor:
+    """Points of a head whose mouth is so wide on either side."""
+    head = torch.zeros(478, 3)
+    head[[13, 14, 78, 308]] = torch.tensor([0.02, 0.6, -0.25])
+    head[78, 0] -= half
+    head[308, 0] += half
+    return head
+
+
+def test_cheeks_shade_the_teeth_beside_the_corners_of_the_mouth():
+    """Where a moustache hangs over a corner, teeth as light as those in the middle were a pale wedge on it."""
+    narrow, wide = (Teeth.of(head_with_a_mouth(half), 100).drawing[0, 1] for half in (0.15, 0.3))
+    middle = narrow.shape[1] // 2
+    at = middle + int(0.14 / (0.72 / narrow.shape[1]))
+    row = narrow.shape[0] // 2
+    assert narrow[row, at] < 0.4 * wide[row, at]
+    assert narrow[row, middle + 3] == wide[row, middle + 3]
+    torch.testing.assert_close(narrow, narrow.flip(1), atol=1e-4, rtol=0)
+
+
 def test_they_go_with_the_head():
     """Seen at the same place of the head, the drawing is the same wherever that is; and its midline is where a turned
     head has it."""
-    head = torch.zeros(478, 3)
-    head[[13, 14]] = torch.tensor([0.02, 0.6, -0.25])
-    drawn = Teeth.of(head, 100)
+    drawn = Teeth.of(head_with_a_mouth(0.3), 100)
 
     def seen(scale: float, turn: list[float], around: torch.Tensor) -> torch.Tensor:
         pose = Pose(torch.tensor(scale), rotation_matrix(torch.tensor(turn)), torch.tensor([120.0, 90.0, 0.0]))

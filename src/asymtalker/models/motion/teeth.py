@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
+from asymtalker.media.face_mesh import LOWER_LIP, MOUTH_LEFT, MOUTH_RIGHT, UPPER_LIP
 from asymtalker.models.motion.basis import Pose
 
 WIDTHS = 0.094, 0.070, 0.072, 0.058, 0.050, 0.045
@@ -27,6 +27,8 @@ ARCH = 2.5  # how far the arch recedes over the square of the distance from the 
 LOW, HIGH = (-0.36, -0.16), (0.36, 0.10)  # corners of the drawing, in head units from where the edges meet
 COLUMNS, ROWS = 576, 208  # of the drawing
 ENAMEL, CAVITY = 1.55, (0.34, 0.24, 0.22)  # brightness over the colour that was painted, of teeth and of what is below
+SHADED, CORNER = 0.45, 0.8
+"""Where towards the corners of the mouth, of half its width, cheeks begin to shade teeth, and by how much there."""
 IVORY = 1.05, 1.0, 0.93  # what a tooth's colour tends to
 
 
@@ -68,7 +70,12 @@ class Teeth:
         finer = COLUMNS / (HIGH[0] - LOW[0]) / unit
         shrink = 2 ** int(np.clip(np.log2(finer), 0, 4))  # both of its sides can be divided by 16
         middle = head[[UPPER_LIP, LOWER_LIP]].mean(0) + head.new_tensor([0.0, BELOW_LIPS, BEHIND_LIPS])
-        return cls(middle, F.avg_pool2d(torch.from_numpy(drawing()), shrink))
+        half = (head[MOUTH_LEFT] - head[MOUTH_RIGHT]).norm() / 2
+        aside = torch.linspace(LOW[0], HIGH[0], COLUMNS).abs() / half
+        near = ((aside - SHADED) / (1 - SHADED)).clamp(0, 1)
+        drawn = torch.from_numpy(drawing()).clone()
+        drawn[:, 1] *= 1 - CORNER * near.square() * (3 - 2 * near)
+        return cls(middle, F.avg_pool2d(drawn, shrink))
 
     def at(self, pixels: Tensor, pose: Pose) -> Tensor:
         """The drawing ``(3, h, w)`` at pixels ``(h, w, 2)`` of a frame whose head is in a pose."""
