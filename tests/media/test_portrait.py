@@ -8,6 +8,7 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.generate.inputs import Request, read_inputs
 from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS, find_face
+from asymtalker.media.face_readings import lid_openings
 from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import (
     FaceBox,
@@ -145,10 +146,13 @@ def test_what_makes_a_portrait_worse_is_said():
     wide = face.mesh.points.copy()
     wide[LOWER_LIP, 1] += 0.25 * (wide[LEFT_EYE_OUTER, 0] - wide[RIGHT_EYE_OUTER, 0])
     assert ["mouth wide open" in sentence for sentence in said_of(wide)] == [True]
-    closed = face.mesh.points.copy()
-    for upper, lower in (*RIGHT_LIDS, *LEFT_LIDS):
-        closed[upper] = closed[lower]
-    assert ["eyes closed" in sentence for sentence in said_of(closed)] == [True]
+    for opening, told in ((0.02, True), (0.12, True), (0.16, False)):
+        lids = face.mesh.points.copy()
+        for side, eye in enumerate((RIGHT_LIDS, LEFT_LIDS)):
+            share = opening / lid_openings(face.mesh.points)[side]
+            for upper, lower in eye:
+                lids[upper] = lids[lower] + share * (lids[upper] - lids[lower])
+        assert ["eyes shut: they will stay shut" in sentence for sentence in said_of(lids)] == [True] * told
     middle = face.mesh.points.mean(0)
     for yaw, refused in ((45, False), (70, True)):
         turned = (face.mesh.points - middle) @ rotation_about_y(yaw) + middle
