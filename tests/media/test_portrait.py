@@ -16,6 +16,7 @@ from asymtalker.media.portrait import (
     check_face,
     choose_face,
     crop_frame,
+    crop_within,
     find_faces,
     find_upright,
     parse_size,
@@ -179,6 +180,49 @@ def test_crop_has_the_face_in_its_place(size):
     assert np.ptp(columns) + 1 == pytest.approx(size / 2, abs=2)
     assert columns.mean() / size == pytest.approx(0.5, abs=0.02)
     assert rows.mean() / size == pytest.approx(0.55, abs=0.02)
+
+
+def mesh_box(picture: np.ndarray) -> FaceBox:
+    (box,) = find_faces(picture)
+    return box
+
+
+@pytest.mark.parametrize("size", [(64, 64), (80, 52), (52, 80)], ids=["square", "portrait", "landscape"])
+@pytest.mark.parametrize(("centre", "width"), [((300, 260), 120), ((300, 260), 200), ((90, 120), 130)])
+def test_a_crop_within_the_picture_is_as_large_as_it_can_be(size, centre, width):
+    """Not larger than the usual one, in its shape, with all of the face in it, as near to its place as can be."""
+    picture = draw_face(background(520, 600), centre, width)
+    box = mesh_box(picture)
+    usual, within = (crop(picture, box, size) for crop in (crop_frame, crop_within))
+    place = within.placement
+    assert within.picture.shape == (*size, 3)
+    assert place.beyond(picture.shape) == 0
+    assert place.width / place.height == pytest.approx(size[1] / size[0], rel=0.02)
+    if usual.placement.beyond(picture.shape) == 0:
+        assert place == usual.placement
+        return
+    assert place.height == min(usual.placement.height, 520, round(600 * size[0] / size[1]))
+    assert within.points[:, :2].min() >= 0
+    assert (within.points[:, :2] <= (size[1], size[0])).all()
+    for start, length, usual_start, reach in (
+        (place.left, place.width, usual.placement.left + usual.placement.width / 2, 600),
+        (place.top, place.height, usual.placement.top + 0.55 * usual.placement.height, 520),
+    ):
+        share = 0.5 if reach == 600 else 0.55
+        wanted = usual_start - share * length
+        assert start == pytest.approx(min(max(wanted, 0), reach - length), abs=2)
+
+
+def test_a_crop_reaches_beyond_a_picture_that_does_not_hold_the_face_in_its_shape():
+    picture = draw_face(background(300, 240), (120, 160), 170)
+    box = mesh_box(picture)
+    usual, within = (crop(picture, box, (90, 160)) for crop in (crop_frame, crop_within))
+    assert 0 < within.placement.beyond(picture.shape) < usual.placement.beyond(picture.shape)
+    assert (within.placement.left, within.placement.left + within.placement.width) < (0, 1000)
+    assert within.placement.top >= 0
+    assert within.placement.top + within.placement.height <= 300
+    assert (within.points[:, 1] > 0).all()
+    assert (within.points[:, 1] < 90).all()
 
 
 def test_crop_over_the_edge_continues_the_picture():

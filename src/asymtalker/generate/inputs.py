@@ -21,6 +21,7 @@ from asymtalker.media.portrait import (
     check_size,
     choose_face,
     crop_frame,
+    crop_within,
     find_upright,
     resize_for_video,
 )
@@ -64,7 +65,8 @@ class Request:
         guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
         face: which face, counted from 1, the largest (default).
         track: which sound track of a file, counted from 1; by default the one that the file says is its default.
-        crop: show what is around the face alone, not the whole picture.
+        crop: show what is around the face alone, not the whole picture; a model that moves pictures stays within it
+            as far as the face allows.
         size: height and width in pixels, of the frames if ``crop``; else of what the whole picture is fitted into, or,
             of a model that makes pixels, of the part that it makes. By default the checkpoint's size, and the
             picture's own up to 1280.
@@ -93,7 +95,7 @@ class Request:
 
     def sizes(self, own: tuple[int, int], moves_pictures: bool) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Height and width of the part around the face, and of what the whole picture is scaled to fit into, ``None``
-        for its own size.
+        for its own size; of a crop the size of what a model shows that moves pictures, ``None`` for that part itself.
 
         Args:
             own: what the checkpoint makes.
@@ -106,7 +108,8 @@ class Request:
             check_size(self.size)
         if moves_pictures and not (self.crop or self.framed):
             return own, self.size
-        return self.size or own, None
+        size = self.size or own
+        return size, size if moves_pictures and not self.framed else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +261,8 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
     Args:
         request: what to read.
         size: height and width of the part around the face.
-        fit: what the whole picture is scaled to fit into; ``None`` for its own size, up to ``MAX_VIDEO_SIDE``.
+        fit: what the whole picture is scaled to fit into; ``None`` for its own size, up to ``MAX_VIDEO_SIDE``. Of a
+            crop the size of one within the picture that is shown instead of that part, ``None`` to show the part.
 
     Raises:
         UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
@@ -313,7 +317,8 @@ def _read(
     check_face(box, picture.shape, f"{name}{scaled}", say, shrunk=scale < 1)
     portrait = crop_frame(picture, box, size)
     if request.crop:
-        if (beyond := portrait.placement.beyond(picture.shape)) > MADE_UP:
+        shown = crop_within(picture, box, fit) if fit else portrait
+        if (beyond := shown.placement.beyond(picture.shape)) > MADE_UP:
             say(f"The crop around the face reaches beyond {name}: {beyond:.0%} of it is its edge, blurred.")
         return Inputs(portrait=portrait, audio=audio, sources=sources)
     points = box.mesh and box.mesh.points

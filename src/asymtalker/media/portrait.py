@@ -38,6 +38,9 @@ FACE_SHARE = 0.5
 """Side of the face box over the shorter side of the crop: hair, chin and shoulders stay in it."""
 FACE_CENTRE = (0.5, 0.55)
 """Where the middle of the face box lands in the crop, from its left and top."""
+FACE_MARGIN = 0.06
+"""What a crop within the picture leaves around the mesh at least, in sides of the face box: a head that moves needs
+room."""
 BOX_CENTRE, BOX_SIDE = (0.0, -0.64, 3.8), 15.83
 """Middle and side of the face box on the average face of :mod:`asymtalker.media.face_readings`, in centimetres, as
 dlib's HOG detector, which framed pictures before, boxed 156 portraits (medians; it varied by 6% of the side)."""
@@ -381,8 +384,41 @@ def crop_frame(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Port
     The face box is half as wide as the crop's shorter side, and its middle lies at (0.5, 0.55) of the crop. Where the
     crop leaves the picture, the picture's edge is continued, blurred.
     """
-    shorter = max(1, round(max(box.width, box.height) / FACE_SHARE))
-    height, width = (max(1, round(shorter * side / min(size))) for side in size)
+    return _cut_out(picture, box, _around(box, _usual_scale(box, size), size), size)
+
+
+def crop_within(picture: np.ndarray, box: FaceBox, size: tuple[int, int]) -> Portrait:
+    """The same, but so much tighter, and the face so far from its place, that the crop stays within the picture.
+
+    It holds all of the face that the picture shows, and ``FACE_MARGIN`` around it. Where no rectangle of that shape
+    does so within the picture it is as small as it can be, and the picture's edge is continued.
+    """
+    assert box.mesh is not None
+    seen = np.array([picture.shape[1], picture.shape[0]])
+    flat, margin = box.mesh.points[:, :2], FACE_MARGIN * box.width
+    low, high = (np.clip(corner, 0, seen) for corner in (flat.min(0) - margin, flat.max(0) + margin))
+    sides = np.array([size[1], size[0]])
+    usual, needed = _usual_scale(box, size), float(((high - low) / sides).max())
+    scale = min(usual, max(needed, float((seen / sides).min())))
+    place = _around(box, scale, size)
+
+    def moved(start: int, length: int, axis: int) -> int:
+        least, most = sorted((0, int(seen[axis]) - length))  # within the picture, or all of it
+        held = min(max(start, math.ceil(high[axis]) - length), math.floor(low[axis]))
+        return min(max(held, least), most)
+
+    left, top = moved(place.left, place.width, 0), moved(place.top, place.height, 1)
+    return _cut_out(picture, box, replace(place, left=left, top=top), size)
+
+
+def _usual_scale(box: FaceBox, size: tuple[int, int]) -> float:
+    """Pixels of the picture for one of a crop of ``size`` around a face."""
+    return max(1, round(max(box.width, box.height) / FACE_SHARE)) / min(size)
+
+
+def _around(box: FaceBox, scale: float, size: tuple[int, int]) -> Placement:
+    """A crop of ``size`` with the face in its place, ``scale`` pixels of the picture for one of it."""
+    height, width = (max(1, round(scale * side)) for side in size)
     left = round(box.left + box.width / 2 - FACE_CENTRE[0] * width)
     top = round(box.top + box.height / 2 - FACE_CENTRE[1] * height)
     placement = Placement(left, top, height, width)
