@@ -300,7 +300,7 @@ def test_sizes_are_read_height_first():
     assert parse_size("640x416") == (640, 416)
     assert parse_size("512") == (512, 512)
     for text in ("640x", "0x64", "x", "64x64x64", "-64x64", "big"):
-        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+        with pytest.raises(UserError, match="a number of pixels, such as 720, or HEIGHTxWIDTH"):
             parse_size(text)
 
 
@@ -327,14 +327,17 @@ def test_every_real_portrait_is_framed():
         assert 0.58 < mouth[1] < 0.76, path
 
 
+SILENT = (np.ones(640, np.float32), 16000)
+
+
 @needs_inputs
 @pytest.mark.parametrize(
-    ("name", "faces", "turn"),
+    ("name", "says"),
     [
-        ("turned180_sfhq_pt1_00002342.jpg", 1, 180),
-        ("upright_old_man.jpg", 1, 0),
-        ("face_not_found.jpg", 1, 0),
-        ("cat_chelsea.jpg", 0, 0),
+        ("turned180_sfhq_pt1_00002342.jpg", "turned by 180 degrees"),
+        ("upright_old_man.jpg", None),
+        ("face_not_found.jpg", None),
+        ("p_12bit_in16.png", None),
     ],
 )
 @pytest.mark.parametrize("crop", [False, True])
@@ -399,7 +402,20 @@ def test_a_larger_false_face_does_not_win():
 @needs_inputs
 def test_of_an_animation_the_first_picture_is_said_to_count():
     with pytest.raises(UserError, match="No human face was found in the first picture of"):
-        read_inputs(Request(INPUTS / "anim_black_first.gif", (np.ones(640, np.float32), 16000)), (64, 64), None)
+        read_inputs(Request(INPUTS / "anim_black_first.gif", SILENT), (64, 64), None)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_of_an_animation_that_works_it_is_said_too(tmp_path, suffix, in_memory):
+    frames = [Image.fromarray(draw_face(background(200, 200), (100 + shift, 100), 80)) for shift in (0, 5)]
+    for number, count in enumerate((1, 2)):
+        path = tmp_path / f"{number}.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:count])
+        said: list[str] = []
+        image = path.read_bytes() if in_memory else path
+        read_inputs(Request(image, SILENT, say=said.append), (64, 64), None)
+        assert sum("only the first counts" in sentence for sentence in said) == count - 1
 
 
 def test_rows_that_are_padded_change_nothing():
@@ -417,9 +433,6 @@ def test_the_points_of_a_crop_are_those_of_its_face():
     picture = draw_face(background(400, 600), (370, 230), 130)
     (box,) = find_faces(picture)
     for size in ((256, 256), (160, 320)):
-SILENT = (np.ones(640, np.float32), 16000)
-
-
         crop = crop_frame(picture, box, size)
         found = find_face(crop.picture).points
         width = found[:, 0].max() - found[:, 0].min()

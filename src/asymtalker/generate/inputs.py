@@ -38,6 +38,8 @@ Picture = str | Path | Held | Image.Image | np.ndarray
 Sound = str | Path | Held | tuple[Any, Any]
 Progress = Callable[[int, int], None]
 MADE_UP = 0.02
+FIRST = "the first picture of "
+"""How the name of an animation begins."""
 """Share of a crop beyond the picture from which on it is said."""
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
@@ -284,7 +286,38 @@ def read_ahead(request: Request, model: str | Path | None) -> Inputs:
     Raises:
         UserError: as of :func:`read_inputs`, and if there is no such checkpoint.
     """
-    return read_inputs(request, *request.sizes(*frames_of(checkpoint_folder(model))))
+    check_sampling(request.num_inference_steps, request.guidance_scale)
+    if isinstance(request, FileRequest):
+        check_not_input(check_output(request.output), request.image, request.audio)
+    read = read_inputs(request, *request.sizes(*frames_of(checkpoint_folder(model))))
+    if isinstance(request, FileRequest):
+        Marks(request.disclosure, 0, read.seen.shape[:2])
+    return read
+
+
+def check_sampling(steps: int | None, guidance: float | None) -> None:
+    """Check the steps of a chunk and the audio guidance, ``None`` for the checkpoint's.
+
+    Raises:
+        UserError: if one is out of range.
+    """
+    if steps is not None and steps < 1:
+        raise UserError(f"The number of steps must be at least 1, not {steps}.")
+    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:  # which is so of NaN too
+        raise UserError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {guidance:g}.")
+
+
+def _open(
+    request: Request, sources: Sources, say: Callable[[str], None]
+) -> tuple[np.ndarray, str, AudioFile | AudioSamples]:
+    """The picture, what to call it, and the sound, with what there is to know of either said."""
+    picture, name = read_image(sources.picture)
+    if name.startswith(FIRST):
+        say(f"{name.removeprefix(FIRST)} shows one picture after another: only the first counts.")
+    audio = read_sound(sources.sound, request.track)
+    for remark in audio.remarks:
+        say(remark)
+    return picture, name, audio
 
 
 def _read(
@@ -294,10 +327,7 @@ def _read(
     size: tuple[int, int],
     fit: tuple[int, int] | None,
 ) -> Inputs:
-    picture, name = read_image(sources.picture)
-    audio = read_sound(sources.sound, request.track)
-    for remark in audio.remarks:
-        say(remark)
+    picture, name, audio = _open(request, sources, say)
     if request.framed:
         if picture.shape[:2] != size:
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
@@ -375,7 +405,7 @@ def read_image(image: Picture) -> tuple[np.ndarray, str]:
     name = "the picture"
     if isinstance(image, str | Path):
         picture = read_picture(image)
-        return picture, f"the first picture of {image}" if is_animation(image) else str(image)
+        return picture, f"{FIRST if is_animation(image) else ''}{image}"
     if isinstance(image, Image.Image):
         return picture_array(image), name
     values = array_of(image, "A picture")

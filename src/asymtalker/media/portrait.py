@@ -363,7 +363,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UserError(f"--size must be HEIGHTxWIDTH in pixels, such as 640x416, not {text}.")
+        raise UserError(f"--size is a number of pixels, such as 720, or HEIGHTxWIDTH, such as 640x416, not {text}.")
     check_size(size := (int(sides[0]), int(sides[-1])))
     return size
 
@@ -421,10 +421,13 @@ def _around(box: FaceBox, scale: float, size: tuple[int, int]) -> Placement:
     height, width = (max(1, round(scale * side)) for side in size)
     left = round(box.left + box.width / 2 - FACE_CENTRE[0] * width)
     top = round(box.top + box.height / 2 - FACE_CENTRE[1] * height)
-    placement = Placement(left, top, height, width)
+    return Placement(left, top, height, width)
+
+
+def _cut_out(picture: np.ndarray, box: FaceBox, placement: Placement, size: tuple[int, int]) -> Portrait:
     points = None if box.mesh is None else placement.seen(box.mesh.points, size)
-    rows = np.clip(np.arange(top, top + height), 0, picture.shape[0] - 1)
-    columns = np.clip(np.arange(left, left + width), 0, picture.shape[1] - 1)
+    rows = np.clip(np.arange(placement.top, placement.top + placement.height), 0, picture.shape[0] - 1)
+    columns = np.clip(np.arange(placement.left, placement.left + placement.width), 0, picture.shape[1] - 1)
     crop = Image.fromarray(picture[rows[:, None], columns])
     # Pillow widens the Lanczos kernel when it scales down, so that one filter serves both directions.
     crop = crop.resize((size[1], size[0]), Image.Resampling.LANCZOS)
