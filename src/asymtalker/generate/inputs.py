@@ -27,9 +27,10 @@ from asymtalker.media.portrait import (
 )
 from asymtalker.media.read import array_of, spool
 from asymtalker.media.sound import AudioFile, AudioSamples
-from asymtalker.media.video import Follower
+from asymtalker.media.video import Follower, check_output
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.provenance.disclosure import AS_USUAL, NO_STATEMENT, Disclosure
+from asymtalker.provenance.marks import Marks
 from asymtalker.provenance.origin import Provenance, provenance
 
 Held = bytes | bytearray | memoryview | IO[bytes]
@@ -37,10 +38,12 @@ Held = bytes | bytearray | memoryview | IO[bytes]
 Picture = str | Path | Held | Image.Image | np.ndarray
 Sound = str | Path | Held | tuple[Any, Any]
 Progress = Callable[[int, int], None]
-MADE_UP = 0.02
 FIRST = "the first picture of "
 """How the name of an animation begins."""
+MADE_UP = 0.02
 """Share of a crop beyond the picture from which on it is said."""
+MOST_GUIDANCE = 20.0
+"""Far beyond what any checkpoint is made for; the values soon overflow."""
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
 
@@ -193,7 +196,7 @@ class Inputs:
 
     Attributes:
         portrait: the part around the face.
-        whole: the picture that is to be seen, ``None`` for the portrait.
+        whole: the picture that is to be seen, or of it the crop within, ``None`` for the portrait.
         points: ``(478, 3)`` of the face in that picture, in pixels.
         audio: the sound.
         sources: files or arrays that picture and sound were read from.
@@ -277,14 +280,15 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
 
 
 def read_ahead(request: Request, model: str | Path | None) -> Inputs:
-    """The same before a checkpoint is loaded, so that nobody waits for it in vain.
+    """The same, and what else can be checked, before a checkpoint is loaded, so that nobody waits for it in vain.
 
     Args:
         request: what to read.
         model: the checkpoint, as :func:`asymtalker.generate.folder.checkpoint_folder` takes it.
 
     Raises:
-        UserError: as of :func:`read_inputs`, and if there is no such checkpoint.
+        UserError: as of :func:`read_inputs`, if there is no such checkpoint, and if steps, guidance, output or label
+            can't be.
     """
     check_sampling(request.num_inference_steps, request.guidance_scale)
     if isinstance(request, FileRequest):
@@ -350,7 +354,9 @@ def _read(
         shown = crop_within(picture, box, fit) if fit else portrait
         if (beyond := shown.placement.beyond(picture.shape)) > MADE_UP:
             say(f"The crop around the face reaches beyond {name}: {beyond:.0%} of it is its edge, blurred.")
-        return Inputs(portrait=portrait, audio=audio, sources=sources)
+        if shown.placement == portrait.placement:
+            return Inputs(portrait=portrait, audio=audio, sources=sources)
+        return Inputs(portrait=portrait, whole=shown.picture, points=shown.points, audio=audio, sources=sources)
     points = box.mesh and box.mesh.points
     return Inputs(portrait=portrait, whole=picture, points=points, audio=audio, sources=sources)
 
