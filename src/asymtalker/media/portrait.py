@@ -61,8 +61,8 @@ EVIDENT, MIRRORED = 0.83, 0.052
 """Score under which a face is read in a mirror too, and how far its points may come out elsewhere there, in distances
 of the outer eye corners. How sure the mesh is of one man of 820, bearded and wrinkled, is anything from 0.02 to 0.99
 as his picture is scaled or loses a row, in a mirror 0.97 and more; he comes to 0.032 to 0.052. Of 398 pictures without
-a face (wheels, sockets, grass, coins, gravel, cats) in all turns and their halves the nearest is a socket of 0.0525; in
-the quarters a corner of another, 15 pixels wide, is taken for one."""
+a face (wheels, sockets, grass, coins, gravel, cats), whole and in halves, in all turns, the nearest is a socket of
+0.0525; in quarters a corner of another, 15 pixels wide, is taken for one."""
 CERTAIN, CLEARLY = 0.87, 0.04
 """Score from which on a picture is not tried turned, and by how much a turned one has to be better than as it is.
 Of 103 portraits in all turns, the right one is better by 0.07 and more, and wrong ones come to 0.82."""
