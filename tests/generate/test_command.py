@@ -16,7 +16,7 @@ from asymtalker.dataset.corpus import encode_wav
 from asymtalker.generate import inputs
 from asymtalker.generate.inputs import Request, read_ahead, read_image
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.media.video import read_video
+from asymtalker.media.video import read_video, write_video
 from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background
@@ -80,6 +80,45 @@ def test_bad_inputs_are_told_before_anything_is_loaded(checkpoint, portrait, voi
             assert said.startswith("asymtalker: ")
             assert said.count("\n") == 1
             assert told in said
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--guidance", "nan"], "Guidance must be"),
+        (["--steps", "0"], "The number of steps"),
+        (["--label", "x", "--label-font", "none.ttf"], "font none.ttf"),
+        (
+            ["--label", "a label that is far too long for a picture as small as this one, and much more of it"],
+            "shorten",
+        ),
+    ],
+)
+def test_options_that_can_not_be_are_told_before_anything_is_loaded(
+    checkpoint, portrait, voice, tmp_path, capsys, monkeypatch, given, told
+):
+    monkeypatch.setattr("asymtalker.generate.pipeline.load_pipeline", lambda *_: pytest.fail("it was told too late"))
+    with pytest.raises(SystemExit) as stop:
+        main([*command(checkpoint, portrait, voice, tmp_path / "a.mp4"), *given])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+def test_outputs_that_can_not_be_are_told_before_anything_is_loaded(
+    checkpoint, portrait, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("asymtalker.generate.pipeline.load_pipeline", lambda *_: pytest.fail("it was told too late"))
+    video = tmp_path / "video.mp4"
+    write_video(video, np.zeros((5, 64, 64, 3), np.uint8), np.ones(3200, np.float32) / 9)
+    before = video.read_bytes()
+    for output, told in ((video, "would overwrite an input"), (Path("/proc/a.mp4"), "may not be written to")):
+        with pytest.raises(SystemExit) as stop:
+            main(command(checkpoint, portrait, video, output))
+        assert stop.value.code == 2
+        assert told in capsys.readouterr().err
+    assert video.read_bytes() == before
 
 
 def test_what_was_read_ahead_is_not_read_again(checkpoint, portrait, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from asymtalker.errors import UserError
+from asymtalker.generate.inputs import Request, read_inputs
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.models.motion.blinks import Blinks
@@ -56,6 +57,22 @@ def test_a_crop_is_made_chunk_by_chunk_at_any_size(pipeline, picture):
     assert np.array_equal(frames, streamed)
     with pytest.raises(UserError, match="must be even, not 160x121"):
         pipeline(picture, SOUND, crop=True, size=(160, 121))
+
+
+def test_a_crop_of_a_close_picture_stays_within_it(pipeline, picture):
+    """And what the network is shown does not change."""
+    close = picture[20:-20, 20:-20]
+    said = []
+    inputs = pipeline.inputs(Request(close, SOUND, crop=True, size=(160, 104), say=said.append))
+    usual = read_inputs(Request(close, SOUND, crop=True, say=lambda _: None), (160, 104), None)
+    assert np.array_equal(inputs.portrait.picture, usual.portrait.picture)
+    assert usual.portrait.placement.beyond(close.shape) > 0.05
+    assert inputs.seen.shape == (160, 104, 3)
+    assert not [sentence for sentence in said if "reaches beyond" in sentence]
+    frames = np.concatenate(list(pipeline.stream(close, SOUND, crop=True, size=(160, 104))))
+    assert frames.shape == (25, 160, 104, 3)
+    seen, framed = (np.abs(frames[0].astype(int) - each).mean() for each in (inputs.seen, inputs.portrait.picture))
+    assert seen < 0.5 * framed
 
 
 def test_a_control_is_seen(pipeline, picture):

@@ -8,6 +8,7 @@ from PIL import Image
 from asymtalker.errors import UserError
 from asymtalker.generate.inputs import Request, read_inputs
 from asymtalker.media.face_mesh import LEFT_EYE_OUTER, LEFT_LIDS, LOWER_LIP, RIGHT_EYE_OUTER, RIGHT_LIDS, find_face
+from asymtalker.media.face_readings import lid_openings
 from asymtalker.media.picture import read_picture
 from asymtalker.media.portrait import (
     FaceBox,
@@ -15,6 +16,7 @@ from asymtalker.media.portrait import (
     check_face,
     choose_face,
     crop_frame,
+    crop_within,
     find_faces,
     find_upright,
     parse_size,
@@ -64,7 +66,7 @@ def test_no_face_is_an_error():
 
 @pytest.mark.parametrize(
     ("thing", "seeds"),
-    [(wheel, (0, 3, 9, 23)), (socket, (3, 6)), (lawn, (0,))],
+    [(wheel, (0, 3, 9, 23)), (socket, (3, 6, 14)), (lawn, (0,))],
     ids=["wheels", "sockets", "lawn"],
 )
 def test_things_that_have_something_of_a_face_are_none(thing, seeds):
@@ -145,10 +147,13 @@ def test_what_makes_a_portrait_worse_is_said():
     wide = face.mesh.points.copy()
     wide[LOWER_LIP, 1] += 0.25 * (wide[LEFT_EYE_OUTER, 0] - wide[RIGHT_EYE_OUTER, 0])
     assert ["mouth wide open" in sentence for sentence in said_of(wide)] == [True]
-    closed = face.mesh.points.copy()
-    for upper, lower in (*RIGHT_LIDS, *LEFT_LIDS):
-        closed[upper] = closed[lower]
-    assert ["eyes closed" in sentence for sentence in said_of(closed)] == [True]
+    for opening, told in ((0.02, True), (0.12, True), (0.16, False)):
+        lids = face.mesh.points.copy()
+        for side, eye in enumerate((RIGHT_LIDS, LEFT_LIDS)):
+            share = opening / lid_openings(face.mesh.points)[side]
+            for upper, lower in eye:
+                lids[upper] = lids[lower] + share * (lids[upper] - lids[lower])
+        assert ["eyes shut: they will stay shut" in sentence for sentence in said_of(lids)] == [True] * told
     middle = face.mesh.points.mean(0)
     for yaw, refused in ((45, False), (70, True)):
         turned = (face.mesh.points - middle) @ rotation_about_y(yaw) + middle
@@ -175,6 +180,49 @@ def test_crop_has_the_face_in_its_place(size):
     assert np.ptp(columns) + 1 == pytest.approx(size / 2, abs=2)
     assert columns.mean() / size == pytest.approx(0.5, abs=0.02)
     assert rows.mean() / size == pytest.approx(0.55, abs=0.02)
+
+
+def mesh_box(picture: np.ndarray) -> FaceBox:
+    (box,) = find_faces(picture)
+    return box
+
+
+@pytest.mark.parametrize("size", [(64, 64), (80, 52), (52, 80)], ids=["square", "portrait", "landscape"])
+@pytest.mark.parametrize(("centre", "width"), [((300, 260), 120), ((300, 260), 200), ((90, 120), 130)])
+def test_a_crop_within_the_picture_is_as_large_as_it_can_be(size, centre, width):
+    """Not larger than the usual one, in its shape, with all of the face in it, as near to its place as can be."""
+    picture = draw_face(background(520, 600), centre, width)
+    box = mesh_box(picture)
+    usual, within = (crop(picture, box, size) for crop in (crop_frame, crop_within))
+    place = within.placement
+    assert within.picture.shape == (*size, 3)
+    assert place.beyond(picture.shape) == 0
+    assert place.width / place.height == pytest.approx(size[1] / size[0], rel=0.02)
+    if usual.placement.beyond(picture.shape) == 0:
+        assert place == usual.placement
+        return
+    assert place.height == min(usual.placement.height, 520, round(600 * size[0] / size[1]))
+    assert within.points[:, :2].min() >= 0
+    assert (within.points[:, :2] <= (size[1], size[0])).all()
+    for start, length, usual_start, reach in (
+        (place.left, place.width, usual.placement.left + usual.placement.width / 2, 600),
+        (place.top, place.height, usual.placement.top + 0.55 * usual.placement.height, 520),
+    ):
+        share = 0.5 if reach == 600 else 0.55
+        wanted = usual_start - share * length
+        assert start == pytest.approx(min(max(wanted, 0), reach - length), abs=2)
+
+
+def test_a_crop_reaches_beyond_a_picture_that_does_not_hold_the_face_in_its_shape():
+    picture = draw_face(background(300, 240), (120, 160), 170)
+    box = mesh_box(picture)
+    usual, within = (crop(picture, box, (90, 160)) for crop in (crop_frame, crop_within))
+    assert 0 < within.placement.beyond(picture.shape) < usual.placement.beyond(picture.shape)
+    assert (within.placement.left, within.placement.left + within.placement.width) < (0, 1000)
+    assert within.placement.top >= 0
+    assert within.placement.top + within.placement.height <= 300
+    assert (within.points[:, 1] > 0).all()
+    assert (within.points[:, 1] < 90).all()
 
 
 def test_crop_over_the_edge_continues_the_picture():
@@ -252,7 +300,7 @@ def test_sizes_are_read_height_first():
     assert parse_size("640x416") == (640, 416)
     assert parse_size("512") == (512, 512)
     for text in ("640x", "0x64", "x", "64x64x64", "-64x64", "big"):
-        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+        with pytest.raises(UserError, match="a number of pixels, such as 720, or HEIGHTxWIDTH"):
             parse_size(text)
 
 
@@ -279,20 +327,65 @@ def test_every_real_portrait_is_framed():
         assert 0.58 < mouth[1] < 0.76, path
 
 
+SILENT = (np.ones(640, np.float32), 16000)
+
+
 @needs_inputs
 @pytest.mark.parametrize(
-    ("name", "faces", "turn"),
+    ("name", "says"),
     [
-        ("turned180_sfhq_pt1_00002342.jpg", 1, 180),
-        ("upright_old_man.jpg", 1, 0),
-        ("face_not_found.jpg", 1, 0),
-        ("cat_chelsea.jpg", 0, 0),
+        ("turned180_sfhq_pt1_00002342.jpg", "turned by 180 degrees"),
+        ("upright_old_man.jpg", None),
+        ("face_not_found.jpg", None),
+        ("p_12bit_in16.png", None),
     ],
 )
-def test_odd_pictures(name, faces, turn):
-    _, found, turned = find_upright(read_picture(DATA / "inputs" / name))
-    assert len(found) == faces
-    assert turned == turn
+@pytest.mark.parametrize("crop", [False, True])
+def test_odd_pictures_are_taken_as_their_list_says(name, says, crop):
+    said: list[str] = []
+    read_inputs(Request(INPUTS / name, SILENT, crop=crop, say=said.append), (64, 64), None)
+    assert [says in sentence for sentence in said if "degrees" in sentence] == ([] if says is None else [True])
+
+
+@needs_inputs
+@pytest.mark.parametrize("name", ["cat_chelsea.jpg", "anim_black_first.gif"])
+def test_odd_pictures_are_refused_as_their_list_says(name):
+    with pytest.raises(UserError, match="No human face was found"):
+        read_inputs(Request(INPUTS / name, SILENT), (64, 64), None)
+
+
+@needs_inputs
+def test_all_odd_pictures_are_tried():
+    suffixes = {".jpg", ".png", ".gif", ".webp"}
+    assert sum(path.suffix in suffixes for path in INPUTS.iterdir()) == 6
+
+
+@needs_inputs
+@pytest.mark.parametrize("scale", [0.5, 0.8, 1.1, 1.5, 2.0])
+def test_a_wrinkled_face_is_found_at_any_size(scale):
+    """How sure the mesh is of it is anything from 0.02 to 0.99 as its pixels fall."""
+    _, found, turn = find_upright(resize_for_video(read_picture(INPUTS / "upright_old_man.jpg"), scale))
+    assert (len(found), turn) == (1, 0)
+
+
+@pytest.mark.skipif(not (DATA / "portraits_synthetic").is_dir(), reason="no real material")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("sfhq_t2i/*hair-color-top-10_r0c2", True),
+        ("sfhq_t2i/*background-top-10_r3c7", True),  # behind glasses
+        ("*/male_94", False),  # against the sun
+        ("*/male_77", False),
+        ("sfhq/*variability-ethnicity_r0c4", False),
+        ("../portraits/sfhq_pt1_00002844", False),  # smiles, with glasses
+    ],
+)
+def test_shut_eyes_are_told_and_narrow_ones_are_not(name, told):
+    (path,) = (DATA / "portraits_synthetic").glob(f"{name}.jpg")
+    picture = read_picture(path)
+    said: list[str] = []
+    check_face(find_faces(picture)[0], picture.shape, path.name, said.append)
+    assert ["eyes shut" in sentence for sentence in said if "eyes" in sentence] == [True] * told
 
 
 @needs_inputs
@@ -309,7 +402,20 @@ def test_a_larger_false_face_does_not_win():
 @needs_inputs
 def test_of_an_animation_the_first_picture_is_said_to_count():
     with pytest.raises(UserError, match="No human face was found in the first picture of"):
-        read_inputs(Request(INPUTS / "anim_black_first.gif", (np.ones(640, np.float32), 16000)), (64, 64), None)
+        read_inputs(Request(INPUTS / "anim_black_first.gif", SILENT), (64, 64), None)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_of_an_animation_that_works_it_is_said_too(tmp_path, suffix, in_memory):
+    frames = [Image.fromarray(draw_face(background(200, 200), (100 + shift, 100), 80)) for shift in (0, 5)]
+    for number, count in enumerate((1, 2)):
+        path = tmp_path / f"{number}.{suffix}"
+        frames[0].save(path, save_all=True, append_images=frames[1:count])
+        said: list[str] = []
+        image = path.read_bytes() if in_memory else path
+        read_inputs(Request(image, SILENT, say=said.append), (64, 64), None)
+        assert sum("only the first counts" in sentence for sentence in said) == count - 1
 
 
 def test_rows_that_are_padded_change_nothing():

@@ -48,7 +48,8 @@ class Generate:
     track: int | None = None
     """Which sound track, counted from 1; by default the one that the file says is its default."""
     crop: bool = False
-    """Show what is around the face alone, not the whole picture."""
+    """Show what is around the face alone, not the whole picture: close, where the picture is. Where it does not hold
+    the face in that shape its edge goes on, blurred."""
     size: str | None = None
     """Pixels that the video fits into, 720 or HEIGHTxWIDTH such as 640x416; a crop has just these. A model that makes
     pixels makes so many of the face. By default the picture's own size up to 1280; of a crop the model's."""

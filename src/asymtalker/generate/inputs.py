@@ -21,14 +21,16 @@ from asymtalker.media.portrait import (
     check_size,
     choose_face,
     crop_frame,
+    crop_within,
     find_upright,
     resize_for_video,
 )
 from asymtalker.media.read import array_of, spool
 from asymtalker.media.sound import AudioFile, AudioSamples
-from asymtalker.media.video import Follower
+from asymtalker.media.video import Follower, check_output
 from asymtalker.models.motion.control import AS_MADE, MotionControl
 from asymtalker.provenance.disclosure import AS_USUAL, NO_STATEMENT, Disclosure
+from asymtalker.provenance.marks import Marks
 from asymtalker.provenance.origin import Provenance, provenance
 
 Held = bytes | bytearray | memoryview | IO[bytes]
@@ -36,8 +38,12 @@ Held = bytes | bytearray | memoryview | IO[bytes]
 Picture = str | Path | Held | Image.Image | np.ndarray
 Sound = str | Path | Held | tuple[Any, Any]
 Progress = Callable[[int, int], None]
+FIRST = "the first picture of "
+"""How the name of an animation begins."""
 MADE_UP = 0.02
 """Share of a crop beyond the picture from which on it is said."""
+MOST_GUIDANCE = 20.0
+"""Far beyond what any checkpoint is made for; the values soon overflow."""
 MAX_VIDEO_SIDE = 1280
 """Longest side of a whole picture's video, if no size is asked for."""
 
@@ -64,7 +70,8 @@ class Request:
         guidance_scale: audio guidance, 1 is none; by default what the checkpoint was made for.
         face: which face, counted from 1, the largest (default).
         track: which sound track of a file, counted from 1; by default the one that the file says is its default.
-        crop: show what is around the face alone, not the whole picture.
+        crop: show what is around the face alone, not the whole picture; a model that moves pictures stays within it
+            as far as the face allows.
         size: height and width in pixels, of the frames if ``crop``; else of what the whole picture is fitted into, or,
             of a model that makes pixels, of the part that it makes. By default the checkpoint's size, and the
             picture's own up to 1280.
@@ -93,7 +100,7 @@ class Request:
 
     def sizes(self, own: tuple[int, int], moves_pictures: bool) -> tuple[tuple[int, int], tuple[int, int] | None]:
         """Height and width of the part around the face, and of what the whole picture is scaled to fit into, ``None``
-        for its own size.
+        for its own size; of a crop the size of what a model shows that moves pictures, ``None`` for that part itself.
 
         Args:
             own: what the checkpoint makes.
@@ -106,7 +113,8 @@ class Request:
             check_size(self.size)
         if moves_pictures and not (self.crop or self.framed):
             return own, self.size
-        return self.size or own, None
+        size = self.size or own
+        return size, size if moves_pictures and not self.framed else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +196,7 @@ class Inputs:
 
     Attributes:
         portrait: the part around the face.
-        whole: the picture that is to be seen, ``None`` for the portrait.
+        whole: the picture that is to be seen, or of it the crop within, ``None`` for the portrait.
         points: ``(478, 3)`` of the face in that picture, in pixels.
         audio: the sound.
         sources: files or arrays that picture and sound were read from.
@@ -258,7 +266,8 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
     Args:
         request: what to read.
         size: height and width of the part around the face.
-        fit: what the whole picture is scaled to fit into; ``None`` for its own size, up to ``MAX_VIDEO_SIDE``.
+        fit: what the whole picture is scaled to fit into; ``None`` for its own size, up to ``MAX_VIDEO_SIDE``. Of a
+            crop the size of one within the picture that is shown instead of that part, ``None`` to show the part.
 
     Raises:
         UserError: if one can't be read, or the picture shows no face, or, framed already, is of another size.
@@ -271,16 +280,48 @@ def read_inputs(request: Request, size: tuple[int, int], fit: tuple[int, int] | 
 
 
 def read_ahead(request: Request, model: str | Path | None) -> Inputs:
-    """The same before a checkpoint is loaded, so that nobody waits for it in vain.
+    """The same, and what else can be checked, before a checkpoint is loaded, so that nobody waits for it in vain.
 
     Args:
         request: what to read.
         model: the checkpoint, as :func:`asymtalker.generate.folder.checkpoint_folder` takes it.
 
     Raises:
-        UserError: as of :func:`read_inputs`, and if there is no such checkpoint.
+        UserError: as of :func:`read_inputs`, if there is no such checkpoint, and if steps, guidance, output or label
+            can't be.
     """
-    return read_inputs(request, *request.sizes(*frames_of(checkpoint_folder(model))))
+    check_sampling(request.num_inference_steps, request.guidance_scale)
+    if isinstance(request, FileRequest):
+        check_not_input(check_output(request.output), request.image, request.audio)
+    read = read_inputs(request, *request.sizes(*frames_of(checkpoint_folder(model))))
+    if isinstance(request, FileRequest):
+        Marks(request.disclosure, 0, read.seen.shape[:2])
+    return read
+
+
+def check_sampling(steps: int | None, guidance: float | None) -> None:
+    """Check the steps of a chunk and the audio guidance, ``None`` for the checkpoint's.
+
+    Raises:
+        UserError: if one is out of range.
+    """
+    if steps is not None and steps < 1:
+        raise UserError(f"The number of steps must be at least 1, not {steps}.")
+    if guidance is not None and not 0 <= guidance <= MOST_GUIDANCE:  # which is so of NaN too
+        raise UserError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {guidance:g}.")
+
+
+def _open(
+    request: Request, sources: Sources, say: Callable[[str], None]
+) -> tuple[np.ndarray, str, AudioFile | AudioSamples]:
+    """The picture, what to call it, and the sound, with what there is to know of either said."""
+    picture, name = read_image(sources.picture)
+    if name.startswith(FIRST):
+        say(f"{name.removeprefix(FIRST)} shows one picture after another: only the first counts.")
+    audio = read_sound(sources.sound, request.track)
+    for remark in audio.remarks:
+        say(remark)
+    return picture, name, audio
 
 
 def _read(
@@ -290,10 +331,7 @@ def _read(
     size: tuple[int, int],
     fit: tuple[int, int] | None,
 ) -> Inputs:
-    picture, name = read_image(sources.picture)
-    audio = read_sound(sources.sound, request.track)
-    for remark in audio.remarks:
-        say(remark)
+    picture, name, audio = _open(request, sources, say)
     if request.framed:
         if picture.shape[:2] != size:
             found, wanted = ("x".join(map(str, sides)) for sides in (picture.shape[:2], size))
@@ -313,9 +351,12 @@ def _read(
     check_face(box, picture.shape, f"{name}{scaled}", say, shrunk=scale < 1)
     portrait = crop_frame(picture, box, size)
     if request.crop:
-        if (beyond := portrait.placement.beyond(picture.shape)) > MADE_UP:
+        shown = crop_within(picture, box, fit) if fit else portrait
+        if (beyond := shown.placement.beyond(picture.shape)) > MADE_UP:
             say(f"The crop around the face reaches beyond {name}: {beyond:.0%} of it is its edge, blurred.")
-        return Inputs(portrait=portrait, audio=audio, sources=sources)
+        if shown.placement == portrait.placement:
+            return Inputs(portrait=portrait, audio=audio, sources=sources)
+        return Inputs(portrait=portrait, whole=shown.picture, points=shown.points, audio=audio, sources=sources)
     points = box.mesh and box.mesh.points
     return Inputs(portrait=portrait, whole=picture, points=points, audio=audio, sources=sources)
 
@@ -370,7 +411,7 @@ def read_image(image: Picture) -> tuple[np.ndarray, str]:
     name = "the picture"
     if isinstance(image, str | Path):
         picture = read_picture(image)
-        return picture, f"the first picture of {image}" if is_animation(image) else str(image)
+        return picture, f"{FIRST if is_animation(image) else ''}{image}"
     if isinstance(image, Image.Image):
         return picture_array(image), name
     values = array_of(image, "A picture")

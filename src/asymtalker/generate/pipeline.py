@@ -34,6 +34,7 @@ from asymtalker.generate.inputs import (
     Request,
     called_with,
     check_not_input,
+    check_sampling,
     origin_of,
     read_inputs,
 )
@@ -60,8 +61,6 @@ from asymtalker.sizing.generation import describe_shortage
 from asymtalker.timeline import chunk_spans, frames_of_samples
 from asymtalker.training.distributed import start, world
 
-MOST_GUIDANCE = 20.0
-"""Far beyond what any checkpoint is made for; the values soon overflow."""
 PARTS: dict[str, Any] = {
     "transformer": AsymTalkerTransformer3DModel,
     "vae": (AutoencoderKLWan, MotionCodecModel),
@@ -352,10 +351,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             sampler = replace(sampler, num_steps=request.num_inference_steps)
         if request.guidance_scale is not None:
             sampler = replace(sampler, guidance_scale=request.guidance_scale)
-        if sampler.num_steps < 1:
-            raise UserError(f"The number of steps must be at least 1, not {sampler.num_steps}.")
-        if not 0 <= sampler.guidance_scale <= MOST_GUIDANCE:  # which is so of NaN too
-            raise UserError(f"Guidance must be from 0 to {MOST_GUIDANCE:g}, not {sampler.guidance_scale:g}.")
+        check_sampling(sampler.num_steps, sampler.guidance_scale)
         return sampler
 
     @property

@@ -44,8 +44,14 @@ def check_writable(path: Path, folder: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the folder {path.parent} ({error.strerror}): choose another output.") from error
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"The folder {path.parent} may not be written to: choose another output.")
+    trial = beside(path, "part")  # rights say nothing of a file system that holds no files, such as /proc
+    try:
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The folder {path.parent} may not be written to ({error.strerror}): choose another output."
+        ) from error
 
 
 def is_address(path: str | Path) -> bool:
