@@ -40,7 +40,7 @@ tiny: .venv/.all
 	@touch $@
 
 .venv/.all: pyproject.toml constraints.txt runs/setup.sh
-	bash runs/setup.sh $(PYTHON) ".[synth,train,evaluate,curate,cluster,serve,livekit,pipecat,dev]"
+	bash runs/setup.sh $(PYTHON) ".[synth,train,evaluate,curate,cluster,serve,ray,livekit,pipecat,dev]"
 	@touch .venv/.core $@
 
 clean:

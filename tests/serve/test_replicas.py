@@ -1,5 +1,6 @@
 """Jobs on Ray Serve: two replicas on this machine, with a model each, behind one address."""
 
+import contextlib
 import time
 
 import psutil
@@ -19,8 +20,12 @@ from asymtalker.serve.settings import Serve
 
 def replicas() -> list[psutil.Process]:
     """Processes of the replicas that this one has started."""
-    family = psutil.Process().children(recursive=True)
-    return [one for one in family if "ServeReplica" in " ".join(one.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "ServeReplica" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 @pytest.mark.slow

@@ -9,6 +9,8 @@ import queue
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +129,10 @@ class RayMaker:
 
     def __init__(self, settings: Serve):
         least, most = replica_range(settings.replicas)
+        self._keeper = ThreadPoolExecutor(1)  # processes that Ray starts are killed when the thread ends that began it
+        begin = partial(ray.init, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
         try:
-            ray.init(address=settings.ray, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+            self._keeper.submit(begin, settings.ray).result()
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"Ray can't be reached at {settings.ray}: {error}") from error
         deployment = serve.deployment(
@@ -167,9 +171,9 @@ class RayMaker:
             LostError: if the replica is lost meanwhile.
         """
         answers: Any = self._handle.make.remote(order.portrait.read_bytes(), order.sound.read_bytes(), order.options)
-        partial, whole = order.output.with_suffix(".part"), False
+        unfinished, whole = order.output.with_suffix(".part"), False
         try:
-            with partial.open("wb") as video:
+            with unfinished.open("wb") as video:
                 for kind, value in answers:
                     if kind == "live":
                         live.write(value)
@@ -184,16 +188,17 @@ class RayMaker:
                         whole = True
             if not whole:
                 raise LostError("the replica gave no video")
-            partial.replace(order.output)
+            unfinished.replace(order.output)
         except RayError as error:
             raise LostError("a replica was lost") from error
         except BaseException:
             answers.cancel()
             raise
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the replicas, and Ray where it was started here."""
         serve.shutdown()
         ray.shutdown()
+        self._keeper.shutdown()
