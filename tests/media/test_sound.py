@@ -323,8 +323,11 @@ def test_what_was_heard_of_live_sound_counts_half_after_a_fifth_of_a_second():
     sides[16_000:, 1] *= -1
     channels = PassingChannels()
     pieces = np.split(sides, range(160, len(voice), 160))
-    silent = sum(not channels.mono(piece, 16_000).any() for piece in pieces)
-    assert 0.01 * silent == pytest.approx(0.2 * np.log2(2 / CANCELLED), abs=0.02)
+    heard = [channels.mono(piece, 16_000) for piece in pieces]
+    silent = [not piece.any() for piece in heard]
+    assert 0.01 * sum(silent) == pytest.approx(0.2 * np.log2(2 / CANCELLED), abs=0.02)
+    first = 100 + sum(silent)
+    assert heard[first] == pytest.approx(np.linspace(0, 1, 160) * pieces[first][:, 0], abs=1e-6), "it fades in"
 
 
 def test_who_speaks_on_one_side_alone_is_heard_beside_sides_that_cancel():
