@@ -89,7 +89,7 @@ class FrameBatchedAttnProcessor:
         return attn.to_out[1](attn.to_out[0](mixed))
 
 
-def _normed(norm: nn.Module, values: Tensor) -> Tensor:
+def _normed(norm: nn.RMSNorm, values: Tensor) -> Tensor:
     """Values normed, of the type they have: under autocast the norm's weights are in float32 and they in less, which
     it would warn of, and attention wants queries and keys of the values' type."""
     return norm(values.to(norm.weight.dtype)).type_as(values)
