@@ -151,6 +151,7 @@ class Codec(ABC):
         spatial: pixels on a side of a latent cell; 0 for a codec that has a single cell whatever the frame's size.
         autocast: precision it runs in; ``None`` for the weights' own.
         statistics: settings beside the weights that change what it gives.
+        pictures: what besides changes what it gives of one picture, still or repeated.
         memoryless: whether every latent frame decodes by itself, so that a long chunk need not be held at once, and
             several videos may be decoded at the same time.
     """
@@ -160,6 +161,7 @@ class Codec(ABC):
     spatial: int
     autocast: torch.dtype | None
     statistics: tuple[object, ...] = ()
+    pictures: tuple[object, ...] = ()
     memoryless: bool = False
 
     @property

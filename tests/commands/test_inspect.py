@@ -74,6 +74,9 @@ def test_a_file_that_was_encoded_again_is_known_by_its_watermark(signed, tmp_pat
     assert found["tags"] is None
     assert found["credentials"]["state"] == "none"
     assert found["watermark"]["number"] == ORIGIN.name
+    with pytest.raises(SystemExit):
+        main(["inspect", str(path)])
+    assert capsys.readouterr().out.startswith("NO CREDENTIALS, but the file says or shows that AsymTalker made it")
     Image.fromarray(read_video(path)[0][3]).save(tmp_path / "shot.png")
     code, found = inspected(tmp_path / "shot.png", capsys, "--no-thorough")
     assert (code, found["watermark"]["number"]) == (1, ORIGIN.name)

@@ -74,6 +74,15 @@ def test_what_the_network_sees_and_how_its_scores_are_fused(clip):
     assert made.ravel() == pytest.approx(spread_frames(200, 3, 32), abs=2)
 
 
+def test_a_clip_has_one_score(monkeypatch, clip):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 260, 260, 3)).astype(np.uint8)
+    monkeypatch.setattr(FramedClip, "frames", lambda clip: iter(noise))
+    seen = []
+    for _ in range(2):
+        clip_quality(lambda looks, made: seen.append(made) or (0.0, 0.0), 3, clip)
+    assert np.array_equal(*seen), "places that are drawn are the same"
+
+
 def test_a_stage_of_the_file_that_a_recipe_names(clip, tmp_path):
     (tmp_path / "own.toml").write_text(f'networks = ["dover"]\ndover = "{MEANS}"\nleast_quality = 0.3\n')
     recipe = read_recipe(str(tmp_path / "own.toml"))

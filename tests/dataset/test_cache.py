@@ -15,7 +15,7 @@ from asymtalker.commands.cli import main
 from asymtalker.dataset import corpus
 from asymtalker.dataset.batches import BatchesAhead, ChunkSource, encode_all
 from asymtalker.dataset.buckets import View, nearest_bucket, view_of
-from asymtalker.dataset.cache import Cache
+from asymtalker.dataset.cache import Cache, Folders
 from asymtalker.dataset.corpus import NewClip, ShardWriter
 from asymtalker.dataset.encode import Encoder
 from asymtalker.distill.loop import distill
@@ -245,6 +245,14 @@ def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch)
     drawn = {source.batch(1, numbered_generator(seed, 0)).keys[0] for seed in range(20)}
     assert len(drawn) > 2
     assert encoded == {"train-toy2"}
+
+
+def test_references_of_another_rule_of_portraits_are_not_met(frozen, tmp_path, monkeypatch):
+    before = Folders.of(tmp_path, frozen, TOY_CHUNK.frames)
+    monkeypatch.setattr(type(frozen.codec), "pictures", ("lips at rest",))
+    after = Folders.of(tmp_path, replace(frozen), TOY_CHUNK.frames)
+    assert after.identity != before.identity
+    assert replace(after, identity=before.identity) == before, "nothing else is encoded anew"
 
 
 def test_batches_read_ahead_are_those_drawn(mixed, frozen):

@@ -461,6 +461,8 @@ def test_wrong_checkpoint_is_one_sentence(checkpoint, tmp_path, how, says):
         *(("sample_size", size) for size in ("abc", None, [512], [512, -512], [512.5, 512], 0)),
         ("chunk_frames", 0),
         ("num_inference_steps", 1.5),
+        ("num_inference_steps", True),
+        ("guidance_scale", -1.0),
         ("guidance_scale", "1"),
         ("renew_noise", 1),
         ("identity", "none"),
@@ -473,6 +475,21 @@ def test_settings_that_cannot_be_are_one_sentence(tmp_path, name, value):
     for read in (AsymTalkerPipeline.from_pretrained, frames_of):  # the latter before the model is loaded
         with pytest.raises(UserError, match=rf"model_index\.json has a {name} that can't be"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize(("frames", "continuity"), [(6, 5), (73, 4), (73, 73)])
+def test_chunks_that_cannot_be_are_one_sentence(tmp_path, frames, continuity):
+    index = {"_class_name": "AsymTalkerPipeline", "chunk_frames": frames, "continuity_frames": continuity}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"model_index\.json has chunks that can't be: "):
+        frames_of(tmp_path)
+
+
+def test_guidance_of_none_is_a_setting(tmp_path):
+    """As ``assemble --guidance 0`` writes it and a request may ask for."""
+    index = {"_class_name": "AsymTalkerPipeline", "guidance_scale": 0, "sample_size": [480, 640]}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert frames_of(tmp_path)[0] == (480, 640)
 
 
 @pytest.mark.parametrize(

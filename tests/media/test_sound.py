@@ -12,6 +12,7 @@ from PIL import Image
 
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
+from asymtalker.media.channels import CANCELLED, PassingChannels
 from asymtalker.media.sound import AudioFile, AudioSamples, read_audio
 from asymtalker.timeline import SAMPLE_RATE
 from real_data import INPUTS, needs_inputs
@@ -303,6 +304,30 @@ def test_what_is_spoken_softly_under_music_where_sides_cancel_is_heard():
     for start in (32, 40):
         middle = slice(start * SAMPLE_RATE, (start + 2) * SAMPLE_RATE)
         assert agreement(heard[middle], voice[middle]) > 0.6
+
+
+def test_sides_of_live_sound_that_cancel_are_heard_by_one_of_them_whichever_is_louder_now():
+    """The other is upside down: to change over would be a click at each change."""
+    left = np.random.default_rng(0).normal(0, 0.1, 4 * 16_000).astype(np.float32)
+    right = -left * np.repeat([0.8, 1.25, 0.8, 1.25], 16_000).astype(np.float32)
+    channels = PassingChannels()
+    pieces = np.split(np.stack([left, right], 1), range(320, len(left), 320))
+    heard = np.concatenate([channels.mono(piece, 16_000) for piece in pieces])
+    assert np.abs(heard - left)[320:].max() < 1e-6
+
+
+def test_what_was_heard_of_live_sound_counts_half_after_a_fifth_of_a_second():
+    """Sides that were alike cancel once what is left of that is little against what is upside down."""
+    voice = np.random.default_rng(0).normal(0, 0.1, 2 * 16_000).astype(np.float32)
+    sides = np.stack([voice, voice], 1)
+    sides[16_000:, 1] *= -1
+    channels = PassingChannels()
+    pieces = np.split(sides, range(160, len(voice), 160))
+    heard = [channels.mono(piece, 16_000) for piece in pieces]
+    silent = [not piece.any() for piece in heard]
+    assert 0.01 * sum(silent) == pytest.approx(0.2 * np.log2(2 / CANCELLED), abs=0.02)
+    first = 100 + sum(silent)
+    assert heard[first] == pytest.approx(np.linspace(0, 1, 160) * pieces[first][:, 0], abs=1e-6), "it fades in"
 
 
 def test_who_speaks_on_one_side_alone_is_heard_beside_sides_that_cancel():

@@ -82,3 +82,10 @@ def test_the_part_that_goes_with_speech_is_a_projection(codec):
     speech = codec.vae.motion.speech()
     torch.testing.assert_close(speech @ speech, speech, atol=1e-5, rtol=0)
     assert torch.linalg.matrix_rank(speech) < len(speech)
+
+
+def test_expressions_vary_together_as_those_of_the_latents_do(codec):
+    basis = codec.vae.motion
+    latents = torch.randn(1, codec.channels, 20_000, 1, 1, generator=torch.Generator().manual_seed(0))
+    found = torch.cov(basis.to_motion(latents)[0, :, : basis.components].T)
+    assert (basis.covariance() - found).norm() < 0.05 * found.norm()

@@ -1,8 +1,11 @@
+import warnings
+
 import pytest
 import torch
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from asymtalker import timeline
+from asymtalker.models import transformer
 from asymtalker.models.transformer import (
     MASK_CHANNELS,
     AsymTalkerTransformer3DModel,
@@ -189,6 +192,28 @@ def test_noise_level_and_modulation_are_float32_under_autocast():
     assert given[1].dtype == torch.float32
     for name in parts:
         assert torch.equal(*recorded[name]), name
+
+
+def test_under_autocast_attention_is_asked_in_one_type_and_norms_do_not_warn(monkeypatch):
+    asked = []
+
+    def noted(query, key, value, *others):
+        asked.append({query.dtype, key.dtype, value.dtype})
+        return attend(query, key, value, *others)
+
+    monkeypatch.setattr(transformer, "attend", noted)
+    model = toy_transformer(identity_channels=0, image_dim=8, prediction_type="velocity")
+    hidden, audio = inputs(1, TOY_CODEC.z_dim + MASK_CHANNELS)
+    warns = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model(hidden, torch.tensor([500.0]), audio, torch.randn(1, 4, 8))
+    finally:
+        torch.set_warn_always(warns)
+    assert len(asked) == 3 * len(model.blocks)
+    assert all(types == {torch.bfloat16} for types in asked)
 
 
 def test_weights_stored_in_bfloat16_keep_time_and_modulation_in_float32(tmp_path):

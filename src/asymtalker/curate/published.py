@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 BATCH = 64
 POSE_HEIGHT, POSE_WIDTH = 384, 288
-POSE_MEAN, POSE_SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MEAN, SPREAD = np.array([[123.675, 116.28, 103.53], [58.395, 57.12, 57.375]], np.float32)
+"""Of the colours of ImageNet's pictures."""
 FACE_POINTS, HANDS = range(23, 91), (range(91, 112), range(112, 133))
 """Of the 133 points of COCO-WholeBody."""
 SURE_POINT = 0.3
@@ -53,6 +54,11 @@ def _syncnet() -> Any:
     from asymtalker.models.syncnet import load_syncnet
 
     return load_syncnet(fetch_file("syncnet", offline=True)).to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def normalised(pictures: np.ndarray) -> np.ndarray:
+    """Pictures ``(..., 3)`` in [0, 255] as networks want them that began with ImageNet's, float32."""
+    return ((pictures - MEAN) / SPREAD).astype(np.float32)
 
 
 def onnx_session(path: str | Path) -> "InferenceSession":
@@ -124,7 +130,7 @@ def whole_body(network: Callable[[np.ndarray], list[np.ndarray]], frame: np.ndar
     shift = (POSE_WIDTH - scale * width) / 2, (POSE_HEIGHT - scale * height) / 2
     place = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)
     seen = cv2.warpAffine(frame, place, (POSE_WIDTH, POSE_HEIGHT)).astype(np.float32)
-    across, down = network(((seen - POSE_MEAN) / POSE_SPREAD).transpose(2, 0, 1)[None].astype(np.float32))
+    across, down = network(normalised(seen).transpose(2, 0, 1)[None])
     found = np.stack([across[0].argmax(-1), down[0].argmax(-1)], -1) / 2
     return (found - shift) / scale, np.minimum(across[0].max(-1), down[0].max(-1))
 
@@ -137,7 +143,7 @@ def parsed_mask(frame: np.ndarray) -> np.ndarray:
 def parse_face(network: Callable[[np.ndarray], list[np.ndarray]], frame: np.ndarray) -> np.ndarray:
     """See :func:`parsed_mask`; ``network`` takes ``(1, 3, 512, 512)`` to ``(1, 19, 512, 512)``."""
     seen = cv2.resize(frame, (PARSE_SIDE, PARSE_SIDE)).astype(np.float32)
-    parts = network(((seen - POSE_MEAN) / POSE_SPREAD).transpose(2, 0, 1)[None].astype(np.float32))[0][0].argmax(0)
+    parts = network(normalised(seen).transpose(2, 0, 1)[None])[0][0].argmax(0)
     face = np.isin(parts, FACE_PARTS).astype(np.uint8) * 255
     return cv2.resize(face, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from asymtalker.curate.framed import FramedClip
-from asymtalker.curate.published import onnx_session
+from asymtalker.curate.published import normalised, onnx_session
 from asymtalker.curate.recipe import Recipe
 from asymtalker.errors import UserError
 
@@ -21,7 +21,6 @@ LOOKS, MADE = "aes_view", "tech_view"
 """The file's inputs: the whole picture made small, and pieces of it as they are."""
 SIDE, GRID, FRAMES, EVERY = 224, 7, 32, 2
 PIECE = SIDE // GRID
-MEAN, SPREAD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 LOOKS_SCALE, MADE_SCALE = (-0.08285, 0.03774, 0.3896), (0.1107, 0.07355, 0.6104)
 """Mean, spread and weight by which the two are fused: ``fuse_results`` of evaluate_one_video.py."""
 
@@ -56,7 +55,7 @@ def load_dover(path: str) -> tuple[Callable[[np.ndarray, np.ndarray], tuple[floa
         ) from error
 
     def judge(looks: np.ndarray, made: np.ndarray) -> tuple[float, float]:
-        first, second = (float(np.mean(score)) for score in session.run(None, {LOOKS: looks, MADE: made}))
+        first, second = (float(np.mean(np.asarray(score))) for score in session.run(None, {LOOKS: looks, MADE: made}))
         return first, second
 
     return judge, pieces
@@ -111,7 +110,7 @@ def in_pieces(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _as_input(pictures: np.ndarray) -> np.ndarray:
     """``(N, 3, F, H, W)`` float32 of pictures ``(N, F, H, W, 3)`` uint8."""
-    return ((pictures - np.float32(MEAN)) / np.float32(SPREAD)).transpose(0, 4, 1, 2, 3).astype(np.float32)
+    return normalised(pictures).transpose(0, 4, 1, 2, 3)
 
 
 def check_dover(recipe: Recipe) -> None:

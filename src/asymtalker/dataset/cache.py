@@ -3,9 +3,9 @@
 Encoding a chunk costs far more than a training step of a small network, and a small corpus is drawn from again and
 again, so latents, identity references, audio features and face masks can be written once, floats as float16, as
 ``<corpus>/cache/<what>-<hash>/<key>.safetensors``.
-The hash covers the weights, precision, lengths and bucket the values depend on, so a retrained codec or audio encoder
-never meets stale values, and a new audio encoder does not throw away the latents. A file older than the shard of its
-clip is made again.
+The hash covers the weights, precision, lengths, bucket and rules the values depend on, so a retrained codec or audio
+encoder never meets stale values, and a new audio encoder does not throw away the latents. A file older than the shard
+of its clip is made again.
 
 The cache is filled by :class:`asymtalker.dataset.encode.Encoder` one chunk at a time, so both give the same, bit for
 bit on one machine.

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from asymtalker.config import ChunkConfig, IdentityStrategy, SamplerConfig
 from asymtalker.errors import UserError
 from asymtalker.models.folder import find_folder, moves_pictures, read_settings
+from asymtalker.timeline import chunk_spans
 
 PIPELINE = "AsymTalkerPipeline"
 SAMPLE_SIZE = 256
@@ -35,8 +36,8 @@ def _sides(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _is_number(value: Any, kind: type = int) -> bool:
-    return isinstance(value, (int, kind)) and not isinstance(value, bool) and value > 0
+def _is_number(value: Any, least: int = 1, kind: type = int) -> bool:
+    return isinstance(value, (int, kind)) and not isinstance(value, bool) and value >= least
 
 
 def _is_size(value: Any) -> bool:
@@ -49,7 +50,7 @@ KNOWN: dict[str, Callable[[Any], bool]] = {
     "chunk_frames": _is_number,
     "continuity_frames": _is_number,
     "num_inference_steps": _is_number,
-    "guidance_scale": lambda value: _is_number(value, float),
+    "guidance_scale": lambda value: _is_number(value, 0, float),
     "renew_noise": lambda value: isinstance(value, bool),
     "identity": lambda value: value in get_args(IdentityStrategy),
     "name": lambda value: isinstance(value, str),
@@ -63,6 +64,12 @@ def _read_index(folder: Path, pipeline: str) -> dict[str, Any]:
     for name, value in settings.items():
         if name in KNOWN and not KNOWN[name](value):
             raise UserError(f"{path} has a {name} that can't be: {value!r}. Make or fetch it anew.")
+    usual = ChunkConfig()
+    frames = settings.get("chunk_frames", usual.frames)
+    try:
+        next(chunk_spans(1, frames, settings.get("continuity_frames", usual.continuity_frames)))
+    except ValueError as error:
+        raise UserError(f"{path} has chunks that can't be: {error}. Make or fetch it anew.") from error
     return settings
 
 

@@ -100,12 +100,12 @@ class Channels:
 
 
 class PassingChannels:
-    """Channels of a sound that comes piece by piece, of which nothing is known in advance: their mean, but the louder
-    one where they have lately cancelled each other."""
+    """Channels of a sound that comes piece by piece, of which nothing is known in advance: their mean, but where they
+    have lately cancelled each other the one that was louder as they began to."""
 
     def __init__(self) -> None:
         self._powers = np.zeros(1)  # of channels and of their mean, those of MEMORY seconds ago half as much as now's
-        self._weight = 0.0  # of the louder channel, at the end of the last piece
+        self._voice, self._weight = 0, 0.0  # the louder channel, and its weight at the end of the last piece
 
     def mono(self, piece: np.ndarray, rate: int) -> np.ndarray:
         """``(n,)`` of the next samples ``(n, channels)``, ``rate`` a second."""
@@ -115,8 +115,10 @@ class PassingChannels:
         before, self._weight = self._weight, float(self._powers[-1] < CANCELLED * of_each.sum() / len(of_each) ** 2)
         if before == self._weight == 0:
             return mean
+        if before == 0:  # another one later on would be heard as a click: what cancels is upside down in it
+            self._voice = int(of_each.argmax())
         weight = np.linspace(before, self._weight, len(piece), dtype=piece.dtype)
-        return mean + weight * (piece[:, of_each.argmax()] - mean)
+        return mean + weight * (piece[:, self._voice] - mean)
 
 
 def _powers(hops: np.ndarray) -> np.ndarray:

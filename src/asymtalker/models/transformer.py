@@ -42,10 +42,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, backend: Any = None, paral
     """
     on_cpu = value.device.type == "cpu" and value.dtype == torch.bfloat16
     if on_cpu and backend is None and parallel_config is None:
-        query, key, value = (x.to(value.dtype).transpose(1, 2) for x in (query, key, value))
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
         return (scores.softmax(-1) @ value).transpose(1, 2)
-    query, key = query.type_as(value), key.type_as(value)  # under autocast the norms before leave them in float32
     return dispatch_attention_fn(query, key, value, backend=backend, parallel_config=parallel_config)
 
 
@@ -90,8 +89,9 @@ class FrameBatchedAttnProcessor:
         return attn.to_out[1](attn.to_out[0](mixed))
 
 
-def _normed(norm: nn.Module, values: Tensor) -> Tensor:
-    """A norm whose weights may be in float32 where autocast makes values of less, which it warns of."""
+def _normed(norm: nn.RMSNorm, values: Tensor) -> Tensor:
+    """Values normed, of the type they have: under autocast the norm's weights are in float32 and they in less, which
+    it would warn of, and attention wants queries and keys of the values' type."""
     return norm(values.to(norm.weight.dtype)).type_as(values)
 
 

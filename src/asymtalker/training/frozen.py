@@ -78,8 +78,10 @@ class Frozen:
 
     @cached_property
     def identity_digest(self) -> str:
-        """Names the identity encoder."""
-        return self.codec_digest if self.image_encoder is None else digest(self.image_encoder)
+        """Names the identity encoder, and what a codec makes of one picture that it does not make of a video."""
+        if self.image_encoder is not None:
+            return digest(self.image_encoder)
+        return " ".join(map(str, (self.codec_digest, *self.codec.pictures)))
 
 
 def _sharing(module: M) -> M:

@@ -24,7 +24,16 @@ from asymtalker.codec import Codec, to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import track
 from asymtalker.models.motion.basis import STACK, MotionBasis, Pose, fit_pose
-from asymtalker.models.motion.control import AS_MADE, MotionControl, lids_closing, lips_parting, rest_lips, shut_lips
+from asymtalker.models.motion.control import (
+    AS_MADE,
+    PARTED_AT,
+    PARTED_FROM,
+    MotionControl,
+    lids_closing,
+    lips_parting,
+    rest_lips,
+    shut_lips,
+)
 from asymtalker.models.motion.painter import SIDE, Painter
 from asymtalker.models.motion.portrait_sheet import build_sheet, shows_teeth
 from asymtalker.models.motion.register import Register
@@ -257,6 +266,7 @@ class MotionCodec(Codec):
 
     memoryless = True
     spatial = 0  # a motion has no rows and columns
+    pictures = ("lips at rest", PARTED_FROM, PARTED_AT)
 
     def __init__(self, vae: MotionCodecModel, autocast: torch.dtype | None = None, control: MotionControl = AS_MADE):
         here = vae.device.type == "cpu"
