@@ -12,6 +12,7 @@ from asymtalker.distill.loop import (
     Networks,
     critic_update_loss,
     distill,
+    identity_strategy,
     renoise,
     rollout_spans,
     student_losses,
@@ -227,12 +228,21 @@ def test_clips_that_patches_do_not_divide_are_refused(tmp_path, toy_corpus, tiny
 
 
 def test_a_folder_without_a_teacher_is_refused(tmp_path, toy_corpus, tiny_pipeline_folder):
-    with pytest.raises(UserError, match=r"has no readable model_index"):
+    with pytest.raises(UserError, match=r"has no model_index\.json: give the folder"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path)
     shutil.copytree(tiny_pipeline_folder, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "transformer")
     with pytest.raises(UserError, match=r"transformer has no config\.json"):
         distill(toy_distill(), tmp_path / "run", toy_corpus, tmp_path / "model")
+
+
+def test_a_model_of_an_identity_that_there_is_not_is_one_sentence(tmp_path):
+    index = tmp_path / "model_index.json"
+    index.write_text('{"_class_name": "AsymTalkerPipeline", "identity": "none"}')
+    with pytest.raises(UserError, match="an identity that can't be: 'none'"):
+        identity_strategy(tmp_path)
+    index.write_text('{"_class_name": "AsymTalkerPipeline"}')
+    assert identity_strategy(tmp_path) == "tre"
 
 
 def test_the_batch_is_rolled_out_together(nets, source, frozen):

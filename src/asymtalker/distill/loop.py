@@ -5,12 +5,12 @@ there; the teacher judges on the continuity of the real video. Which continuity 
 symmetric ablations of table 4 are other settings of the same loop.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from asymtalker.dataset.buckets import Size
 from asymtalker.distill.losses import anchor_loss, distribution_gradient, distribution_matching_loss
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
+from asymtalker.models.folder import read_settings
 from asymtalker.models.loading import explain_out_of_memory
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.rollout import Conditions, guided_velocity, predict_velocity, rollout
@@ -346,8 +347,13 @@ def rollout_spans(config: DistillConfig, chunks: int) -> list[Span]:
 
 
 def identity_strategy(model_path: Path) -> IdentityStrategy:
-    """The identity strategy that a pipeline folder's ``model_index.json`` names; TRE where it names none."""
-    try:
-        return json.loads((model_path / "model_index.json").read_text()).get("identity", "tre")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model_path}: has no readable model_index.json; give a whole pipeline folder") from error
+    """The identity strategy that a pipeline folder's ``model_index.json`` names; TRE where it names none.
+
+    Raises:
+        UserError: if it has none, or names none that there is.
+    """
+    path = model_path / "model_index.json"
+    strategy = read_settings(path, "AsymTalkerPipeline").get("identity", "tre")
+    if strategy not in get_args(IdentityStrategy):
+        raise UserError(f"{path} has an identity that can't be: {strategy!r}. Make or fetch it anew.")
+    return strategy
