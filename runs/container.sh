@@ -14,7 +14,7 @@ finish() {
     for place in "${mounted[@]}"; do umount "$place" || true; done
 }
 trap finish EXIT
-inside() { chroot "$root" /usr/bin/env -i PATH=/opt/asymtalker/bin:/usr/bin:/bin HOME=/root "$@"; }
+inside() { chroot "$root" /usr/bin/env -i PATH=/opt/asymtalker/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root "$@"; }
 
 if [ ! -x "$root/usr/bin/python3" ]; then
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" \
