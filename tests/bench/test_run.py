@@ -147,7 +147,7 @@ def test_distillation_steps_are_reported(capsys):
         (["generate", "--recipe", "smoke"], "go together"),
         (["generate", "--random-weights"], "go together"),
         (["generate", "--recipe", "smoke", "--random-weights", "--model", "m"], "not both"),
-        (["generate", "--recipe", "smoke", "--random-weights", "--size", "64y64"], "--size must be"),
+        (["generate", "--recipe", "smoke", "--random-weights", "--size", "64y64"], "--size is a number of pixels"),
         (["generate", "--recipe", "none", "--random-weights"], "There is no recipe none"),
         (["generate", "--steps", "0"], "--steps must be at least 1"),
         (["generate", "--gpus", "0"], "--gpus must be at least 1"),

@@ -140,7 +140,7 @@ def test_a_dry_run_prints_the_tables(verb, capsys):
     ("flags", "sentence"),
     [
         (["--gpu", "abacus"], "There is no GPU abacus"),
-        (["--size", "big"], "--size must be HEIGHTxWIDTH"),
+        (["--size", "big"], "--size is a number of pixels"),
         (["--gpus", "3"], "3 processes can't share out"),
         (["--efficiency", "40"], "--efficiency is a share"),
     ],

@@ -35,7 +35,9 @@ def curves(tmp_path_factory, toy_vae, toy_audio_encoder, toy_extractor) -> dict[
     toy_audio_encoder.save_pretrained(folder / "model" / "audio_encoder")
     toy_extractor.save_pretrained(folder / "model" / "feature_extractor")
     FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "model" / "scheduler")
-    (folder / "model" / "model_index.json").write_text(json.dumps({"identity": "tre"}))
+    (folder / "model" / "model_index.json").write_text(
+        json.dumps({"_class_name": "AsymTalkerPipeline", "identity": "tre"})
+    )
     recipe = smoke()
 
     def loop(of):
