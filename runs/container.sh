@@ -10,7 +10,8 @@ token=$(python3 -c 'import secrets; print(secrets.token_urlsafe())')
 mounted=()
 server=
 finish() {
-    [ -z "$server" ] || kill "$server" 2>/dev/null || true
+    [ -z "$server" ] || pkill -f "serve --host 0.0.0.0 --port $port" || true
+    [ -z "$server" ] || wait "$server" || true
     for place in "${mounted[@]}"; do umount "$place" || true; done
 }
 trap finish EXIT
