@@ -11,6 +11,7 @@ from asymtalker.generate.inputs import Request, read_inputs
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
 from asymtalker.models.motion.blinks import Blinks
+from asymtalker.models.motion.codec import MotionCodecModel
 from asymtalker.models.motion.control import MotionControl
 from drawn_face import background, draw_face
 from moving_face import SIDE, mesh_points, motion_network, textured_face
@@ -99,9 +100,31 @@ def test_blinks_are_given_by_the_seed_unless_they_are_not_wanted(pipeline, pictu
 
 
 def test_streaming_leaves_torch_as_it_was(pipeline, picture):
+    torch.set_num_threads(2)
     for _ in pipeline.stream(picture, SOUND, crop=True):
         assert torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
+        assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+def test_the_networks_of_motion_work_in_one_thread_and_frames_in_several(pipeline, picture, monkeypatch):
+    """Their operations are small: shared out they take twice as long."""
+    seen = {"network": set(), "frames": set()}
+    network, frames = pipeline.transformer.forward, MotionCodecModel.frames
+    monkeypatch.setattr(
+        pipeline.transformer,
+        "forward",
+        lambda *a, **k: seen["network"].add(torch.get_num_threads()) or network(*a, **k),
+    )
+    monkeypatch.setattr(
+        MotionCodecModel, "frames", lambda *a, **k: seen["frames"].add(torch.get_num_threads()) or frames(*a, **k)
+    )
+    torch.set_num_threads(2)
+    for _ in pipeline.stream(picture, SOUND, crop=True):
+        pass
+    torch.set_num_threads(1)
+    assert seen == {"network": {1}, "frames": {1}}
 
 
 def test_a_whole_picture_is_seen_and_rests_far_from_the_face(pipeline, whole, tmp_path):

@@ -50,6 +50,7 @@ from asymtalker.models.motion.blinks import Blinks
 from asymtalker.models.motion.codec import MotionCodec, MotionCodecModel
 from asymtalker.models.precision import choose_precision, describe_precision, weights_precision
 from asymtalker.models.taehv import PreviewDecoder, load_preview
+from asymtalker.models.threads import unshared
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.provenance.credentials import Made, Signer
 from asymtalker.provenance.marks import Marks, holds_watermark
@@ -395,6 +396,7 @@ class AsymTalkerPipeline(DiffusionPipeline):
             self._explain_out_of_memory(size),
             torch.inference_mode(),
             self._precision(),
+            unshared() if self.moves_pictures else contextlib.nullcontext(),  # of which a latent frame is one token
         ):
             yield
 

@@ -39,6 +39,7 @@ from asymtalker.models.motion.portrait_sheet import build_sheet, shows_teeth
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import UNSEEN, Motion, Moved, Sheet, Texture, lay_texture, render, render_mouth
 from asymtalker.models.motion.teeth import Teeth, light_inside, show_teeth, tooth_colour
+from asymtalker.models.threads import unshared
 from asymtalker.timeline import latents_of_frames
 
 PORTRAITS = 16  # kept ready
@@ -111,6 +112,7 @@ class MotionCodecModel(ModelMixin, ConfigMixin):
         super().__init__()
         self.motion = MotionBasis(components, channels)
         self.painter = Painter((widths[0], widths[1], widths[2]))
+        self.threads = torch.get_num_threads()  # that make frames: who decodes may have been told of one
 
     def read(self, frames: np.ndarray) -> Tensor:
         """The motion ``(F, components + 6)`` of the face in frames ``(F, H, W, 3)`` uint8 of one video; where it is
@@ -349,7 +351,7 @@ class MotionCodec(Codec):
         def block(first: int) -> Tensor:
             part = motions[:, first : min(first + STACK, stop)]
             now = [None if shut is None else shut[first - begin :][: part.shape[1]] for shut in shuts]
-            with torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
+            with unshared(), torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
                 each = zip(pictures, part, now, strict=True)
                 moved = [self.vae.frames(picture, motion, self.autocast, shut) for picture, motion, shut in each]
                 return (moved[0][None] if len(moved) == 1 else torch.stack(moved)).transpose(1, 2)
@@ -357,7 +359,7 @@ class MotionCodec(Codec):
         made = deque[Future[Tensor]]()
         for first in range(begin, stop, STACK):
             made.append(self._threads.submit(block, first))
-            if len(made) > torch.get_num_threads():
+            if len(made) > self.vae.threads:
                 yield made.popleft().result().to(device)
         while made:
             yield made.popleft().result().to(device)
@@ -365,8 +367,8 @@ class MotionCodec(Codec):
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
         """Threads that make frames: of the many small operations that each takes PyTorch's own would share each one,
-        which is slower (39 against 24 ms a frame)."""
-        return ThreadPoolExecutor(torch.get_num_threads())
+        which is slower (39 against 24 ms a frame, and 14 against 13 where both do)."""
+        return ThreadPoolExecutor(self.vae.threads)
 
     def compared(self, latents: Tensor) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.compared`: the motion of the frames and how far lips are parted
