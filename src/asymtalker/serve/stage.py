@@ -1,5 +1,6 @@
 """Several live sessions on one model: whether the machine can hold one more is tried out, not assumed."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ class Stage:
         self.pipeline, self.live, self._marks = pipeline, live or LiveConfig(), marks
         self._opening = threading.Lock()
         self._open: dict[Session, float] = {}
+        gc.collect()
+        gc.freeze()  # going through all that libraries hold takes a quarter of a second, and every head stands still
 
     @property
     def sessions(self) -> list[Session]:

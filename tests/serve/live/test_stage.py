@@ -1,5 +1,6 @@
 """A machine takes as many live sessions as it can hold in real time, and says why it takes no more."""
 
+import gc
 import time
 
 import pytest
@@ -50,3 +51,10 @@ def test_it_is_refused_while_another_is_behind(stage, face, monkeypatch):
     session.latency.late(0.2)
     with pytest.raises(FullError, match="can't keep up already"):
         stage.open(face)
+
+
+def test_what_libraries_hold_is_gone_through_no_more(moving_pipeline):
+    """Each time it was, every head stood still for a quarter of a second."""
+    gc.unfreeze()
+    Stage(moving_pipeline, LIVE)
+    assert gc.get_freeze_count() > 10 * sum(gc.get_count())
