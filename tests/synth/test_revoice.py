@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from asymtalker.dataset.corpus import ShardWriter, open_clip, read_manifest
+from asymtalker.dataset.corpus import ShardWriter, open_clip, read_clips, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.models.motion.control import lips_parting
 from asymtalker.synth import revoice as module
@@ -191,3 +191,19 @@ def test_what_cannot_be_used_is_refused(given, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_codec_network", lambda _: SimpleNamespace())
     with pytest.raises(UserError, match="its codec makes pixels"):
         revoice(settings(given, tmp_path / "out"))
+
+
+def test_a_head_whose_face_is_not_seen_is_left_out_and_said(given, network, capsys, monkeypatch):
+    clips = read_clips(given / "corpus")
+    read, asked = module.read_points, []
+
+    def seen(frames):
+        asked.append(frames)
+        if len(asked) == 1:
+            raise UserError("No face was found in the first frame.")
+        return read(frames)
+
+    monkeypatch.setattr(module, "read_points", seen)
+    film = module._Film(settings(given, given), network, clips, None)
+    assert sum(map(len, film.heads.values())) == len(clips) - 1
+    assert f"{clips[0].row.key} is left out: No face" in capsys.readouterr().err

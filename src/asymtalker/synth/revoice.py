@@ -5,6 +5,7 @@ codec of motion says of lips and chin is nearly linear in those, and is fitted t
 head keeps its motion, its lips become those of another voice, and the codec moves its picture: no head is drawn anew.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,7 +163,11 @@ class _Film:
         known, heads = [], {split: list[_Head]() for split in SPLITS}
         for clip in tracked(clips, "reading photo heads"):
             frames = clip.frames()
-            points = read_points(frames)
+            try:
+                points = read_points(frames)
+            except UserError as error:  # a head that is drawn turned away or cut off
+                print(f"{clip.row.key} is left out: {error}", file=sys.stderr, flush=True)
+                continue
             motion = network.motion.motion(torch.from_numpy(points), (frames.shape[1], frames.shape[2]))
             weights = _weights(clip.info["ground_truth"]["blendshapes"])
             if clip.row.split == "train":
