@@ -114,8 +114,10 @@ def _as_input(pictures: np.ndarray) -> np.ndarray:
 
 
 def check_dover(recipe: Recipe) -> None:
-    """Raises:
-    UserError: if the recipe names no file of DOVER, or one that can't be used.
+    """Check the file that a recipe names.
+
+    Raises:
+        UserError: if it names none, or one that can't be used.
     """
     if recipe.dover is None:
         raise UserError("its authors publish no ONNX file: name the one that you made in the recipe (dover).")
