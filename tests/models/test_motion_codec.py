@@ -245,7 +245,7 @@ def test_parts_are_the_whole(codec, network, points, picture):
     pixels = to_pixels(picture[None])
     whole = codec.decode(latents, pixels)
     parts = list(codec.decode_frames(latents, 0, 13, pixels, None))
-    assert [part.shape[2] for part in parts] == [4, 4, 4, 1]
+    assert [part.shape[2] for part in parts] == [1, 2, 4, 4, 2], "the first is there soon"
     torch.testing.assert_close(torch.cat(parts, 2), whole, atol=2e-3, rtol=0)
 
 

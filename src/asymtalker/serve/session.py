@@ -42,6 +42,8 @@ LIVE_PAST = CONTEXT_FRAMES
 """Frames of sound heard before a live chunk."""
 BEHIND = SAMPLES_PER_FRAME
 """Sound that waits beyond the reserve before a session that keeps up leaves out a quiet frame."""
+WATCHED = 8
+"""Chunks whose frames were all there early before one that keeps up leaves out a quiet frame."""
 FIRST_GUESS = 0.25
 """Seconds that the first frame of a chunk is taken to need, before it was measured."""
 MARGIN = 1.15
@@ -156,6 +158,7 @@ class Session:
         self._heard = 0  # the frame up to which the chunk that is being made hears
         self._begun = 0.0  # when that was begun
         self._needs = FIRST_GUESS
+        self._early = deque[float](maxlen=WATCHED)  # seconds by which first frames of chunks were there before due
         self._closed, self._finished = False, False
         self._error: BaseException | None = None
         self.latency = Latency()
@@ -334,8 +337,7 @@ class Session:
                 if self._restart is not None:
                     return
                 if first:
-                    self.latency.needed(time.monotonic() - self._begun)
-                    self._needs = self.latency.needs
+                    self._measure()
                     first = False
                 for picture in pictures:
                     place = self._next * SAMPLES_PER_FRAME
@@ -343,6 +345,15 @@ class Session:
                     self._made.append(Moment(self._next, picture, sound))
                     self._next += 1
                 self._changed.notify_all()
+
+    def _measure(self) -> None:
+        """Note how soon the first frame of a chunk is there; that of a video waits for the portrait too."""
+        if self._index == 1:
+            return
+        now = time.monotonic()
+        self.latency.needed(now - self._begun)
+        self._needs = self.latency.needs
+        self._early.append(self._due(self._next) - now)
 
     def frames(self, start: int, stop: int) -> Tensor:
         """Features of frames, see :class:`asymtalker.rollout.FrameFeatures`; of the sound that has its place."""
@@ -360,13 +371,19 @@ class Session:
     def _ready(self) -> None:
         """Wait until the next chunk can begin, and its sound has its place; see :class:`asymtalker.rollout.Course`."""
         with self._changed:
+            may_catch_up = self._keeps_up
             while True:
                 if self._closed:
                     raise _ClosedError
                 span = self._next_span()
-                if span is None or self._can_begin(span):
+                if span is None:
                     break
-                self._changed.wait(self._patience(span))
+                if not self._can_begin(span):
+                    self._changed.wait(self._patience(span))
+                    continue
+                if not (may_catch_up and self._catch_up(span)):
+                    break
+                may_catch_up = False  # one frame a chunk, or pauses would be gone
             self._restart = None
             self._span = span
             if span is None:
@@ -375,8 +392,6 @@ class Session:
             self._heard = self._last_heard(span)
             whole = self._sound.num_samples if self._live is None else None  # all of a level that is measured
             self._sound.advance(whole or self._heard * SAMPLES_PER_FRAME, RESERVE if self._paced else 0)
-            if self._keeps_up and self._sound.waiting > RESERVE + BEHIND:
-                self._sound.skip_quiet(SAMPLES_PER_FRAME)
             past = BLOCK_FRAMES + CONTEXT_FRAMES if self._live is None else 0
             oldest = min(span.start - LIVE_PAST - self._chunk.frames - past, self._shown)
             self._sound.forget(oldest * SAMPLES_PER_FRAME)
@@ -407,10 +422,23 @@ class Session:
         """Whether a chunk can begin: there is room for its frames, and its sound has come or is not waited for."""
         if len(self._made) > (2 * self._live.new if self._live else self._chunk.frames):
             return False
-        missing = self._last_heard(span) * SAMPLES_PER_FRAME - self._sound.placed - self._sound.waiting
-        if missing <= 0 or self._sound.ended:
+        if self._missing(span) <= 0 or self._sound.ended:
             return True
         return self._paced and time.monotonic() >= self._latest(span)
+
+    def _missing(self, span: Span) -> int:
+        """Samples that have not come yet of those that a chunk hears; below 0 where more wait."""
+        return self._last_heard(span) * SAMPLES_PER_FRAME - self._sound.placed - self._sound.waiting
+
+    def _catch_up(self, span: Span) -> bool:
+        """Leave out a quiet frame of the sound before a chunk, so that the video is less far behind it: where more sound
+        waits than has to, or the last chunks were all there a frame before they were due."""
+        spare = 1 / FPS + (MARGIN - 1) * self._needs
+        early = len(self._early) == WATCHED and min(self._early) > spare
+        if not (early or -self._missing(span) > RESERVE + BEHIND) or not self._sound.skip_quiet(SAMPLES_PER_FRAME):
+            return False
+        self._early.clear()
+        return True
 
     def _latest(self, span: Span) -> float:
         """When a chunk has to begin, that its first frame may be there in time."""

@@ -151,6 +151,35 @@ def test_a_session_that_keeps_up_leaves_out_silence_and_nothing_else(moving_pipe
     assert len(said(moving_pipeline, face, samples)) == 60 + 48
 
 
+@pytest.mark.parametrize("keeps_up", [True, False])
+def test_a_session_that_began_too_far_behind_comes_closer_in_a_pause(
+    moving_pipeline, face, speech, keeps_up, monkeypatch
+):
+    """Chunks that are taken to need a second begin a second too soon, so that speech is shown a second too late."""
+    monkeypatch.setattr(sessions, "FIRST_GUESS", 1.0)
+    monkeypatch.setattr(sessions, "WATCHED", 2)
+    words = speech[: 10 * FRAME] + np.float32(0.02)
+    samples = np.concatenate([words, np.zeros(50 * FRAME, np.float32), words])
+    with paced(moving_pipeline, face, keeps_up=keeps_up) as session:
+        looked = threading.Thread(target=lambda: moments.extend(session.moments()))
+        moments: list[Moment] = []
+        looked.start()
+        start = time.monotonic()
+        for at in range(0, len(samples), 320):
+            time.sleep(max(0.0, start + at / 16_000 - time.monotonic()))
+            session.push(samples[at : at + 320])
+        session.end()
+        looked.join()
+    sound = np.concatenate([moment.sound for moment in moments])
+    heard = np.flatnonzero(sound)
+    assert len(heard) == 2 * len(words), "nothing that is said is left out"
+    first, second = heard[0], heard[len(words)]
+    assert np.array_equal(sound[first : first + len(words)], words)
+    assert np.array_equal(sound[second : second + len(words)], words)
+    pause = second - first - len(words)
+    assert pause <= 47 * FRAME if keeps_up else pause == 50 * FRAME
+
+
 def test_interrupted_it_falls_silent_at_once_and_goes_on_from_what_is_seen(moving_pipeline, face, speech):
     loud = (0.4 * np.sin(np.arange(160_000) / 15)).astype(np.float32)
     with paced(moving_pipeline, face) as session:

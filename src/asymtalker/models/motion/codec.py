@@ -348,8 +348,8 @@ class MotionCodec(Codec):
         ]
         records, infers = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
-        def block(first: int) -> Tensor:
-            part = motions[:, first : min(first + STACK, stop)]
+        def block(first: int, last: int) -> Tensor:
+            part = motions[:, first:last]
             now = [None if shut is None else shut[first - begin :][: part.shape[1]] for shut in shuts]
             with unshared(), torch.inference_mode(infers), torch.set_grad_enabled(records):  # each thread has its own
                 each = zip(pictures, part, now, strict=True)
@@ -357,8 +357,8 @@ class MotionCodec(Codec):
                 return (moved[0][None] if len(moved) == 1 else torch.stack(moved)).transpose(1, 2)
 
         made = deque[Future[Tensor]]()
-        for first in range(begin, stop, STACK):
-            made.append(self._threads.submit(block, first))
+        for first, last in _blocks(begin, stop):
+            made.append(self._threads.submit(block, first, last))
             if len(made) > self.vae.threads:
                 yield made.popleft().result().to(device)
         while made:
@@ -416,6 +416,14 @@ class MotionCodec(Codec):
             if len(self._portraits) > PORTRAITS:
                 self._portraits.popitem(last=False)
         return self._portraits[name]
+
+
+def _blocks(begin: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Frames that are made together: few at first, so that who waits sees them soon."""
+    size = 1
+    while begin < stop:
+        yield begin, min(begin + size, stop)
+        begin, size = begin + size, min(2 * size, STACK)
 
 
 def _digest(picture: np.ndarray) -> bytes:
