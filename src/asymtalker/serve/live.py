@@ -18,7 +18,7 @@
 
 **WebRTC**: ``POST /v1/live/offer`` with the fields of ``start`` and ``sdp``, the browser's offer of a microphone and a
 data channel, which wants sound and picture; the answer is ``{"sdp", "type", "width", "height"}``. The figures come by
-the data channel, and ``interrupt`` goes by it.
+the data channel, and ``interrupt`` goes by it. ``GET /v1/live/ice`` gives ``{"iceServers"}`` for the browser's side.
 
 Who may ask is decided by what the router is given; it listens nowhere by itself.
 """
@@ -45,6 +45,7 @@ from asymtalker.models.motion.control import MOST, MotionControl
 from asymtalker.serve.conversation import Answer
 from asymtalker.serve.flow import Ear, flow, pcm16
 from asymtalker.serve.fragments import MIME, Fragments
+from asymtalker.serve.relays import Relays
 from asymtalker.serve.rtc import Caller
 from asymtalker.serve.session import Moment, Portrait, Session
 from asymtalker.serve.stage import FullError, Stage
@@ -104,6 +105,12 @@ class Offer(Start):
     sdp: str = Field(max_length=1 << 16)
 
 
+class Ice(BaseModel):
+    """What a browser's ``RTCPeerConnection`` is made with."""
+
+    iceServers: list[dict[str, Any]]
+
+
 class Agreed(BaseModel):
     """The other half."""
 
@@ -120,6 +127,7 @@ def live_router(
     decode: Callable[[bytes], Picture] = bytes,
     answer: Answer | None = None,
     tags: Mapping[str, str] | None = None,
+    relays: Relays = Relays(),  # noqa: B008
 ) -> APIRouter:
     """The routes of live sessions, to be included in an application.
 
@@ -129,6 +137,7 @@ def live_router(
         decode: makes a picture of a file that a stranger sent, or raises a ``UserError``.
         answer: what the head answers to what is said into a microphone; by default it says that itself.
         tags: of the MP4.
+        relays: for WebRTC.
     """
     callers: set[Caller] = set()
 
@@ -163,13 +172,15 @@ def live_router(
             raise HTTPException(503, str(error), {"Retry-After": "10"}) from error
         except UserError as error:
             raise HTTPException(422, str(error)) from error
-        caller = Caller(session, answer)
+        caller = Caller(session, answer, relays.ice_servers())
         callers.add(caller)
         caller.when_gone(lambda: callers.discard(caller))
         agreed = await _agreed(caller, wanted.sdp)
         if await request.is_disconnected():  # while it was opened; it would be held open for who never comes
             await caller.close()
         return agreed
+
+    router.add_api_route("/v1/live/ice", lambda: Ice(iceServers=relays.ice_servers()), response_model=Ice, name="ice")
 
     @router.get("/live", response_class=HTMLResponse, include_in_schema=False)
     def page() -> str:

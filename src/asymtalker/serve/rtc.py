@@ -4,13 +4,20 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, cast
 
 import av
 import numpy as np
-from aiortc import MediaStreamTrack, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 from aiortc.mediastreams import MediaStreamError
 
 from asymtalker.serve.conversation import Answer, Conversation
@@ -62,11 +69,13 @@ class Caller:
     Args:
         session: is closed when the caller has gone.
         answer: see :class:`asymtalker.serve.conversation.Conversation`.
+        ice_servers: see :meth:`asymtalker.serve.relays.Relays.ice_servers`; of each kind the first one is asked.
     """
 
-    def __init__(self, session: Session, answer: Answer | None = None):
+    def __init__(self, session: Session, answer: Answer | None = None, ice_servers: Sequence[Mapping[str, Any]] = ()):
         self.session, self.conversation = session, Conversation(session, answer)
-        self._connection = RTCPeerConnection()
+        servers = [RTCIceServer(**server) for server in ice_servers]  # given none at all, aiortc asks one of Google's
+        self._connection = RTCPeerConnection(RTCConfiguration(servers))
         self._picture, self._voice = _Track("video"), _Track("audio")
         self._tasks: set[asyncio.Task[None]] = set()
         self._gone: Callable[[], None] = lambda: None

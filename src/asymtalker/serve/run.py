@@ -22,6 +22,7 @@ from asymtalker.provenance.marks import Marks
 from asymtalker.provenance.origin import TITLE
 from asymtalker.serve.app import create_app
 from asymtalker.serve.live import live_router
+from asymtalker.serve.relays import Relays
 from asymtalker.serve.service import Service
 from asymtalker.serve.settings import Serve, chosen_token, replica_range
 from asymtalker.serve.stage import Stage
@@ -79,7 +80,11 @@ class _Server(uvicorn.Server):
 
 
 def add_live(app: FastAPI, service: Service) -> None:
-    """Live sessions on the pipeline that makes the jobs' videos."""
+    """Live sessions on the pipeline that makes the jobs' videos.
+
+    Raises:
+        UserError: if a STUN or TURN server can't be one.
+    """
     stages: list[Stage] = []
 
     def stage() -> Stage:
@@ -99,7 +104,8 @@ def add_live(app: FastAPI, service: Service) -> None:
         finally:
             made.unlink(missing_ok=True)
 
-    app.include_router(live_router(stage, decode=decode, tags={"title": TITLE}))
+    relays = Relays.chosen(service.settings.ice_servers)
+    app.include_router(live_router(stage, decode=decode, tags={"title": TITLE}, relays=relays))
 
 
 def _watermarking() -> Callable[[np.ndarray], np.ndarray]:

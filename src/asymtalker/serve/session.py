@@ -431,8 +431,8 @@ class Session:
         return self._last_heard(span) * SAMPLES_PER_FRAME - self._sound.placed - self._sound.waiting
 
     def _catch_up(self, span: Span) -> bool:
-        """Leave out a quiet frame of the sound before a chunk, so that the video is less far behind it: where more sound
-        waits than has to, or the last chunks were all there a frame before they were due."""
+        """Leave out a quiet frame of the sound before a chunk, so that the video is less far behind it: where more
+        sound waits than has to, or the last chunks were all there a frame before they were due."""
         spare = 1 / FPS + (MARGIN - 1) * self._needs
         early = len(self._early) == WATCHED and min(self._early) > spare
         if not (early or -self._missing(span) > RESERVE + BEHIND) or not self._sound.skip_quiet(SAMPLES_PER_FRAME):

@@ -71,6 +71,9 @@ class Serve:
     shows."""
     proxy: str | None = None
     """Address of a reverse proxy, whose word on who asks is taken (X-Forwarded-For, X-Forwarded-Proto)."""
+    ice_servers: tuple[str, ...] = ()
+    """STUN and TURN servers, such as stun:HOST turn:HOST:3478, by which live sessions get through NAT and firewalls; a
+    TURN server wants ASYMTALKER_TURN_SECRET or ASYMTALKER_TURN_LOGIN in the environment."""
     data: Path = field(default_factory=lambda: cache_dir() / "serve")
     """Folder of jobs, used by one server at a time."""
     video_hours: float = 24.0

@@ -1,83 +1,36 @@
-"""Live sessions through real connections: a WebSocket and WebRTC on loopback."""
+"""Live sessions through real connections: a WebSocket on loopback, and what it stands on."""
 
 import asyncio
 import base64
 import io
 import json
-import socket
 import threading
-import time
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 import websockets
-from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.requests import HTTPConnection
 from PIL import Image
 
 import asymtalker
-from asymtalker.config import LiveConfig
 from asymtalker.errors import UserError
 from asymtalker.media.sound import read_audio
-from asymtalker.serve import rtc
 from asymtalker.serve.conversation import Conversation, VoiceActivity
 from asymtalker.serve.flow import Ear, pcm16
 from asymtalker.serve.fragments import Fragments
-from asymtalker.serve.live import FULL, REFUSED, live_router
-from asymtalker.serve.session import Moment, Session
-from asymtalker.serve.stage import FullError, Stage
-
-LIVE = LiveConfig(frames=9, new=4, ahead=2, steps=1)
-TOKEN = {"Authorization": "Bearer secret"}
-
-
-def check(connection: HTTPConnection) -> None:
-    if connection.headers.get("authorization") != TOKEN["Authorization"]:
-        raise HTTPException(401, "Who are you?")
-
-
-@pytest.fixture(scope="module")
-def stage(moving_pipeline) -> Stage:
-    stage = Stage(moving_pipeline, LIVE)
-    stage.rehearse = lambda _: 4.0  # a busy machine would refuse; test_stage.py has the real one
-    return stage
-
-
-@pytest.fixture(scope="module")
-def address(stage):
-    app = FastAPI()
-    app.include_router(live_router(lambda: stage, dependencies=[Depends(check)], tags={"title": "synthetic"}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    stage.close()
-
-
-@pytest.fixture(scope="module")
-def asked(picture) -> dict:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    portrait = base64.b64encode(file.getvalue()).decode()
-    return {"type": "start", "portrait": portrait, "consent": True, "size": 96, "seed": 3}
+from asymtalker.serve.live import FULL, REFUSED
+from asymtalker.serve.session import Moment
+from asymtalker.serve.stage import FullError
+from live_calls import TOKEN, until
 
 
 async def talk(address, start, said=(), *, interrupt_after: int | None = None):
     """All that the server sends to somebody who says this and that: JSON messages and binary ones, in order."""
-    async with websockets.connect(f"ws://{address}/v1/live", additional_headers=TOKEN, max_size=None) as live:
+    async with websockets.connect(
+        f"{address.replace('http', 'ws', 1)}/v1/live", additional_headers=TOKEN, max_size=None
+    ) as live:
         await live.send(json.dumps(start))
         got = [json.loads(await live.recv())]
         if got[0]["type"] != "ready":
@@ -177,7 +130,7 @@ def test_a_full_machine_says_so(address, asked, stage, monkeypatch):
     monkeypatch.setattr(stage, "open", full)
     error, closed = asyncio.run(talk(address, asked))
     assert (error["detail"], closed) == ("This machine is full.", FULL)
-    refused = httpx.post(f"http://{address}/v1/live/offer", json=asked | {"sdp": "v=0"}, headers=TOKEN)
+    refused = httpx.post(f"{address}/v1/live/offer", json=asked | {"sdp": "v=0"}, headers=TOKEN)
     assert refused.status_code == 503
     assert refused.headers["retry-after"]
 
@@ -185,18 +138,20 @@ def test_a_full_machine_says_so(address, asked, stage, monkeypatch):
 def test_strangers_are_not_let_in(address, asked):
     async def stranger():
         with pytest.raises(websockets.InvalidStatus):
-            async with websockets.connect(f"ws://{address}/v1/live"):
+            async with websockets.connect(f"{address.replace('http', 'ws', 1)}/v1/live"):
                 pass
 
     asyncio.run(stranger())
-    assert httpx.post(f"http://{address}/v1/live/offer", json=asked | {"sdp": "v=0"}).status_code == 401
-    assert httpx.get(f"http://{address}/live").status_code == 401
-    assert "<video" in httpx.get(f"http://{address}/live", headers=TOKEN).text
+    assert httpx.post(f"{address}/v1/live/offer", json=asked | {"sdp": "v=0"}).status_code == 401
+    assert httpx.get(f"{address}/live").status_code == 401
+    assert "<video" in httpx.get(f"{address}/live", headers=TOKEN).text
 
 
 def test_who_hangs_up_leaves_nothing_running(address, asked, stage):
     async def leave():
-        async with websockets.connect(f"ws://{address}/v1/live", additional_headers=TOKEN, max_size=None) as live:
+        async with websockets.connect(
+            f"{address.replace('http', 'ws', 1)}/v1/live", additional_headers=TOKEN, max_size=None
+        ) as live:
             await live.send(json.dumps(asked))
             for _ in range(5):
                 await live.recv()
@@ -207,148 +162,6 @@ def test_who_hangs_up_leaves_nothing_running(address, asked, stage):
             await asyncio.sleep(0.1)
 
     asyncio.run(leave())
-    assert not stage.sessions
-
-
-class Microphone(MediaStreamTrack):
-    """Gives samples at 48 kHz in time, and silence after them."""
-
-    kind = "audio"
-
-    def __init__(self, samples):
-        super().__init__()
-        self.samples, self.at, self.begun = samples, 0, time.monotonic()
-
-    async def recv(self):
-        await asyncio.sleep(max(0.0, self.begun + self.at / 48_000 - time.monotonic()))
-        piece = np.zeros(960, np.float32)
-        given = self.samples[self.at : self.at + 960]
-        piece[: len(given)] = given
-        frame = av.AudioFrame.from_ndarray(np.frombuffer(pcm16(piece), np.int16)[None], format="s16", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 48_000, self.at, Fraction(1, 48_000)
-        self.at += 960
-        return frame
-
-
-async def until(true, seconds=20.0) -> None:
-    """Wait until something is so, or long enough."""
-    for _ in range(round(seconds / 0.1)):
-        if true():
-            return
-        await asyncio.sleep(0.1)
-
-
-async def dial(address, asked, samples, told):
-    """A call: its connection, and the tracks that come by it."""
-    caller, tracks = RTCPeerConnection(), {}
-    caller.addTrack(Microphone(samples))
-    caller.addTransceiver("video", direction="recvonly")
-    channel = caller.createDataChannel("figures")
-    channel.on("message", lambda message: told.append(json.loads(message)))
-    caller.on("track", lambda track: tracks.setdefault(track.kind, track))
-    await caller.setLocalDescription(await caller.createOffer())
-    wanted = asked | {"sdp": caller.localDescription.sdp}
-    async with httpx.AsyncClient(timeout=60) as client:
-        answer = await client.post(f"http://{address}/v1/live/offer", json=wanted, headers=TOKEN)
-    assert answer.status_code == 200, answer.text
-    agreed = answer.json()
-    assert (agreed["width"], agreed["height"]) == (96, 96)
-    await caller.setRemoteDescription(RTCSessionDescription(agreed["sdp"], agreed["type"]))
-    await until(lambda: len(tracks) == 2)
-    return caller, tracks, channel
-
-
-def test_a_caller_by_webrtc_sees_and_hears_it(address, asked, stage, speech):
-    pictures, loudness, told = [], [0.0], []
-
-    async def watch(track):
-        while len(pictures) < 60:
-            pictures.append((await track.recv()).to_ndarray(format="rgb24"))
-
-    async def listen(track):
-        while max(loudness) < 0.1:
-            loudness.append(np.abs((await track.recv()).to_ndarray()).max() / 32768)
-
-    async def call():
-        caller, tracks, channel = await dial(address, asked, np.tile(speech.repeat(3), 3), told)
-        await asyncio.wait_for(asyncio.gather(watch(tracks["video"]), listen(tracks["audio"])), 60)
-        await until(lambda: any(each["median"] for each in told))
-        channel.send("interrupt")
-        await until(lambda: told[-1]["interruptions"])
-        await caller.close()
-        await until(lambda: not stage.sessions)
-
-    asyncio.run(call())
-    assert pictures[-1].shape == (96, 96, 3)
-    assert np.abs(pictures[-1].astype(int) - pictures[30]).max() > 10
-    assert told[-1]["type"] == "latency"
-    assert told[-1]["median"] > 0
-    assert told[-1]["interruptions"] == 1
-    assert not stage.sessions
-
-
-def test_a_caller_is_heard_at_the_pitch_of_his_voice(address, asked):
-    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(10 * 48_000) / 48_000)).astype(np.float32)
-    pitches = []
-
-    async def listen(track):
-        heard = np.zeros(0)
-        while len(heard) < 24_000:  # half a second without a gap
-            frame = await track.recv()
-            samples = frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0] / 32768
-            heard = np.concatenate([heard, samples]) if np.abs(samples).max() > 0.1 else np.zeros(0)
-            rate = frame.sample_rate
-        pitches.append(np.argmax(np.abs(np.fft.rfft(heard))) * rate / len(heard))
-
-    async def call():
-        caller, tracks, _ = await dial(address, asked, tone, [])
-        await asyncio.wait_for(listen(tracks["audio"]), 60)
-        await caller.close()
-
-    asyncio.run(call())
-    assert pitches[0] == pytest.approx(440, abs=5)
-
-
-def test_who_calls_and_does_not_come_is_not_waited_for(address, asked, stage, monkeypatch):
-    monkeypatch.setattr(rtc, "COMES_WITHIN", 1.0)
-
-    async def call():
-        caller = RTCPeerConnection()
-        caller.addTrack(Microphone(np.zeros(0, np.float32)))
-        caller.addTransceiver("video", direction="recvonly")
-        await caller.setLocalDescription(await caller.createOffer())
-        wanted = asked | {"sdp": caller.localDescription.sdp}
-        async with httpx.AsyncClient(timeout=60) as client:
-            answer = await client.post(f"http://{address}/v1/live/offer", json=wanted, headers=TOKEN)
-        assert answer.status_code == 200
-        assert stage.sessions
-        await until(lambda: not stage.sessions)
-        await caller.close()
-
-    asyncio.run(call())
-    assert not stage.sessions
-
-
-def test_a_session_that_fails_hangs_up(address, asked, stage, speech, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(Session, "frames", fail)
-
-    async def call():
-        caller, _, _ = await dial(address, asked, speech.repeat(3), [])
-        await until(lambda: caller.connectionState == "closed")
-        assert caller.connectionState == "closed"
-
-    asyncio.run(call())
-    assert not stage.sessions
-
-
-def test_an_offer_that_is_none_is_refused(address, asked, stage):
-    refused = httpx.post(
-        f"http://{address}/v1/live/offer", json=asked | {"sdp": "nonsense"}, headers=TOKEN, timeout=60
-    )
-    assert refused.status_code == 422
     assert not stage.sessions
 
 
