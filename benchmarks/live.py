@@ -1,6 +1,7 @@
 """Live sessions on this machine: latency from sound in to picture out, whether real time is held, memory over time.
 
-python benchmarks/live.py [--size 512] [--sessions 1] [--seconds 120] [--soak] [--out benchmarks/results/NAME.json]
+python benchmarks/live.py [--size 512] [--sessions 1] [--seconds 120] [--soak] [--precision auto]
+    [--out benchmarks/results/NAME.json]
 
 Each session is told speech as it is spoken, in pieces of 20 ms, with pauses, and its moments are taken when they are
 due; nothing is encoded or sent. --soak lasts an hour unless --seconds says otherwise. Latency counts from when the
@@ -14,7 +15,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import psutil
@@ -22,6 +23,7 @@ import psutil
 import asymtalker
 from asymtalker.bench.machine import describe_machine, load_average, peak_rss_mib
 from asymtalker.bench.run import report_header
+from asymtalker.config import InferenceConfig, Precision
 from asymtalker.generate.pipeline import AsymTalkerPipeline, load_pipeline
 from asymtalker.media.atomic import write_atomic
 from asymtalker.media.sound import read_audio
@@ -118,12 +120,14 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--soak", action="store_true", help="for an hour")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     seconds = given.seconds or (3600 if given.soak else 120)
     load = load_average()
-    pipeline = load_pipeline(given.model, "cpu")
+    pipeline = load_pipeline(given.model, "cpu", InferenceConfig(precision=given.precision))
     settings = {"size": given.size, "sessions": given.sessions, "model": pipeline.settings.name}
+    settings["precision"] = pipeline.described()
     found = measure(pipeline, given.size, given.sessions, seconds)
     report = report_header("live", describe_machine("cpu") | load, settings) | found
     print(json.dumps({name: value for name, value in report.items() if name != "memory_mib"}, indent=2))

@@ -26,6 +26,7 @@ def describe_machine(device: str) -> dict[str, Any]:
     return {
         "cpu": about.get("model name") or platform.processor() or platform.machine(),
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in has],
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # less than it has under ATEN_CPU_CAPABILITY
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -43,7 +43,9 @@ LIVE_PAST = CONTEXT_FRAMES
 BEHIND = SAMPLES_PER_FRAME
 """Sound that waits beyond the reserve before a session that keeps up leaves out a quiet frame."""
 WATCHED = 8
-"""Chunks whose frames were all there early before one that keeps up leaves out a quiet frame."""
+"""Chunks whose frames were all there early before one that keeps up leaves out a quiet moment."""
+SKIPPED = SAMPLE_RATE // 100
+"""Least that is left out, 10 ms."""
 FIRST_GUESS = 0.25
 """Seconds that the first frame of a chunk is taken to need, before it was measured."""
 MARGIN = 1.15
@@ -353,7 +355,8 @@ class Session:
         now = time.monotonic()
         self.latency.needed(now - self._begun)
         self._needs = self.latency.needs
-        self._early.append(self._due(self._next) - now)
+        if self._start is not None:
+            self._early.append(self._due(self._next) - now)
 
     def frames(self, start: int, stop: int) -> Tensor:
         """Features of frames, see :class:`asymtalker.rollout.FrameFeatures`; of the sound that has its place."""
@@ -383,7 +386,7 @@ class Session:
                     continue
                 if not (may_catch_up and self._catch_up(span)):
                     break
-                may_catch_up = False  # one frame a chunk, or pauses would be gone
+                may_catch_up = False  # once a chunk, or pauses would be gone
             self._restart = None
             self._span = span
             if span is None:
@@ -431,11 +434,11 @@ class Session:
         return self._last_heard(span) * SAMPLES_PER_FRAME - self._sound.placed - self._sound.waiting
 
     def _catch_up(self, span: Span) -> bool:
-        """Leave out a quiet frame of the sound before a chunk, so that the video is less far behind it: where more
-        sound waits than has to, or the last chunks were all there a frame before they were due."""
-        spare = 1 / FPS + (MARGIN - 1) * self._needs
-        early = len(self._early) == WATCHED and min(self._early) > spare
-        if not (early or -self._missing(span) > RESERVE + BEHIND) or not self._sound.skip_quiet(SAMPLES_PER_FRAME):
+        """Leave out a quiet moment of the sound before a chunk, so that the video is less far behind it: a frame where
+        more sound waits than has to, or as much as the last chunks were all there before they had to be."""
+        spare = min(self._early) - (MARGIN - 1) * self._needs if len(self._early) == WATCHED else 0.0
+        most = SAMPLES_PER_FRAME if -self._missing(span) > RESERVE + BEHIND else round(spare * SAMPLE_RATE)
+        if most < SKIPPED or not self._sound.skip_quiet(min(most, SAMPLES_PER_FRAME)):
             return False
         self._early.clear()
         return True
