@@ -1,5 +1,5 @@
 """A server under load: python benchmarks/serve.py [--url URL] [--seconds 6] [--users 1,4,8] [--page 3]
-[--soak MINUTES] [--out benchmarks/results/NAME.json]
+[--soak MINUTES] [--precision auto] [--out benchmarks/results/NAME.json]
 
 Without ``--url`` it starts one here, with the bundled model. Measured are the time from a request to the first
 frame that can be shown (API: the first fragment; ``--page``: from the click to the first frame on headless
@@ -35,11 +35,13 @@ DEMO = Path(__file__).parents[1] / "src" / "asymtalker" / "assets" / "demo"
 SAMPLED = 5.0  # seconds between two looks at the server's memory
 
 
-def start_server(stack: ExitStack, page: bool) -> tuple[str, int]:
+def start_server(stack: ExitStack, page: bool, precision: str) -> tuple[str, int]:
     """A server of our own: its address and process."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     command = [sys.executable, "-c", "from asymtalker.commands.cli import main; main()", "serve", "--port", "0"]
-    command += ["--data", folder, "--limit.uploads-a-minute", "10000"] + ([] if page else ["--no-page"])
+    command += ["--precision", precision, "--data", folder, "--limit.uploads-a-minute", "10000"] + (
+        [] if page else ["--no-page"]
+    )
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     stack.callback(process.wait)
     stack.callback(process.terminate)
@@ -165,7 +167,7 @@ def main(given: argparse.Namespace) -> dict[str, Any]:
         "serve", describe_machine("cpu") | load_average(), {k: str(v) for k, v in vars(given).items()}
     )
     with ExitStack() as stack:
-        address, pid = (given.url, None) if given.url else start_server(stack, given.page > 0)
+        address, pid = (given.url, None) if given.url else start_server(stack, given.page > 0, given.precision)
         while httpx.get(f"{address}/readyz").status_code != 200:
             time.sleep(0.2)
         sound = speech(given.seconds)
@@ -193,6 +195,7 @@ if __name__ == "__main__":
     parser.add_argument("--users", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 8])
     parser.add_argument("--page", type=int, default=0, help="clicks in headless Chromium")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes; 60 for an hour")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path)
     settings = parser.parse_args()
     measured = main(settings)
