@@ -3,11 +3,11 @@
 python benchmarks/curate.py OUT --real FOLDER --synthetic CORPUS [--faulty 8] [--clean 16]
 
 OUT gets the films, the corpora and ``curate.json``. FOLDER holds clips of people who speak, with ``index.tsv`` (file,
-speaker), whose sound is 0.04 s late as GRID's is; people in ``--fitted`` are left out, as the sync score was fitted on
-them. CORPUS is one of ``asymtalker synth``. The same command goes on where it was stopped, and with another recipe
-(``--recipe``) decides anew.
+speaker), whose sound is 0.04 s late as GRID's is; people in ``--fitted``, on whom the sync score was fitted, are in
+films with faults of single clips alone. CORPUS is one of ``asymtalker synth``. The same command goes on where it was
+stopped, and with another recipe (``--recipe``) decides anew.
 
-A fault is caught if less than a quarter of the part that has it is in clips that are kept; a clean part is kept if
+A fault is caught if less than a quarter of the frames that have it is in clips that are kept; a clean part is kept if
 three quarters of it are. Sound that is late is also caught if it was put right to within a frame, and a cut or jump if
 no kept clip spans it. A stage's precision counts the parts that its filters took: those that had its fault over all.
 """
@@ -59,10 +59,10 @@ FILTERS = {
 CLIPS_A_FILM = 4
 
 
-def real_clips(folder: Path, fitted: set[str]) -> Iterator[Clip]:
-    """Clips of people who were not fitted, taking turns."""
+def real_clips(folder: Path, speakers: set[str], those: bool) -> Iterator[Clip]:
+    """Clips of those speakers, or of all others, taking turns."""
     with (folder / "index.tsv").open() as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["speaker"] not in fitted]
+        rows = [row for row in csv.DictReader(file, delimiter="\t") if (row["speaker"] in speakers) == those]
     turns: dict[str, list[Any]] = defaultdict(list)
     for row in rows:
         turns[row["speaker"]].append(row)
@@ -93,8 +93,11 @@ def fitted_to(frames: np.ndarray, height: int = 288, width: int = 360) -> np.nda
     return np.stack([cv2.copyMakeBorder(one, 0, 0, left, right, cv2.BORDER_REPLICATE) for one in kept])
 
 
-def make_films(folder: Path, clips: Iterator[Clip], faulty: int, clean: int, seed: int) -> list[Film]:
-    """Films of one kind of clips: with faults in some of their parts, late, of two people, doubled, broken."""
+def make_films(
+    folder: Path, clips: Iterator[Clip], spoilt: Iterator[Clip], faulty: int, clean: int, seed: int
+) -> list[Film]:
+    """Films of one kind of clips: with faults in some of their parts, which are made of ``spoilt``, late, of two
+    people, doubled, broken."""
     rng, films = np.random.default_rng(seed), []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(max(2, faulty // 2)):  # first, as later on all may be of one speaker
@@ -104,7 +107,7 @@ def make_films(folder: Path, clips: Iterator[Clip], faulty: int, clean: int, see
     parts = [(next(clips), None) for _ in range(clean)]
     wanted = [name for name in FAULTS for _ in range(faulty)]
     for fault in wanted:
-        clip = next(clips)
+        clip = next(spoilt)
         parts.append((FAULTS[fault](clip, rng), fault))  # type: ignore[arg-type]
     order = rng.permutation(len(parts))
     for number in range(0, len(order), CLIPS_A_FILM):
@@ -261,6 +264,7 @@ def _part(
     ]
     kept = [row for row in clips if row["kind"] == "clip" and not row["rejected_by"]]
     covered = sum(_shared(row, part) for row in kept) / (part.stop - part.start)
+    spoilt = Part(*(part.spoilt or (part.start, part.stop)))
     if part.fault is None:
         clean.append(covered >= 0.75)
         if not clean[-1]:
@@ -275,7 +279,7 @@ def _part(
         fine = [abs(json.loads(row["scores"])["moved"] - moved) <= 1 for row in kept]
         caught[part.fault].append(all(fine))
     else:
-        caught[part.fault].append(covered < 0.25)
+        caught[part.fault].append(sum(_shared(row, spoilt) for row in kept) < 0.25 * (spoilt.stop - spoilt.start))
     for row in clips:
         for name, filters in FILTERS.items():
             if row["rejected_by"] in filters:
@@ -319,7 +323,7 @@ def main() -> None:
     parser.add_argument("--fitted", default="s1,s26,s31")
     parser.add_argument("--faulty", type=int, default=8)
     parser.add_argument("--clean", type=int, default=16)
-    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--recipe", default=str(Path(__file__).parent / "films.toml"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--speed", action="store_true", help="one worker against two, memory against length, too")
@@ -330,9 +334,11 @@ def main() -> None:
         "recipe": given.recipe,
         "workers": given.workers,
     }
+    fitted = set(given.fitted.split(","))
+    synthetic = synthetic_clips(given.synthetic) if given.synthetic else None
     sources = {
-        "real": given.real and real_clips(given.real, set(given.fitted.split(","))),
-        "synthetic": given.synthetic and synthetic_clips(given.synthetic),
+        "real": given.real and (real_clips(given.real, fitted, False), real_clips(given.real, fitted, True)),
+        "synthetic": synthetic and (synthetic, synthetic),
     }
     for kind, clips in sources.items():
         if clips is None:
@@ -340,7 +346,7 @@ def main() -> None:
         folder, truth = given.out / kind, given.out / f"{kind}.json"
         if not truth.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            films = make_films(folder, clips, given.faulty, given.clean, given.seed)
+            films = make_films(folder, *clips, given.faulty, given.clean, given.seed)
             truth.write_text(json.dumps([asdict(film) for film in films]))
         films = [
             Film(one["name"], [Part(**part) for part in one["parts"]], one["fault"])

@@ -17,26 +17,31 @@ from asymtalker.media.video import write_video
 from asymtalker.synth import mesh
 
 SOUND = 16_000
+SLIDES = 6
+"""Frames in which what hides a face comes and goes."""
 HAND = 2.3
 """Decimetres from the fingertips up to which the base mesh's arm is hand and a bit of the arm."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames ``(F, H, W, 3)`` uint8, sound ``(640 F,)`` and who speaks."""
+    """Frames ``(F, H, W, 3)`` uint8, sound ``(640 F,)``, who speaks, and which frames a fault spoils, if not all."""
 
     frames: np.ndarray
     sound: np.ndarray
     speaker: str
+    spoilt: range | None = None
 
 
 @dataclass
 class Part:
-    """Frames ``[start, stop)`` of a film, and what is wrong with them, ``None`` if nothing is."""
+    """Frames ``[start, stop)`` of a film, and what is wrong with them, ``None`` if nothing is, or with ``spoilt`` of
+    them, ``[first, stop)``."""
 
     start: int
     stop: int
     fault: str | None = None
+    spoilt: tuple[int, int] | None = None
 
 
 @dataclass
@@ -53,7 +58,7 @@ def frozen(clip: Clip, rng: np.random.Generator) -> Clip:
     frames, length = clip.frames.copy(), int(rng.integers(15, 31))
     start = int(rng.integers(5, len(frames) - length - 5))
     frames[start : start + length] = frames[start]
-    return Clip(frames, clip.sound, clip.speaker)
+    return Clip(frames, clip.sound, clip.speaker, range(start, start + length))
 
 
 def jump(clip: Clip, rng: np.random.Generator) -> Clip:
@@ -124,7 +129,7 @@ def tiny(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def hidden(clip: Clip, rng: np.random.Generator) -> Clip:
-    """A plain thing as large as half of the face comes before mouth or eyes for 1 to 1.6 s."""
+    """A plain thing as large as half of the face comes from the side before mouth or eyes for 1 to 1.6 s."""
     x, y, width = _face(clip)
     colour = rng.integers(20, 235, 3)
     colour = colour if np.ptp(colour) > 60 else np.array([40, 90, 180])
@@ -132,12 +137,13 @@ def hidden(clip: Clip, rng: np.random.Generator) -> Clip:
     start = int(rng.integers(5, len(clip.frames) - length - 5))
     low = y + float(rng.choice([-0.25, 0.22])) * width
     frames = clip.frames.copy()
-    for frame in frames[start : start + length]:
-        corner = round(x - 0.42 * width), round(low - 0.2 * width)
+    for number, frame in enumerate(frames[start : start + length]):
+        away = max(0.0, 1 - min(number, length - 1 - number) / SLIDES) * 1.2 * width
+        corner = round(x - 0.42 * width - away), round(low - 0.2 * width)
         cv2.rectangle(
             frame, corner, (corner[0] + round(0.84 * width), corner[1] + round(0.4 * width)), colour.tolist(), -1
         )
-    return Clip(frames, clip.sound, clip.speaker)
+    return Clip(frames, clip.sound, clip.speaker, range(start + SLIDES, start + length - SLIDES))
 
 
 def hand(clip: Clip, rng: np.random.Generator) -> Clip:
@@ -150,7 +156,7 @@ def hand(clip: Clip, rng: np.random.Generator) -> Clip:
     for index in range(start, start + length):
         sway = 0.03 * width * np.sin(index / 6)
         frames[index] = draw_hand(frames[index], (x + sway, y + 0.2 * width), size, turn)
-    return Clip(frames, clip.sound, clip.speaker)
+    return Clip(frames, clip.sound, clip.speaker, range(start, start + length))
 
 
 FAULTS: dict[str, Callable[[Clip, np.random.Generator], Clip]] = {
@@ -168,9 +174,8 @@ FAULTS: dict[str, Callable[[Clip, np.random.Generator], Clip]] = {
 
 
 def _face(clip: Clip) -> tuple[float, float, float]:
-    """Middle and width of the face in a clip's first frame."""
-    face = find_face(clip.frames[0])
-    assert face is not None, "a clip of the films has no face in its first frame"
+    """Middle and width of the face where a clip first shows it."""
+    face = next(found for frame in clip.frames if (found := find_face(frame)) is not None)
     points = face.points[:, :2]
     (left, top), (right, bottom) = points.min(0), points.max(0)
     return float(left + right) / 2, float(top + bottom) / 2, float(right - left)
@@ -221,7 +226,8 @@ def compose(folder: Path, name: str, clips: Sequence[tuple[Clip, str | None]], l
     """Write a film of clips, each with what is wrong with it, whose sound is ``late`` seconds."""
     film, start = Film(name), 0
     for clip, fault in clips:
-        film.parts.append(Part(start, start + len(clip.frames), fault))
+        spoilt = None if clip.spoilt is None else (start + clip.spoilt.start, start + clip.spoilt.stop)
+        film.parts.append(Part(start, start + len(clip.frames), fault, spoilt))
         start += len(clip.frames)
     frames = np.concatenate([clip.frames for clip, _ in clips])
     sound = np.concatenate([clip.sound for clip, _ in clips])

@@ -1,5 +1,6 @@
 """Each stage alone, on one clip: it finds its fault, and nothing in what is sound."""
 
+import av
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from asymtalker.curate.picture import covered, longest, sharpness
 from asymtalker.curate.recipe import RECIPES, Recipe, read_recipe
 from asymtalker.curate.voice import denoised, gain_to, loudness, moved
 from asymtalker.errors import UserError
+from asymtalker.media.video import read_video, write_video
 
 RATE = 16_000
 
@@ -51,6 +53,46 @@ def test_faults_of_sound(seed):
     for place in np.argsort(-np.abs(sound))[:3]:
         cut[max(0, place - 800) : place + 800] = 0
     assert fails(cut) == "dropout"
+
+
+def encoded(folder, frames: np.ndarray, sound: np.ndarray, rate: int = 60_000) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and sound as a small video file has them."""
+    write_video(folder / "whole.mp4", frames, sound)
+    with av.open(str(folder / "whole.mp4")) as old, av.open(str(folder / "small.mp4"), "w") as new:
+        video, audio = new.add_stream("libx264", rate=25), new.add_stream("aac", rate=RATE, layout="mono")
+        video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        video.bit_rate, audio.bit_rate = rate, 32_000
+        for frame in old.decode(*old.streams):
+            if isinstance(frame, av.VideoFrame):
+                frame.pict_type = av.video.frame.PictureType.NONE
+            new.mux((video if isinstance(frame, av.VideoFrame) else audio).encode(frame))
+        for stream in (video, audio):
+            new.mux(stream.encode(None))
+    return read_video(folder / "small.mp4")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_cut_out_of_speech_is_found_behind_an_encoder_too(tmp_path, seed):
+    """An encoder fills the edges of gaps, so that nothing begins or ends at once any more."""
+    sound = speech(seed)
+    cut = sound.copy()
+    for place in np.argsort(-np.abs(sound))[:3]:
+        cut[max(0, place - 800) : place + 800] = 0
+    frames = np.repeat(moving_picture(0, 1), 150, 0)
+    assert sound_faults(encoded(tmp_path, frames, cut)[1])["dropout"] > 0.05
+    assert sound_faults(encoded(tmp_path, frames, sound)[1])["dropout"] == 0
+
+
+def test_stops_of_a_synthetic_voice_are_no_dropouts():
+    """Its silence is empty, at every p and t as in its pauses; a voice falls and rises in some 25 ms there."""
+    time = np.arange(6 * RATE) / RATE
+    loud = np.clip(8 * (0.45 + 0.5 * np.sin(2 * np.pi * 1.5 * time)), 0, 1)
+    loud *= np.interp(time, (1.8, 2.0, 4.5, 4.7), (1, 0, 0, 1))  # a pause
+    voice = (0.2 * np.sin(2 * np.pi * 150 * time) * np.where(loud < 0.05, 0, loud)).astype(np.float32)
+    assert sound_faults(voice)["dropout"] == 0
+    quick = voice.copy()
+    quick[loud < 1] = 0
+    assert sound_faults(quick)["dropout"] > 0.3
 
 
 def test_prints_find_copies_and_parts_and_no_strangers():
@@ -125,6 +167,26 @@ def test_a_frozen_picture_is_found():
     assert frozen_seconds(changes_of(frames).moved) == 0
     frames[20:40] = frames[20]
     assert frozen_seconds(changes_of(frames).moved) == pytest.approx(19 / 25)
+
+
+@pytest.mark.parametrize("rate", [60_000, 200_000])
+def test_a_frozen_picture_is_found_behind_an_encoder_that_refreshes_it(tmp_path, rate):
+    frames = moving_picture(0, 75)
+    noise = np.random.default_rng(0).integers(-6, 7, frames.shape)
+    frames = np.clip(frames.astype(int) + noise, 0, 255).astype(np.uint8)
+    silence = np.zeros(640 * len(frames), np.float32)
+    assert frozen_seconds(changes_of(encoded(tmp_path, frames, silence, rate)[0]).moved) < 0.2
+    frames[30:55] = frames[30]
+    assert frozen_seconds(changes_of(encoded(tmp_path, frames, silence, rate)[0]).moved) > 0.5
+
+
+def test_a_face_that_hardly_moves_is_not_frozen():
+    moved = np.r_[0, np.full(50, 0.5), np.full(25, 2.0)]
+    assert frozen_seconds(moved) == pytest.approx(2.0)
+    assert frozen_seconds(np.r_[0, np.full(75, 0.5)]) == 0
+    refreshed = np.full(60, 2.0)
+    refreshed[20:40], refreshed[30] = 0.1, 1.5
+    assert frozen_seconds(refreshed) == pytest.approx(20 / 25)
 
 
 def test_a_crop_stands_still_until_the_face_walks():

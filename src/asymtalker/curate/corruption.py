@@ -8,16 +8,21 @@ from asymtalker.timeline import SAMPLE_RATE
 TOP = 0.85
 """Share of the peak from which on a sample stands at full scale; an encoder rounds off what was clipped."""
 BLOCK = SAMPLE_RATE // 100
-EDGE = SAMPLE_RATE // 200
-"""Samples, 5 ms, just before and after a gap, in which speech still sounds if it was cut out."""
+HOP = SAMPLE_RATE // 400
+"""Samples, 2.5 ms, of which a gap's edges are found."""
+EDGE = 2
+"""Hops in which speech still sounds at full level where it was cut out, and"""
+SMEAR = 6
+"""hops within which they lie: an encoder fills the first and last 10 ms of a gap."""
 GAP_LEAST = 0.02
 """Seconds: shorter gaps are no dropouts, and longer than"""
 GAP_MOST = 1.0
 """no dropouts either but silence."""
-EMPTY = 3e-4
+EMPTY = 5e-4
 """Nothing sounds below this level in a gap."""
-CUT = 0.25
-"""Share of the clip's speech level that sounds at both of a dropout's edges."""
+CUT, CUT_AMID_SILENCE = 0.25, 0.6
+"""Share of the clip's speech level that sounds at both of a dropout's edges; more of it where most silence
+is elsewhere, as in synthetic voices, whose p and t are silent too."""
 QUIET_DB, SILENT_DB = -30.0, -60.0
 """Decibels under the level of speech, and under full scale, below which nothing is heard."""
 
@@ -46,9 +51,9 @@ def sound_faults(samples: np.ndarray) -> dict[str, float]:
     }
 
 
-def block_levels(samples: np.ndarray) -> np.ndarray:
-    """Root mean squares of blocks of 10 ms."""
-    blocks = samples[: len(samples) // BLOCK * BLOCK].reshape(-1, BLOCK).astype(np.float64)
+def block_levels(samples: np.ndarray, size: int = BLOCK) -> np.ndarray:
+    """Root mean squares of blocks, by default of 10 ms."""
+    blocks = samples[: len(samples) // size * size].reshape(-1, size).astype(np.float64)
     return np.sqrt((blocks**2).mean(1))
 
 
@@ -60,18 +65,18 @@ def clipped_share(samples: np.ndarray) -> float:
 
 
 def dropout_seconds(samples: np.ndarray, speech: float) -> float:
-    """Seconds of gaps at whose both edges speech of level ``speech`` still sounds."""
-    loud = np.abs(samples) > EMPTY
-    edges = np.flatnonzero(np.diff(np.r_[True, loud, True].astype(np.int8)))
-    total = 0.0
+    """Seconds of gaps at whose both edges speech of level ``speech`` still sounds, but for what an encoder smears."""
+    levels = block_levels(samples, HOP)
+    sounds = np.sqrt(np.convolve(levels**2, np.full(EDGE, 1 / EDGE)))  # of each hop and the one before it
+    empty = levels < EMPTY
+    edges = np.flatnonzero(np.diff(np.r_[False, empty, False].astype(np.int8)))
+    gaps = []  # how long, and how loud at the quieter edge
     for start, stop in zip(edges[::2], edges[1::2], strict=True):
-        if not GAP_LEAST <= (stop - start) / SAMPLE_RATE <= GAP_MOST:
-            continue
-        before, after = samples[max(0, start - EDGE) : start], samples[stop : stop + EDGE]
-        if min(_level(before), _level(after)) > CUT * speech:
-            total += (stop - start) / SAMPLE_RATE
-    return total
-
-
-def _level(samples: np.ndarray) -> float:
-    return float(np.sqrt((samples.astype(np.float64) ** 2).mean())) if len(samples) else 0.0
+        before, after = sounds[max(1, start - SMEAR) : start], sounds[stop + 1 : stop + SMEAR]
+        if len(before) and len(after) and GAP_LEAST <= (stop - start) * HOP / SAMPLE_RATE <= GAP_MOST:
+            gaps.append((stop - start, min(before.max(), after.max()) / max(speech, 1e-9)))
+    cut_out = sum(length for length, edge in gaps if edge > CUT)
+    silent = np.count_nonzero(np.trim_zeros(~empty) == 0)  # between the first sound and the last
+    if 2 * cut_out < silent:
+        cut_out = sum(length for length, edge in gaps if edge > CUT_AMID_SILENCE)
+    return float(cut_out * HOP / SAMPLE_RATE)

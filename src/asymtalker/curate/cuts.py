@@ -21,8 +21,9 @@ MOVING = 0.1
 """Share of the pixels, those that change most, whose mean change counts as the picture's."""
 AROUND = 12
 """Frames before and after, with which a frame's change is compared."""
-STILL = 0.35
-"""Grey levels: a frame that changes less than that is the one before, encoded again."""
+STILL, STILL_SHARE, STILL_MOST = 0.35, 0.35, 0.8
+"""Grey levels: a frame that changes less than that is the one before, encoded again; or than that share of what a
+quarter of the frames change at least, but for no more than so many."""
 MARGIN = 1
 """Frames left out on both sides of a cut, as encoders smear it."""
 
@@ -159,9 +160,15 @@ def find_spans(
 
 def frozen_seconds(moved: np.ndarray) -> float:
     """The longest time for which nothing moves, of how each frame differs from the one before, the first of which
-    says nothing."""
+    says nothing; single frames amid still ones count as still, as encoders refresh them."""
+    changes = moved[1:]
+    if not len(changes):
+        return 0.0
+    usual = STILL_SHARE * float(np.percentile(changes, 75))
+    quiet = changes < np.clip(usual, STILL, STILL_MOST)
+    amid = np.r_[False, quiet[:-1]] & np.r_[quiet[1:], False]
     longest = run = 0
-    for still in (moved[1:] < STILL).tolist():
+    for still in (quiet | amid).tolist():
         run = run + 1 if still else 0
         longest = max(longest, run)
     return longest / FPS

@@ -114,7 +114,7 @@ class Recipe:
     """SyncNet's."""
     most_clipped: float | None = 0.06
     """Share of the samples that stand at full scale."""
-    most_dropout: float | None = 0.045
+    most_dropout: float | None = 0.03
     """Seconds that are cut out of the sound: silence that begins and ends at once."""
     most_silence: float | None = 0.65
     """Share of the clip in which nothing is heard."""
