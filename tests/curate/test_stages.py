@@ -1,5 +1,7 @@
 """Each stage alone, on one clip: it finds its fault, and nothing in what is sound."""
 
+from types import SimpleNamespace
+
 import av
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from asymtalker.curate.decide import failed_limit, speaking_margins
 from asymtalker.curate.duplicates import Print, find_duplicates, picture_hash, sound_prints, without_borders
 from asymtalker.curate.faces import crop_path
 from asymtalker.curate.hands import is_over
-from asymtalker.curate.lips import LipSync, find_offset, project, video_offset
+from asymtalker.curate.lips import SHORTEST, LipSync, find_offset, project, sync_scores, video_offset
 from asymtalker.curate.people import held_out_people, tell_apart
 from asymtalker.curate.picture import covered, longest, sharpness
 from asymtalker.curate.recipe import RECIPES, Recipe, read_recipe
+from asymtalker.curate.run import with_nothing_else_wrong
 from asymtalker.curate.voice import denoised, gain_to, loudness, moved
 from asymtalker.errors import UserError
 from asymtalker.media.video import read_video, write_video
@@ -252,9 +255,28 @@ def test_directions_are_of_the_sizes_of_their_sides(monkeypatch):
     assert not lips[:, 1].any(), "a direction without weight says nothing"
 
 
-def test_a_videos_offset_is_that_of_its_sure_clips():
-    assert video_offset([(0.6, 5.0), (0.5, 5.4), (0.7, 4.8), (0.1, -12.0)]) == (5.0, 0.55)
-    assert video_offset([(0.1, 5.0)]) == (0.0, 0.1)
+def face(sync: float, offset: float, fit: float = 0.5, **scores: float) -> dict[str, float]:
+    return {"sync": sync, "offset_found": offset, "fit": fit, **scores}
+
+
+def test_a_videos_offset_is_that_of_its_sure_clips_and_of_who_speaks():
+    spans = [[face(0.6, 5.0)], [face(0.5, 5.4)], [face(0.7, 4.8)], [face(0.1, -12.0)]]
+    assert video_offset(spans) == (5.0, 0.55)
+    assert video_offset([[face(0.1, 5.0)]]) == (0.0, 0.1)
+    assert video_offset([[face(0.4, -9.0, fit=0.2), face(0.6, 2.0, fit=0.7)]]) == (2.0, 0.6)
+
+
+def test_of_a_clip_that_is_too_short_nothing_is_said_of_lips_and_sound():
+    assert sync_scores(SimpleNamespace(filled=np.zeros((SHORTEST - 1, 478, 3)), sound=np.zeros(28_160))) == {}
+    margins = speaking_margins({"left": float("nan"), "right": float("nan")})
+    assert failed_limit({"speaking": margins["left"]}, Recipe()) == ("speaking", "speaking can't be told")
+
+
+def test_clips_with_something_else_wrong_say_nothing_of_lips_and_sound():
+    recipe = Recipe(most_silence=0.65, least_sync=0.3)
+    silent, unsure, fine = face(0.5, -11.0, silence=0.8), face(0.1, 3.0, silence=0.2), face(0.5, 2.0, silence=0.2)
+    assert with_nothing_else_wrong(recipe, [[silent], [unsure], [silent, fine]]) == [[unsure], [fine]]
+    assert with_nothing_else_wrong(recipe, [[silent]]) == []
 
 
 def test_sound_is_put_right_denoised_and_as_loud_as_asked():

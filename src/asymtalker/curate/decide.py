@@ -66,7 +66,9 @@ def failed_limit(scores: Mapping[str, float], recipe: Recipe, names: Iterable[st
         value = scores.get(name)
         if value is None or (names is not None and name not in names):
             continue
-        if np.isnan(value) or (value < limit if side == "least" else value > limit):
+        if np.isnan(value):
+            return name, f"{name.replace('_', ' ')} can't be told"
+        if value < limit if side == "least" else value > limit:
             return name, f"{name.replace('_', ' ')} is {value:.3g}, and {side} {limit:.3g} is allowed"
     return "", ""
 

@@ -5,7 +5,7 @@ audio encoder hears, and between the two the directions in which they go togethe
 Hotelling 1936), fitted by ``runs/lip_sync.py`` on clips of real people. SyncNet's scores are stored beside these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -24,6 +24,8 @@ LIPS_AROUND, SOUND_AROUND = 2, 4
 """Frames before and after that a direction of lips and of sound sees."""
 MAX_OFFSET = 15
 """Frames to both sides at which the two are compared, as SyncNet's authors do."""
+SHORTEST = 3 * MAX_OFFSET
+"""Frames below which too few are left to compare at the largest offset."""
 NEAR = 3
 """Frames around the best offset that are no chance."""
 SURE_SYNC = 0.38
@@ -69,16 +71,24 @@ def load_lip_sync() -> LipSync:
 
 
 def sync_scores(clip: FramedClip) -> dict[str, Any]:
-    """Scores ``sync``, ``fit`` and ``offset_found`` of a clip; see :class:`Sync`."""
+    """Scores ``sync``, ``fit`` and ``offset_found`` of a clip; see :class:`Sync`. None of one that is too short."""
+    if len(clip.filled) < SHORTEST:
+        return {}
     found = find_offset(*project(load_lip_sync(), clip.filled, clip.sound))
     return {"sync": found.sync, "fit": found.fit, "offset_found": found.offset}
 
 
-def video_offset(found: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Frames by which the sound of a video is late, and its sync, of ``(sync, offset)`` of its clips: medians, the
-    first of those clips that are sure, 0 where none is."""
-    sure = [offset for sync, offset in found if sync >= SURE_SYNC]
-    return (float(np.median(sure)) if sure else 0.0), float(np.median([sync for sync, _ in found]))
+def video_offset(spans: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[float, float]:
+    """Frames by which the sound of a video is late, and its sync: medians, the first of what is sure, 0 where nothing
+    is.
+
+    Args:
+        spans: scores of each face that is seen in a span, of spans with nothing else wrong; whose lips fit best
+            speaks.
+    """
+    speakers = [max(faces, key=lambda scores: scores["fit"]) for faces in spans]
+    sure = [scores["offset_found"] for scores in speakers if scores["sync"] >= SURE_SYNC]
+    return (float(np.median(sure)) if sure else 0.0), float(np.median([scores["sync"] for scores in speakers]))
 
 
 def project(model: LipSync, points: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -85,7 +85,7 @@ class Recipe:
     """Widths of the face by which it moves from one frame to the next at most: beyond, the crop or the shot jumps."""
     most_jump: float | None = 6.0
     """How many times more than usual around it what moves most moves in the worst frame of the crop."""
-    most_frozen: float | None = 0.3
+    most_frozen: float | None = 0.25
     """Seconds for which the picture stands still."""
     least_sharpness: float | None = 0.33
     """Of the face, from 0 to 1: how much detail goes when it is blurred."""
@@ -99,6 +99,14 @@ class Recipe:
     """Share of frames in which DWPose's points of the face are missing or unsure."""
     most_pose_hands: float | None = 0.7
     """Seconds for which DWPose's hands are over the face."""
+    most_clipped: float | None = 0.06
+    """Share of the samples that stand at full scale."""
+    most_dropout: float | None = 0.03
+    """Seconds that are cut out of the sound: silence that begins and ends at once."""
+    most_silence: float | None = 0.65
+    """Share of the clip in which nothing is heard."""
+    least_snr: float | None = 16.0
+    """Decibels of speech over what is heard in its pauses."""
     least_speaking: float | None = 0.0
     """How much better the lips fit the sound than those of anyone else in the picture do."""
     least_video_sync: float | None = None
@@ -112,14 +120,6 @@ class Recipe:
     """SyncNet's."""
     most_sync_distance: float | None = None
     """SyncNet's."""
-    most_clipped: float | None = 0.06
-    """Share of the samples that stand at full scale."""
-    most_dropout: float | None = 0.03
-    """Seconds that are cut out of the sound: silence that begins and ends at once."""
-    most_silence: float | None = 0.65
-    """Share of the clip in which nothing is heard."""
-    least_snr: float | None = 16.0
-    """Decibels of speech over what is heard in its pauses."""
 
     def limits(self) -> list[tuple[str, str, float]]:
         """``(score, "least" or "most", limit)`` in the order of the cascade."""

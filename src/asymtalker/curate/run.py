@@ -1,5 +1,6 @@
 """Videos, however raw, as a corpus to train on: stages 1 to 8 over all of them, and what became of each."""
 
+import math
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -262,16 +263,25 @@ def _corrected(recipe: Recipe, offset: float) -> float:
 
 
 def _video_offsets(recipe: Recipe, work: Work, spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
-    """By how many frames the sound of each video is late, and how sure its sync is, by all its clips."""
-    (lips,) = (stage for stage in MEASURED if stage.name == "lips")
-    found: dict[str, list[tuple[float, float]]] = {}
+    """By how many frames the sound of each video is late, and how sure its sync is: by its clips with nothing else
+    wrong, as of silence or a hidden mouth nothing can be said, or by all, where there are none."""
+    found: dict[str, list[list[dict[str, Any]]]] = {}
     for span in spans:
-        for clip in clips_of(work, span):
-            record = lips.record(clip.folder, recipe, 0.0)
-            if record and "sync" in record["scores"]:
-                scores = record["scores"]
-                found.setdefault(span.video.key, []).append((scores["sync"], scores["offset_found"]))
-    return {key: video_offset(those) for key, those in found.items()}
+        records = [
+            [record for stage in MEASURED if (record := stage.record(clip.folder, recipe, 0.0))]
+            for clip in clips_of(work, span)
+        ]
+        faces = [{name: value for record in those for name, value in record["scores"].items()} for those in records]
+        if faces := [scores for scores in faces if "sync" in scores]:
+            found.setdefault(span.video.key, []).append(faces)
+    return {key: video_offset(with_nothing_else_wrong(recipe, those) or those) for key, those in found.items()}
+
+
+def with_nothing_else_wrong(recipe: Recipe, spans: Sequence[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """What is left of spans without the faces that fail a limit other than that of how lips and sound go together."""
+    names = [name for name, _, _ in recipe.limits() if name != "sync"]
+    left = [[scores for scores in faces if not failed_limit(scores, recipe, names)[0]] for faces in spans]
+    return [faces for faces in left if faces]
 
 
 def _run_on_spans(
@@ -335,9 +345,9 @@ def _clips(recipe: Recipe, work: Work, spans: Sequence[Span], stages: Sequence[C
                 seconds[stage.name] = record["seconds"]
                 broken = broken or (record.get("rejected") and record["why"])
             video = span.video
-            if "sync" in scores:
-                sure = scores["sync"] >= SURE_SYNC
+            if video.key in offsets:
                 offset, scores["video_sync"] = offsets[video.key]
+                sure = scores.get("sync", 0.0) >= SURE_SYNC
                 scores["offset"] = abs((scores["offset_found"] if sure else offset) - span.late)
             clip = Decided(
                 key=f"{span.key}-face{number}" if number else span.key,
@@ -357,7 +367,7 @@ def _clips(recipe: Recipe, work: Work, spans: Sequence[Span], stages: Sequence[C
                 source=video.source,
             )
             found.append(clip)
-        margins = speaking_margins({clip.key: clip.scores.get("fit", 0.0) for clip in found})
+        margins = speaking_margins({clip.key: clip.scores.get("fit", math.nan) for clip in found})
         for clip in found:
             extra = {"speaking": margins[clip.key]} if clip.key in margins else {}
             yield replace(clip, scores={**clip.scores, **extra})
