@@ -20,13 +20,14 @@ import time
 import wave
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
 
 from asymtalker.bench.machine import describe_machine, load_average
 from asymtalker.bench.run import report_header
+from asymtalker.config import Precision
 from asymtalker.media.atomic import write_atomic
 from asymtalker.media.sound import read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
@@ -195,7 +196,7 @@ if __name__ == "__main__":
     parser.add_argument("--users", type=lambda text: [int(part) for part in text.split(",")], default=[1, 4, 8])
     parser.add_argument("--page", type=int, default=0, help="clicks in headless Chromium")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes; 60 for an hour")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--out", type=Path)
     settings = parser.parse_args()
     measured = main(settings)

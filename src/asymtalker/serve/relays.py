@@ -3,11 +3,10 @@
 import base64
 import hmac
 import os
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-from aiortc.rtcicetransport import parse_stun_turn_uri
 
 from asymtalker.errors import UserError
 
@@ -15,6 +14,7 @@ SECRET_VARIABLE = "ASYMTALKER_TURN_SECRET"
 LOGIN_VARIABLE = "ASYMTALKER_TURN_LOGIN"
 VALID = 3600
 """Seconds for which a name made of a secret may begin a call; a call that has begun goes on."""
+ADDRESS = re.compile(r"(?:stun:|turn:|turns:)[\w.-]+(?::(?P<port>\d{1,5}))?(?P<transport>\?transport=(?:udp|tcp))?")
 
 
 @dataclass(frozen=True)
@@ -22,39 +22,41 @@ class Relays:
     """Servers that both sides of a call are told of; none by default, and then nobody is asked.
 
     Attributes:
-        urls: ``stun:HOST[:PORT]``, ``turn:HOST[:PORT][?transport=tcp]`` or ``turns:``.
+        urls: ``stun:HOST[:PORT]``, ``turn:HOST[:PORT][?transport=tcp]`` or ``turns:HOST[:PORT]``.
         secret: what a TURN server knows too (coturn's ``static-auth-secret``): names and passwords are made of it
-            for each call.
+            for each call. It goes before ``login``.
         login: name and password, where it knows those instead.
+
+    Raises:
+        UserError: if an address is none, or a TURN server would let nobody in.
     """
 
     urls: tuple[str, ...] = ()
-    secret: str | None = None
-    login: tuple[str, str] | None = None
+    secret: str | None = field(default=None, repr=False)
+    login: tuple[str, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for url in self.urls:
+            found = ADDRESS.fullmatch(url)
+            if not found or not 0 < int(found["port"] or 1) < 1 << 16 or (found["transport"] and url[:5] != "turn:"):
+                raise UserError(f"{url} is none of stun:HOST:PORT, turn:HOST:PORT and turns:HOST:PORT.")
+        if any(url.startswith("turn") for url in self.urls) and not (self.secret or self.login):
+            raise UserError(
+                f"A TURN server lets in nobody it does not know: set {SECRET_VARIABLE} to the secret that it has"
+                f" (coturn's static-auth-secret), or {LOGIN_VARIABLE}=NAME:PASSWORD."
+            )
 
     @classmethod
     def chosen(cls, urls: tuple[str, ...]) -> "Relays":
         """Those of the settings, with what the environment says of them.
 
         Raises:
-            UserError: if an address is none, or a TURN server would let nobody in.
+            UserError: as the class does, or if a login is none.
         """
-        for url in urls:
-            try:
-                parse_stun_turn_uri(url)
-            except ValueError as error:
-                raise UserError(
-                    f"--ice-servers: {url} is none of stun:HOST:PORT, turn:HOST:PORT and turns:HOST:PORT."
-                ) from error
         secret, login = os.environ.get(SECRET_VARIABLE) or None, os.environ.get(LOGIN_VARIABLE) or None
         name, _, password = (login or "").partition(":")
         if login and not (name and password):
             raise UserError(f"{LOGIN_VARIABLE} is NAME:PASSWORD.")
-        if any(url.startswith("turn") for url in urls) and not (secret or login):
-            raise UserError(
-                f"A TURN server lets nobody in unknown: set {SECRET_VARIABLE} to the secret that it has"
-                f" (coturn's static-auth-secret), or {LOGIN_VARIABLE}=NAME:PASSWORD."
-            )
         return cls(urls, secret, (name, password) if login else None)
 
     def ice_servers(self) -> list[dict[str, Any]]:
@@ -71,6 +73,6 @@ class Relays:
         if self.secret is None:
             assert self.login is not None, "a TURN server's is asked for"
             return self.login
-        name = str(round(time.time()) + VALID)
+        name = str(int(time.time()) + VALID)
         digest = hmac.new(self.secret.encode(), name.encode(), "sha1").digest()
         return name, base64.b64encode(digest).decode()

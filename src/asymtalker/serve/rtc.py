@@ -76,6 +76,7 @@ class Caller:
         self.session, self.conversation = session, Conversation(session, answer)
         servers = [RTCIceServer(**server) for server in ice_servers]  # given none at all, aiortc asks one of Google's
         self._connection = RTCPeerConnection(RTCConfiguration(servers))
+        self._relayed = any(server.username for server in servers)
         self._picture, self._voice = _Track("video"), _Track("audio")
         self._tasks: set[asyncio.Task[None]] = set()
         self._gone: Callable[[], None] = lambda: None
@@ -116,6 +117,8 @@ class Caller:
         connection.addTrack(self._picture)
         connection.addTrack(self._voice)
         await connection.setLocalDescription(await connection.createAnswer())
+        if self._relayed and "typ relay" not in connection.localDescription.sdp:
+            log.warning("the TURN server gives no address: it can't be reached, or knows another secret")
         self._begin(self._give_up())
         return connection.localDescription.sdp, connection.localDescription.type
 

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import numpy as np
@@ -35,18 +36,20 @@ def serve(settings: Serve) -> None:
     """Serve until Ctrl-C or SIGTERM; what is being made then, or at a kill, is made again after the next start.
 
     Raises:
-        UserError: if it can't listen there, or others could reach it without a token.
+        UserError: if it can't listen there, others could reach it without a token, or options don't go together.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for name in ("httpx", "httpx2", "aioice"):  # Gradio's calls to itself, and addresses of who calls
         logging.getLogger(name).setLevel(logging.WARNING)
-    token = chosen_token(settings)
+    token, relays = chosen_token(settings), Relays.chosen(settings.ice_servers)
+    if settings.ray is not None and settings.ice_servers:
+        raise UserError("--ice-servers are for live sessions, which there are none of with --ray.")
     listening = listen(settings.host, settings.port)
     if settings.ray is None and replica_range(settings.replicas) != (1, 1):
         raise UserError("--replicas needs --ray: without it one process makes one video at a time.")
     service = Service(settings)
     live = settings.ray is None  # on the model in this process
-    app = create_app(service, token, add_live if live else None)
+    app = create_app(service, token, partial(add_live, relays=relays) if live else None)
     if settings.page:
         from asymtalker.serve.page import mount_page  # and with it Gradio, which takes seconds to import
 
@@ -79,12 +82,8 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def add_live(app: FastAPI, service: Service) -> None:
-    """Live sessions on the pipeline that makes the jobs' videos.
-
-    Raises:
-        UserError: if a STUN or TURN server can't be one.
-    """
+def add_live(app: FastAPI, service: Service, relays: Relays = Relays()) -> None:  # noqa: B008
+    """Live sessions on the pipeline that makes the jobs' videos."""
     stages: list[Stage] = []
 
     def stage() -> Stage:
@@ -104,7 +103,6 @@ def add_live(app: FastAPI, service: Service) -> None:
         finally:
             made.unlink(missing_ok=True)
 
-    relays = Relays.chosen(service.settings.ice_servers)
     app.include_router(live_router(stage, decode=decode, tags={"title": TITLE}, relays=relays))
 
 

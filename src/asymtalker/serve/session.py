@@ -43,9 +43,11 @@ LIVE_PAST = CONTEXT_FRAMES
 BEHIND = SAMPLES_PER_FRAME
 """Sound that waits beyond the reserve before a session that keeps up leaves out a quiet frame."""
 WATCHED = 8
-"""Chunks whose frames were all there early before one that keeps up leaves out a quiet moment."""
+"""Chunks whose first frames were all there early before a session that keeps up leaves out a quiet moment."""
 SKIPPED = SAMPLE_RATE // 100
 """Least that is left out, 10 ms."""
+CALM = 30.0
+"""Seconds after a late frame for which being early is no reason to come closer."""
 FIRST_GUESS = 0.25
 """Seconds that the first frame of a chunk is taken to need, before it was measured."""
 MARGIN = 1.15
@@ -386,7 +388,7 @@ class Session:
                     continue
                 if not (may_catch_up and self._catch_up(span)):
                     break
-                may_catch_up = False  # once a chunk, or pauses would be gone
+                may_catch_up = False  # more at once would be heard
             self._restart = None
             self._span = span
             if span is None:
@@ -436,7 +438,8 @@ class Session:
     def _catch_up(self, span: Span) -> bool:
         """Leave out a quiet moment of the sound before a chunk, so that the video is less far behind it: a frame where
         more sound waits than has to, or as much as the last chunks were all there before they had to be."""
-        spare = min(self._early) - (MARGIN - 1) * self._needs if len(self._early) == WATCHED else 0.0
+        calm = len(self._early) == WATCHED and self.latency.seconds_since_late() > CALM
+        spare = min(self._early) - (MARGIN - 1) * self._needs if calm else 0.0
         most = SAMPLES_PER_FRAME if -self._missing(span) > RESERVE + BEHIND else round(spare * SAMPLE_RATE)
         if most < SKIPPED or not self._sound.skip_quiet(min(most, SAMPLES_PER_FRAME)):
             return False

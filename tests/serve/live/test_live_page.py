@@ -122,3 +122,17 @@ def test_what_is_wrong_is_said_in_words(browser, stage, tmp_path):
     browser.execute_script("Object.defineProperty(navigator, 'mediaDevices', {value: undefined})")
     assert "https" in start()
     assert not stage.sessions
+
+
+def test_the_page_uses_the_servers_that_it_is_told_of(browser):
+    browser.execute_script(
+        """const real = RTCPeerConnection, fetched = fetch;
+        const told = JSON.stringify({ iceServers: [{ urls: ["stun:127.0.0.1:9"] }] });
+        window.fetch = async (route, ...rest) =>
+          route === "/v1/live/ice" ? new Response(told) : fetched(route, ...rest);
+        window.RTCPeerConnection = function (how) { window.told = how; return new real({}); };"""
+    )
+    browser.find_element(By.ID, "start").click()
+    until(browser, lambda: browser.execute_script("return window.told"), "a connection is made")
+    assert browser.execute_script("return window.told") == {"iceServers": [{"urls": ["stun:127.0.0.1:9"]}]}
+    browser.find_element(By.ID, "stop").click()

@@ -9,15 +9,22 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import httpx
 import numpy as np
 import pytest
+from aioice import ice
 from aiortc import RTCConfiguration, RTCIceServer, RTCIceTransportPolicy, RTCPeerConnection
 
 from asymtalker.errors import UserError
+from asymtalker.serve.app import create_app
 from asymtalker.serve.relays import Relays
+from asymtalker.serve.run import add_live, serve
+from asymtalker.serve.service import Service
+from asymtalker.serve.settings import Serve
 from live_calls import TOKEN, dial, served_live, until
+from small_server import SmallMaker, running
 
 TURN = shutil.which("turnserver")
 SECRET = "known to both servers"
@@ -39,7 +46,13 @@ def test_nobody_is_asked_by_default():
     [
         (("http://here",), "", "http://here is none of stun:HOST:PORT"),
         (("stun:",), "", "stun: is none of"),
+        (("stun:here:0",), "", "stun:here:0 is none of"),
+        (("turn:here:99999",), "", "turn:here:99999 is none of"),
+        (("turn:here?transport=sctp",), "", "is none of"),
+        (("stun:here?transport=udp",), "", "is none of"),
+        (("turn:me@here",), "", "is none of"),
         (("turn:here:3478",), "", "ASYMTALKER_TURN_SECRET"),
+        (("turns:here",), "", "ASYMTALKER_TURN_SECRET"),
         (("turn:here:3478",), "nobody", "NAME:PASSWORD"),
     ],
 )
@@ -126,24 +139,75 @@ def test_a_turn_server_that_knows_another_secret_lets_nobody_through(environment
         assert "typ relay" not in asyncio.run(offer(url))
 
 
-def test_the_servers_side_asks_nobody_who_is_not_named(stage, asked, address, monkeypatch):
-    asked_for = []
+@pytest.mark.skipif(not TURN, reason="needs coturn (apt: coturn)")
+def test_a_turn_server_that_does_not_let_the_server_in_is_logged(stage, asked, environment, tmp_path, caplog):
+    environment.setenv("ASYMTALKER_TURN_SECRET", "another")
 
-    async def call():
-        from aioice import ice
-
-        monkeypatch.setattr(ice.Connection, "gather_candidates", noted(ice.Connection.gather_candidates))
+    async def call(address):
         caller, _, _ = await dial(address, asked, np.zeros(0, np.float32), [])
+        await until(lambda: caller.connectionState == "connected")
         await caller.close()
         await until(lambda: not stage.sessions)
 
-    def noted(gather):
-        async def and_note(connection):
-            asked_for.append((connection.stun_server, connection.turn_server))
-            await gather(connection)
+    with turn_server(tmp_path) as url, served_live(stage, relays=Relays.chosen((url,))) as address:
+        asyncio.run(call(address))
+    assert "the TURN server gives no address" in caplog.text
+    assert not stage.sessions
 
-        return and_note
 
-    asyncio.run(call())
-    assert asked_for
-    assert set(asked_for) == {(None, None)}
+NAMED = Relays(("stun:one:1", "turn:two:2", "stun:three:3"), login=("me", "pass"))
+
+
+@pytest.mark.parametrize(
+    ("relays", "told"), [(Relays(), (None, None, None, None)), (NAMED, (("one", 1), ("two", 2), "me", "pass"))]
+)
+def test_the_servers_side_asks_whom_it_is_told_of_and_nobody_else(stage, asked, relays, told, monkeypatch):
+    asks, gather = set(), ice.Connection.gather_candidates
+
+    async def note(connection):
+        asks.add((connection.stun_server, connection.turn_server, connection.turn_username, connection.turn_password))
+        connection.stun_server = connection.turn_server = None  # nobody is there
+        await gather(connection)
+
+    async def call(address):
+        caller, _, _ = await dial(address, asked, np.zeros(0, np.float32), [])
+        await until(lambda: caller.connectionState == "connected")
+        await caller.close()
+        await until(lambda: not stage.sessions)
+
+    monkeypatch.setattr(ice.Connection, "gather_candidates", note)
+    with served_live(stage, relays=relays) as address:
+        asyncio.run(call(address))
+    assert not stage.sessions
+    assert asks == {told, (None, None, None, None)}, "the caller of the test asks nobody"
+
+
+def test_each_call_gets_a_name_of_its_own_time(monkeypatch):
+    relays, names = Relays(("turn:here",), secret=SECRET), []
+    for now in (1_000.9, 5_000.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        names.append((relays.ice_servers()[0]["username"], relays.ice_servers()[0]["credential"]))
+    assert [name for name, _ in names] == ["4600", "8600"]
+    assert names[0][1] != names[1][1]
+
+
+def test_a_secret_goes_before_a_login_and_neither_is_printed(environment):
+    environment.setenv("ASYMTALKER_TURN_SECRET", SECRET)
+    environment.setenv("ASYMTALKER_TURN_LOGIN", "me:pass")
+    relays = Relays.chosen(("turn:here",))
+    assert relays.ice_servers()[0]["username"] != "me"
+    assert SECRET not in repr(relays)
+    assert "pass" not in repr(relays)
+
+
+def test_serve_tells_those_who_know_the_token_of_its_servers(tmp_path):
+    service, token = Service(Serve(data=tmp_path), SmallMaker()), "a-token-that-nobody-guesses"
+    with running(create_app(service, token, partial(add_live, relays=NAMED))) as address:
+        assert httpx.get(f"{address}/v1/live/ice").status_code == 401
+        told = httpx.get(f"{address}/v1/live/ice", headers={"Authorization": f"Bearer {token}"}).json()
+    assert told == {"iceServers": NAMED.ice_servers()}
+
+
+def test_without_live_sessions_they_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--ray"):
+        serve(Serve(data=tmp_path, ray="local", ice_servers=("stun:one",)))

@@ -1,4 +1,4 @@
-"""Calls by WebRTC on loopback, and through a TURN server."""
+"""Calls by WebRTC on loopback."""
 
 import asyncio
 
