@@ -23,6 +23,7 @@ class Report:
         stalls: how often a frame was more than one frame late.
         stalled: seconds lost by that.
         needs: seconds from the beginning of a chunk to its first frame.
+        lost: seconds of speech left out, as the video had fallen too far behind.
     """
 
     median: float | None
@@ -31,6 +32,7 @@ class Report:
     stalls: int
     stalled: float
     needs: float
+    lost: float
 
     def plain(self) -> dict[str, float | int | None]:
         """As plain values, times in milliseconds."""
@@ -47,7 +49,7 @@ class Latency:
         self._earliest = 0.0
         self._frames = self._stalls = 0
         self._stalled, self._last_late = 0.0, -math.inf
-        self.needs = 0.0
+        self.needs = self._lost = 0.0
 
     def shown(self, came: float | None, now: float) -> None:
         """A frame was shown, whose sound ``came``, if it has any. Sound that came all at once could be shown no sooner
@@ -69,6 +71,10 @@ class Latency:
         """How long ago that was."""
         return time.monotonic() - self._last_late
 
+    def left_out(self, seconds: float) -> None:
+        """So much speech was left out."""
+        self._lost += seconds
+
     def needed(self, seconds: float) -> None:
         """A chunk took so long to its first frame; rises at once and falls slowly."""
         self.needs = max(seconds, (1 - NEWEST) * self.needs + NEWEST * seconds)
@@ -78,4 +84,4 @@ class Latency:
         seconds = list(self._seconds)
         p95 = quantiles(seconds, n=20)[-1] if len(seconds) > 1 else None
         middle = median(seconds) if seconds else None
-        return Report(middle, p95, self._frames, self._stalls, self._stalled, self.needs)
+        return Report(middle, p95, self._frames, self._stalls, self._stalled, self.needs, self._lost)

@@ -13,8 +13,8 @@
 4. The server sends the video in time, silence included. As ``"mp4"`` binary messages are the file's next bytes; as
    ``"jpeg"`` each is a byte, 1 for a JPEG picture and 2 for its sound (PCM as above, 640 samples at 16 kHz), the
    frame's number in four bytes, most significant first, and the data. Every two seconds comes ``{"type": "latency",
-   "median", "p95", "frames", "stalls", "stalled", "needs"}`` in milliseconds, as measured from sound in to picture
-   out; after the last frame ``{"type": "end"}``.
+   "median", "p95", "frames", "stalls", "stalled", "needs", "lost"}``, times in milliseconds, the first two from sound
+   in to picture out; after the last frame ``{"type": "end"}``.
 
 **WebRTC**: ``POST /v1/live/offer`` with the fields of ``start`` and ``sdp``, the browser's offer of a microphone and a
 data channel, which wants sound and picture; the answer is ``{"sdp", "type", "width", "height"}``. The figures come by

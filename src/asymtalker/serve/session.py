@@ -46,6 +46,8 @@ WATCHED = 8
 """Chunks whose first frames were all there early before a session that keeps up leaves out a quiet moment."""
 SKIPPED = SAMPLE_RATE // 100
 """Least that is left out, 10 ms."""
+MOST_BEHIND = 5.0
+"""Seconds by which a session that keeps up may fall behind; of speech that waits longer the oldest is left out."""
 CALM = 30.0
 """Seconds after a late frame for which being early is no reason to come closer."""
 FIRST_GUESS = 0.25
@@ -385,6 +387,9 @@ class Session:
                     break
                 if not self._can_begin(span):
                     self._changed.wait(self._patience(span))
+                    continue
+                if self._paced and self._keeps_up and (late := self._sound.skip_late(time.monotonic() - MOST_BEHIND)):
+                    self.latency.left_out(late / SAMPLE_RATE)
                     continue
                 if not (may_catch_up and self._catch_up(span)):
                     break

@@ -1,5 +1,6 @@
 """The sound of a live session on the time axis of its video: pushed as it comes, silent where none has come."""
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -16,10 +17,16 @@ KEPT_ARRIVALS = 512
 
 @dataclass(frozen=True)
 class Piece:
-    """Samples ``(n,)`` that wait, and when (``time.monotonic``) they came."""
+    """Samples ``(n,)`` that wait, when (``time.monotonic``) they came, and when they were to be heard at the soonest:
+    what came all at once could be heard no sooner than piece after piece."""
 
     samples: np.ndarray
     came: float
+    due: float
+
+    def rest(self, first: int) -> "Piece":
+        """What is left of it without its first samples."""
+        return replace(self, samples=self.samples[first:], due=self.due + first / SAMPLE_RATE)
 
 
 class LiveSound:
@@ -41,6 +48,7 @@ class LiveSound:
         self._pieces = deque[Piece]()
         self._held = np.zeros(0, np.float32)
         self._first = 0  # sample of the time axis that is held first
+        self._due = 0.0  # when what comes next is to be heard at the soonest
         self._idle = True  # whether silence was put in last
         self._came = deque[tuple[int, int, float]](maxlen=KEPT_ARRIVALS)  # places of pieces, and when they came
 
@@ -52,7 +60,9 @@ class LiveSound:
     def push(self, samples: np.ndarray, came: float) -> None:
         """Let samples ``(n,)``, float32 in [-1, 1] at 16 kHz, wait for their place."""
         if len(samples):
-            self._pieces.append(Piece(samples.astype(np.float32), came))
+            due = max(came, self._due)
+            self._due = due + len(samples) / SAMPLE_RATE
+            self._pieces.append(Piece(samples.astype(np.float32), came, due))
             self.waiting += len(samples)
 
     def advance(self, stop: int, reserve: int = 0) -> None:
@@ -72,7 +82,7 @@ class LiveSound:
             piece = self._pieces.popleft()
             fits = min(len(piece.samples), stop - self.placed)
             if fits < len(piece.samples):
-                self._pieces.appendleft(replace(piece, samples=piece.samples[fits:]))
+                self._pieces.appendleft(piece.rest(fits))
             self._came.append((self.placed, self.placed + fits, piece.came))
             self._place(piece.samples[:fits])
             self.waiting -= fits
@@ -96,6 +106,18 @@ class LiveSound:
         )
         self._idle = True
 
+    def skip_late(self, due: float) -> int:
+        """Drop what was to be heard before ``due`` and still waits. Returns how many samples."""
+        dropped = 0
+        while self._pieces and self._pieces[0].due < due:
+            piece = self._pieces.popleft()
+            late = min(len(piece.samples), math.ceil((due - piece.due) * SAMPLE_RATE))
+            if late < len(piece.samples):
+                self._pieces.appendleft(piece.rest(late))
+            dropped += late
+        self.waiting -= dropped
+        return dropped
+
     def skip_quiet(self, most: int) -> int:
         """Drop up to ``most`` of the samples that wait longest, while they are :data:`QUIET`. Returns how many."""
         dropped = 0
@@ -103,10 +125,9 @@ class LiveSound:
             samples = self._pieces[0].samples[: most - dropped]
             if float(np.square(samples).mean()) ** 0.5 > QUIET:
                 break
-            rest = self._pieces[0].samples[len(samples) :]
             piece = self._pieces.popleft()
-            if len(rest):
-                self._pieces.appendleft(replace(piece, samples=rest))
+            if len(samples) < len(piece.samples):
+                self._pieces.appendleft(piece.rest(len(samples)))
             dropped += len(samples)
         self.waiting -= dropped
         return dropped

@@ -23,7 +23,7 @@ def still(moving_pipeline, face):
     session._sound.placed = session._last_heard(session._next_span()) * SAMPLES_PER_FRAME - 8_000
     session._sound._pieces.clear()
     session._sound.waiting = 0
-    session._sound.push(np.zeros(8_000, np.float32), 0.0)
+    session._sound.push(np.zeros(8_000, np.float32), time.monotonic())
     return session
 
 
@@ -61,7 +61,7 @@ def test_after_a_late_frame_it_stays_where_it_is_for_a_while(still, monkeypatch)
 
 def test_where_nothing_is_quiet_nothing_is_forgotten(still):
     still._sound._pieces.clear()
-    still._sound._pieces.append(Piece(np.full(8_000, 0.1, np.float32), 0.0))
+    still._sound._pieces.append(Piece(np.full(8_000, 0.1, np.float32), 0.0, 0.0))
     still._early.extend([0.5] * WATCHED)
     assert left_out(still) == 0
     assert len(still._early) == WATCHED, "the pause that comes is used"
@@ -95,6 +95,21 @@ def test_a_chunk_leaves_out_one_moment_at_most(still, keeps_up):
     before = still._sound.waiting + still._sound.placed
     still._ready()
     assert before - still._sound.waiting - still._sound.placed == (SAMPLES_PER_FRAME if keeps_up else 0)
+
+
+@pytest.mark.parametrize("keeps_up", [True, False])
+def test_speech_that_is_far_behind_is_left_out_and_counted(still, keeps_up):
+    still._keeps_up, still._closed = keeps_up, False
+    still._sound.skip_late(1e9)
+    still._sound._due = 0.0
+    loud, now = np.full(SAMPLES_PER_FRAME, 0.5, np.float32), time.monotonic()
+    for number in range(1_000):  # 40 s, spoken until now
+        still._sound.push(loud, now - 40 + number / 25)
+    before = still._sound.waiting + still._sound.placed
+    still._ready()
+    lost = before - still._sound.waiting - still._sound.placed
+    assert lost / 16_000 == pytest.approx(35 if keeps_up else 0, abs=0.1)
+    assert still.latency.report().lost == pytest.approx(lost / 16_000)
 
 
 def test_after_a_moment_is_left_out_sound_is_waited_for_again(still):

@@ -82,6 +82,21 @@ def test_quiet_moments_are_left_out_and_loud_ones_are_not(sound):
     assert (sound.read(0, 1_000) == 0.5).all()
 
 
+def test_what_should_long_have_been_heard_is_left_out_and_what_came_early_is_not(sound):
+    for number in range(10):  # as it is spoken
+        sound.push(ramp(1_600, 1 + 1_600 * number), 100 + number / 10)
+    assert sound.skip_late(100.0) == 0
+    assert sound.skip_late(100.25) == 4_000
+    assert sound.skip_late(100.25) == 0
+    assert sound.waiting == 12_000
+    sound.advance(2_000)
+    assert np.array_equal(sound.read(0, 2_000), ramp(2_000, 4_001))
+    assert sound.skip_late(200.0) == 10_000
+    assert sound.waiting == 0
+    sound.push(ramp(160_000), 300.0)  # all at once
+    assert sound.skip_late(305.0) == 80_000, "the rest could not have been heard by then"
+
+
 def test_when_a_frame_came_is_known(sound):
     sound.push(ramp(FRAME + 10), 5.0)
     sound.push(ramp(FRAME), 6.0)
