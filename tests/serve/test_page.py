@@ -130,7 +130,7 @@ def test_what_cannot_be_used_is_said_beside_it(browser, page, tmp_path):
     noise.write_bytes(b"RIFF" + bytes(200))
     opened(browser, address)
     press(browser, "#at-generate")
-    until(browser, lambda: "Give a portrait first" in text_of(browser, "#at-problem"), "a portrait is asked for")
+    until(browser, lambda: "Give a portrait that" in text_of(browser, "#at-problem"), "a portrait is asked for")
     upload(browser, "at-portrait", wall)
     until(browser, lambda: "something else" in text_of(browser, "#at-portrait-said"), "the picture is refused")
     upload(browser, "at-sound", noise)
@@ -196,3 +196,14 @@ def test_it_fits_a_phone_and_a_desktop(browser, page, size, theme, tmp_path):
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def test_a_token_is_asked_for_once(browser, tmp_path):
+    token = "a-token-that-nobody-guesses"
+    with served(tmp_path, SmallMaker(), token=token, page=True) as (client, _):
+        browser.get(str(client.base_url))
+        find(browser, "input").send_keys("a wrong token" + Keys.ENTER)
+        until(browser, lambda: "token" in text_of(browser, "body"), "it is asked for again")
+        find(browser, "input").send_keys(token + Keys.ENTER)
+        until(browser, lambda: browser.find_elements(By.ID, "at-history"), "the page appears")
+        opened(browser, str(client.base_url))

@@ -18,8 +18,8 @@ VERDICTS = {
     "intact": "INTACT: content credentials are there, valid, and the file is as it was signed.",
     "altered": "ALTERED: the file is not as it was signed.",
     "invalid": "NOT VALID: the content credentials don't hold.",
-    "stripped": "NO CREDENTIALS, but the file says or shows that AsymTalker made it: it was saved anew since, or they"
-    " were taken out, and what else was altered can't be told.",
+    "stripped": "NO CREDENTIALS, but the file says or shows that AsymTalker made it: it was saved anew since, or as it"
+    " was streamed, or they were taken out, and what else was altered can't be told.",
     "unknown": "NOTHING FOUND: the file says nothing of itself, which does not mean that it is real.",
 }
 

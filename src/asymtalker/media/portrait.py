@@ -296,7 +296,7 @@ def choose_face(
     if not faces:
         raise UserError(
             f"No human face was found in {name}, neither upright nor turned: give a picture that shows one from the "
-            f"front, at least a twentieth of the picture's longer side wide: crop it around a smaller one."
+            f"front, at least a twentieth of the picture's longer side wide: around a smaller face, crop it."
         )
     if number is None:
         if len(faces) > 1:

@@ -24,6 +24,15 @@ POLL = 0.5  # seconds
 ENDED = ("done", "failed", "cancelled")
 
 
+class _Http(httpx.Client):
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """See :class:`httpx.Client`; raises UserError where nobody answers."""
+        try:
+            return super().send(request, **options)
+        except httpx.TransportError as error:
+            raise UserError(f"{request.url.copy_with(path='/')} can't be reached: {error}.") from error
+
+
 class Client:
     """Talks to a server; a context manager.
 
@@ -37,7 +46,7 @@ class Client:
     def __init__(self, address: str, token: str | None = None, *, name: str = "", timeout: float = 120.0):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         headers |= {"X-Client": name} if name else {}
-        self._http = httpx.Client(base_url=address, headers=headers, timeout=timeout)
+        self._http = _Http(base_url=address, headers=headers, timeout=timeout)
 
     def create(
         self,
@@ -61,7 +70,7 @@ class Client:
             The id of its job.
 
         Raises:
-            UserError: if the server refuses, with its reason.
+            UserError: if a file can't be read, the server can't be reached, or it refuses, with its reason.
         """
         return self._checked(self._http.post("/v1/jobs", **_form(portrait, sound, text, consent, more)))["id"]
 
@@ -114,7 +123,7 @@ class Client:
         return Path(output)
 
     def cancel(self, job: str) -> None:
-        """Stop a job; its record stays."""
+        """Stop a job; its record stays. Raises UserError where it has ended already."""
         self._checked(self._http.post(f"/v1/jobs/{job}/cancel"))
 
     def delete(self, job: str) -> None:
@@ -157,7 +166,10 @@ def _form(
 ) -> dict[str, Any]:
     """What httpx posts. Names of files stay here."""
     paths = {"portrait": portrait} | ({} if sound is None else {"sound": sound})
-    sent = {name: (name, Path(path).read_bytes()) for name, path in paths.items()}
+    try:
+        sent = {name: (name, Path(path).read_bytes()) for name, path in paths.items()}
+    except OSError as error:
+        raise UserError(f"{error.filename} can't be read: {error.strerror}.") from error
     fields = {"consent": consent, "text": text, **more}
     data = {
         name: str(value).lower() if isinstance(value, bool) else str(value)

@@ -27,7 +27,7 @@ MOST_ADDRESSES = 10_000
 DRAINED = 3.0  # seconds
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # without any, forms of our own page come from the origin "null"
     (
         b"content-security-policy",  # nothing comes from elsewhere; Gradio's own page has scripts and styles within
         b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline';"

@@ -167,7 +167,11 @@
     if (!job) return problem("This video is gone: it was deleted, or has expired.");
     note(job.id, { state: job.state, seconds: job.seconds });
     if (job.state === "failed") return problem(job.error);
-    if (job.state === "cancelled") return speak("Stopped.");
+    if (job.state === "cancelled") {
+      $("video").pause();
+      $("remarks").textContent = "Stopped.";
+      return speak("Stopped.");
+    }
     speak("Your video is done.");
     offer(job.id);
     if (!(await playing) && !signal.aborted) {
@@ -204,12 +208,12 @@
   async function drop(id) {
     const response = await ask(`/v1/jobs/${id}`, { method: "DELETE" });
     if (!response.ok && response.status !== 404) return problem("It could not be deleted: try again.");
-    if (current?.id === id) {
-      current.controller.abort();
-      $("progress").hidden = true;
-    }
-    if ($("download").href.includes(id)) {
-      $("download").hidden = true;
+    problem("");
+    if (current?.id === id || $("download").href.includes(id)) {
+      current?.controller.abort();
+      current = null;
+      $("progress").hidden = $("download").hidden = true;
+      $("remarks").textContent = "";
       $("video").removeAttribute("src");
       $("video").load();
       $("video").hidden = true;
@@ -241,7 +245,9 @@
         const when = new Date(job.begun).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
         const how = { done: job.seconds ? `${job.seconds.toFixed(1)} s` : "", failed: "failed", cancelled: "stopped" };
         name.textContent = `${when} ${how[job.state] ?? "being made"}`;
-        item.append(name, button("Play", when, () => show(job.id)), button("Delete", when, () => drop(job.id)));
+        item.append(name);
+        if (!["failed", "cancelled"].includes(job.state)) item.append(button("Play", when, () => show(job.id)));
+        item.append(button("Delete", when, () => drop(job.id)));
         return item;
       }),
     );
@@ -261,6 +267,8 @@
     },
     true,
   );
+  for (const event of ["input", "change"])
+    document.addEventListener(event, () => $("problem") && problem(""), true); // what is wrong may be put right by it
   window.asymtalker = { begin, show, firstFrame: null };
   const waiting = setInterval(() => {
     if ($("history")) {

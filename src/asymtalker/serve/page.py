@@ -98,11 +98,12 @@ def build_page(service: Service, live: bool = False) -> gr.Blocks:
 def _kept(service: Service) -> str:
     settings = service.settings
     return (
-        f"- **Portrait and voice** are deleted as soon as the video is done, at the latest {settings.upload_minutes:g}"
-        f" minutes after they were sent.\n- **Videos** and their records are deleted after {settings.video_hours:g}"
-        " hours, or at once by *Delete* in the history.\n- The **history** is kept by your browser alone.\n- The"
-        " server's log names nobody: no addresses, no texts, no files.\n- **Consent** is asked for each video, and"
-        f" when it was given is kept with the video's record. It says: *{CONSENT}*"
+        "- **Portrait and voice** of a video are deleted as soon as it is done. What you gave to this page is kept for"
+        f" {settings.upload_minutes:g} minutes, so that you can make another of it.\n- **Videos** and their records"
+        f" are deleted after {settings.video_hours:g} hours, or at once by *Delete* in the history.\n- The **history** is"
+        " kept by your browser alone.\n- The server's log names nobody: no addresses, no texts, no files.\n-"
+        " **Consent** is asked for each video, and when it was given is kept with the video's record. It says:"
+        f" *{CONSENT}*"
     )
 
 
@@ -293,7 +294,7 @@ class _Create:
         spoken = None
         try:
             if picture is None:
-                raise RefusedError("Give a portrait first.")
+                raise RefusedError("Give a portrait that can be used first.")
             if way == "Typed text":
                 sound = spoken = self._service.uploads.spoken(text or "", voice)
             elif sound is None:

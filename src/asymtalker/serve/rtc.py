@@ -28,7 +28,7 @@ from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 log = logging.getLogger("asymtalker.serve")
 VIDEO_CLOCK = 90_000
 REPORTED_EVERY = 2.0  # seconds
-COMES_WITHIN = 30.0  # seconds
+COMES_WITHIN = 20.0  # seconds
 WAITING = 10
 """Moments that wait for a slow connection; older ones are dropped."""
 
@@ -104,6 +104,7 @@ class Caller:
         @connection.on("datachannel")
         def _(channel: RTCDataChannel) -> None:
             channel.on("message", self._told)
+            channel.on("close", self.close)
             self._begin(self._report(channel))
 
         @connection.on("connectionstatechange")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from types import FrameType
 
 import numpy as np
@@ -42,6 +43,8 @@ def serve(settings: Serve) -> None:
     for name in ("httpx", "httpx2", "aioice"):  # Gradio's calls to itself, and addresses of who calls
         logging.getLogger(name).setLevel(logging.WARNING)
     token, relays = chosen_token(settings), Relays.chosen(settings.ice_servers)
+    if settings.ray is not None and find_spec("ray") is None:
+        raise UserError("--ray needs Ray: pip install -c constraints.txt '.[serve,ray]'.")
     if settings.ray is not None and settings.ice_servers:
         raise UserError("--ice-servers are for live sessions, which there are none of with --ray.")
     listening = listen(settings.host, settings.port)

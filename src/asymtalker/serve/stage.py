@@ -72,8 +72,8 @@ class Stage:
             if left < SPARE:
                 beside = f"Beside the {_count(len(self._open))} open here" if self._open else "Alone on this machine"
                 raise FullError(
-                    f"{beside} this picture can be moved at {left * FPS:.0f} frames a second, real time takes"
-                    f" {SPARE * FPS:.0f}: ask for a smaller one{', or wait' if self._open else ''}."
+                    f"{beside} this picture can be moved at {left * FPS:.0f} frames a second. {SPARE * FPS:.0f} are"
+                    f" needed, {FPS} to be shown and some to spare: ask for a smaller one, or wait."
                 )
             session = Session(self.pipeline, portrait, self.live, keeps_up=keeps_up, mark=self._marks())
             self._open[session] = 1 / speed

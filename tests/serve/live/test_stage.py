@@ -38,7 +38,7 @@ def test_what_is_tried_out_is_what_it_takes(stage, face, moving_pipeline, monkey
 def test_it_is_refused_where_others_leave_too_little(stage, face, monkeypatch):
     monkeypatch.setattr(stage, "rehearse", lambda _: 2.0)  # of which one that has just begun takes half
     first = stage.open(face)
-    with pytest.raises(FullError, match=r"^Beside the 1 session open here .* at 25 frames a second, real time takes"):
+    with pytest.raises(FullError, match=r"^Beside the 1 session open here .* at 25 frames a second. 29 are needed"):
         stage.open(face)
     first.close()
     second = stage.open(face)
