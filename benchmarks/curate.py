@@ -39,7 +39,7 @@ from films import FAULTS, Clip, Film, Part, beside, compose
 LATE_FILES = {"late 60 ms": 0.06, "late 200 ms": 0.2, "late 1000 ms": 1.0}
 FILTERS = {
     "frozen": {"frozen"},
-    "jump cut": {"jump", "shake", "short"},
+    "jump cut": {"jump", "shake"},
     "clipped": {"clipped"},
     "noisy": {"snr"},
     "dropouts": {"dropout"},
@@ -355,7 +355,7 @@ def main() -> None:
         took = run(folder, given.out / f"{kind}-corpus", given.recipe, given.workers)
         rows = pq.read_table(given.out / f"{kind}-corpus" / "curation" / "clips.parquet").to_pylist()
         result[kind] = {"films": len(films), **score(films, rows), "rates": rates(rows), **took}
-        if given.speed:
+        if given.speed and "speed" not in result:
             result["speed"] = speed(given.out, folder, given.recipe)
     result["limits"] = {name: [side, limit] for name, side, limit in read_recipe(given.recipe).limits()}
     (given.out / "curate.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -100,8 +100,8 @@ def _kept(service: Service) -> str:
     return (
         "- **Portrait and voice** of a video are deleted as soon as it is done. What you gave to this page is kept for"
         f" {settings.upload_minutes:g} minutes, so that you can make another of it.\n- **Videos** and their records"
-        f" are deleted after {settings.video_hours:g} hours, or at once by *Delete* in the history.\n- The **history** is"
-        " kept by your browser alone.\n- The server's log names nobody: no addresses, no texts, no files.\n-"
+        f" are deleted after {settings.video_hours:g} hours, or at once by *Delete* in the history.\n- The **history**"
+        " is kept by your browser alone.\n- The server's log names nobody: no addresses, no texts, no files.\n-"
         " **Consent** is asked for each video, and when it was given is kept with the video's record. It says:"
         f" *{CONSENT}*"
     )
