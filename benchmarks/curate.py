@@ -13,11 +13,10 @@ no kept clip spans it. A stage's precision counts the parts that its filters too
 """
 
 import argparse
+import contextlib
 import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -28,6 +27,7 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 
 from asymtalker.bench.machine import describe_machine, load_average
@@ -57,6 +57,7 @@ FILTERS = {
     "no sound": {"sound", "sound_heard"},
 }
 CLIPS_A_FILM = 4
+LOOKED_EVERY = 0.2  # seconds
 
 
 def real_clips(folder: Path, speakers: set[str], those: bool) -> Iterator[Clip]:
@@ -178,14 +179,18 @@ def mute(source: Path, target: Path) -> None:
 
 
 def run(films: Path, corpus: Path, recipe: str, workers: int) -> dict[str, float]:
-    """Curate; seconds and the largest memory of any of its processes."""
+    """Curate; seconds, and the most memory that all its processes held together."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "asymtalker", "curate", "--input", str(films), "--output", str(corpus)]
-    process = subprocess.Popen([*command, "--recipe", recipe, "--workers", str(workers)])
-    _, status, used = os.wait4(process.pid, 0)  # of the command and of what it waited for
-    if status:
-        sys.exit(f"curate ended with {os.waitstatus_to_exitcode(status)}")
-    return {"seconds": round(time.perf_counter() - began, 1), "peak_mebibytes": round(used.ru_maxrss / 2**10)}
+    process = psutil.Popen([*command, "--recipe", recipe, "--workers", str(workers)])
+    most = 0
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            most = max(most, sum(one.memory_info().rss for one in (process, *process.children(recursive=True))))
+        time.sleep(LOOKED_EVERY)
+    if process.returncode:
+        sys.exit(f"curate ended with {process.returncode}")
+    return {"seconds": round(time.perf_counter() - began, 1), "peak_mebibytes": round(most / 2**20)}
 
 
 def speed(out: Path, films: Path, recipe: str) -> dict[str, Any]:
