@@ -4,6 +4,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 from asymtalker.media import face_mesh
-from asymtalker.media.face_mesh import Face, Region, cut, detect, find_face, read_face, track
+from asymtalker.media.face_mesh import Face, Region, cut, detect, find_face, read_face, settle_face, track
 from asymtalker.media.picture import read_picture
+from asymtalker.media.portrait import find_faces
 from asymtalker.media.video import decode_frames
 from real_data import DATA
 
@@ -164,6 +166,28 @@ def test_threads_do_not_disturb_each_other():
     with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda picture: first_reading(picture).points, pictures))
     assert np.array_equal(alone, together)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 1.5])
+def test_a_face_is_read_until_it_stays_where_it_is(share):
+    """However large the region is in which it was found."""
+    picture = read_picture(DEMO)
+    face = find_face(picture)
+    eyes = float(np.linalg.norm(face.points[33] - face.points[263]))
+    settled = settle_face(picture, replace(face.region, side=share * face.region.side))
+    assert distances(settled, face.points).mean() < 0.005 * eyes
+
+
+@pytest.mark.skipif(len(PORTRAITS) < 12, reason="needs the portraits")
+def test_lips_of_portraits_are_where_more_readings_find_them():
+    for path in PORTRAITS:
+        picture = read_picture(path)
+        (found, *_) = find_faces(picture)
+        again = found.mesh
+        for _ in range(5):
+            again = read_face(picture, again.region)
+        eyes = float(np.linalg.norm(again.points[33] - again.points[263]))
+        assert distances(found.mesh, again.points)[[0, 13, 14, 17, 61, 291]].mean() < 0.03 * eyes, path
 
 
 @pytest.mark.skipif(len(PORTRAITS) < 12, reason="needs the portraits")

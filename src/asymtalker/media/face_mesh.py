@@ -24,6 +24,8 @@ SAMPLED = 1024
 """Regions of more than twice as many pixels a side are averaged down to this first; bilinear sampling skips pixels."""
 SURE = 0.5
 """Detections and meshes with a lower score hold no face."""
+MOST_READINGS, STEADY = 8, 0.03
+"""How often a face is read again, and the share of its side by which its region then stays where it is."""
 SAME_FACE = 0.3
 """Boxes whose intersection is more than this share of their union are of one face."""
 MARGIN = 1.5
@@ -158,6 +160,18 @@ def read_face(picture: np.ndarray, region: Region) -> Face:
     return Face(placed, float(_sigmoid(score.ravel()[0])), weights)
 
 
+def settle_face(picture: np.ndarray, region: Region) -> Face:
+    """The mesh of the face in a region, read again in its own region until that stays where it is: a detection's box
+    is not as steady as the points, and in one that is too small lips are read too high."""
+    face = read_face(picture, region)
+    for _ in range(MOST_READINGS):
+        before, face = face.region, read_face(picture, face.region)
+        now = face.region
+        if max(abs(now.x - before.x), abs(now.y - before.y), abs(now.side - before.side)) < STEADY * now.side:
+            break
+    return face
+
+
 def track(frames: Iterable[np.ndarray]) -> Iterator[Face | None]:
     """Of each frame ``H W 3`` uint8 of a video the mesh of one face, looked for where it was in the frame before.
 
@@ -178,7 +192,7 @@ def follow(frame: np.ndarray, before: Face | None) -> Face | None:
 def find_face(picture: np.ndarray) -> Face | None:
     """The mesh of the largest face of a picture ``H W 3`` uint8, ``None`` if none is found."""
     for found in sorted(detect(picture), key=lambda face: face.width * face.height, reverse=True):
-        face = read_face(picture, read_face(picture, found.region).region)  # the box is not as steady as the points
+        face = settle_face(picture, found.region)
         if face.score >= SURE:
             return face
     return None

@@ -31,6 +31,7 @@ from asymtalker.media.face_mesh import (
     Region,
     detect,
     read_face,
+    settle_face,
 )
 from asymtalker.media.face_readings import head_pose, lid_openings, lip_aperture
 
@@ -166,8 +167,16 @@ def find_faces(picture: np.ndarray, searches: Sequence[tuple[int, ...]] = SEARCH
         if sure:
             least = min(CLEAR, sure[0].score)
             clear = [face for face in sure if face.score >= least and not any(_inside(face, other) for other in sure)]
-            return sorted(clear, key=lambda face: face.width * face.height, reverse=True)
+            settled = [_settle(picture, face) for face in clear]
+            return sorted(settled, key=lambda face: face.width * face.height, reverse=True)
     return []
+
+
+def _settle(picture: np.ndarray, face: FaceBox) -> FaceBox:
+    """The box of a face with its mesh read until that stays where it is, unless that then finds no face."""
+    assert face.mesh is not None
+    mesh = settle_face(picture, face.mesh.region)
+    return face if mesh.score < SURE else replace(box_of(mesh.points), score=face.score, mesh=mesh)
 
 
 def _tiles(picture: np.ndarray, part: int) -> Iterator[Region]:
