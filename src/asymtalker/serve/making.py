@@ -86,8 +86,8 @@ class LocalMaker:
 
 
 def give_back_memory() -> None:
-    """Free what refers to itself, and have the C library return what was freed. Left to themselves Python looks for the
-    one too seldom and glibc keeps the other, so that a server holds 2 MiB more after every video."""
+    """Free what refers to itself, and have the C library return what was freed. Left to themselves Python looks for
+    the one too seldom and glibc keeps the other, so that a server holds 2 MiB more after every video."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
