@@ -336,7 +336,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": describe_machine("cpu"),
         "load": load_average(),
-        "recipe": given.recipe,
+        "recipe": Path(given.recipe).name,
         "workers": given.workers,
     }
     fitted = set(given.fitted.split(","))

@@ -98,7 +98,7 @@ class LiveSound:
     def cut(self, place: int) -> None:
         """Take back what has its place from sample ``place`` on, and drop what waits."""
         self._pieces.clear()
-        self.waiting = 0
+        self.waiting, self._due = 0, 0.0
         self._held = self._held[: max(0, place - self._first)]
         self.placed = min(self.placed, place)
         self._came = deque(

@@ -95,6 +95,9 @@ def test_what_should_long_have_been_heard_is_left_out_and_what_came_early_is_not
     assert sound.waiting == 0
     sound.push(ramp(160_000), 300.0)  # all at once
     assert sound.skip_late(305.0) == 80_000, "the rest could not have been heard by then"
+    sound.cut(0)
+    sound.push(ramp(1_600), 301.0)
+    assert sound.skip_late(301.05) == 800, "what was cut is not waited for"
 
 
 def test_when_a_frame_came_is_known(sound):
