@@ -198,6 +198,7 @@
     }
     const job = await response.json();
     if (!ended(job)) return begin({ id, begun: kept().find((one) => one.id === id)?.begun });
+    if (kept().find((one) => one.id === id)?.state !== job.state) note(id, { state: job.state, seconds: job.seconds });
     if (job.state !== "done") return problem(job.error || "It was stopped.");
     $("remarks").textContent = job.remarks.join(" ");
     showVideo().src = `/v1/jobs/${id}/video`;
