@@ -247,6 +247,35 @@ def test_what_is_kept_is_not_encoded_again(mixed, frozen, tmp_path, monkeypatch)
     assert encoded == {"train-toy2"}
 
 
+def test_a_clip_that_cannot_be_read_is_said_and_never_drawn(mixed, frozen, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(mixed, tmp_path / "corpus", ignore=shutil.ignore_patterns("cache"))
+    real = type(frozen.codec).encode
+
+    def encode(codec, pixels):
+        if pixels.shape[-2:] == (48, 32) and pixels.shape[2] == TOY_CHUNK.frames:
+            raise UserError("No face was found.")
+        return real(codec, pixels)
+
+    monkeypatch.setattr(type(frozen.codec), "encode", encode)
+    source = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
+    unread = {clip.key for clip in source.clips if source._encoder.bucket(clip) == (48, 32)}
+    assert 0 < len(unread) < len(source.clips)
+    drawn = {key for seed in range(20) for key in source.batch(2, numbered_generator(seed, 0)).keys}
+    assert drawn == {clip.key for clip in source.clips}
+    assert not drawn & unread
+    said = capsys.readouterr().err
+    for key in unread:
+        assert f"{key} of {folder} can't be encoded: No face was found. It is left out." in said
+
+    lone = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=BUCKETS, cache=False)
+    with pytest.raises(UserError, match="can't be encoded: No face"):
+        for seed in range(20):
+            lone.batch(1, numbered_generator(seed, 0))
+    only = ChunkSource(folder, "train", frozen, TOY_CHUNK, buckets=[(48, 32)])
+    with pytest.raises(UserError, match="none of its 5 clips"):
+        encode_all(only)
+
+
 def test_references_of_another_rule_of_portraits_are_not_met(frozen, tmp_path, monkeypatch):
     before = Folders.of(tmp_path, frozen, TOY_CHUNK.frames)
     monkeypatch.setattr(type(frozen.codec), "pictures", ("lips at rest",))

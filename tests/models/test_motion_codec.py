@@ -380,8 +380,13 @@ def test_lost_frames_lie_between_their_neighbours(picture):
     points = read_points(frames)
     assert np.array_equal(points[0], points[1])
     np.testing.assert_allclose(points[2], (points[1] + points[3]) / 2, atol=1e-3)
-    with pytest.raises(UserError, match="No face"):
-        read_points(frames[2:])
+    begun = read_points(frames[2:])
+    assert np.array_equal(begun[0], begun[1]), "the nearest is held"
+    with pytest.raises(UserError, match="No face was found"):
+        read_points(frames[2:3])
+    lost = np.stack([picture, picture * 0, picture * 0 + 9])
+    with pytest.raises(UserError, match="only 1 of 3 frames"):
+        read_points(lost)
 
 
 def test_saved_and_loaded_is_the_same(tmp_path, network, portrait, points):

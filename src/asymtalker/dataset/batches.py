@@ -117,8 +117,12 @@ class ChunkSource:
                 f" has {longest}); add longer clips or use a shorter chunk"
             )
         self._encoder, self._cache = Encoder(frozen, chunk.frames, buckets), cache
-        groups = by_bucket(self.clips, buckets, self.spatial)
-        self._of_size = {size: Chooser(clips, chunk.frames, self.lead) for size, clips in groups.items()}
+        self._choose_from(self.clips)
+
+    def _choose_from(self, clips: Sequence[Clip]) -> None:
+        self.clips = list(clips)
+        groups = by_bucket(self.clips, self._encoder.buckets, self.spatial)
+        self._of_size = {size: Chooser(clips, self.chunk_frames, self.lead) for size, clips in groups.items()}
 
     @property
     def rows(self) -> list[ManifestRow]:
@@ -128,8 +132,18 @@ class ChunkSource:
     @cached_property
     def encoded(self) -> Cache:
         """What batches are made of. With ``cache`` the first use encodes the clips that are not yet, which may take
-        hours; all processes come here together."""
-        return encode_corpus(self._encoder, self.clips) if self._cache else Cache(self._encoder)
+        hours; all processes come here together. Clips that can't be encoded are drawn no more.
+
+        Raises:
+            UserError: if there is no other.
+        """
+        if not self._cache:
+            return Cache(self._encoder)
+        cache = encode_corpus(self._encoder, self.clips)
+        if not (whole := [clip for clip in self.clips if not cache.missing(clip)]):
+            raise UserError(f"{self.folder}: none of its {len(self.clips)} clips of this split can be encoded")
+        self._choose_from(whole)
+        return cache
 
     @property
     def largest(self) -> Size:
@@ -163,7 +177,8 @@ class ChunkSource:
         ``elapsed``), all of the first one's bucket. What takes time to read is asked for: ``target`` the ground-truth
         latents, ``masks``. It changes no draw.
         """
-        clips, choices = self.clips, list[Choice]()
+        encoded, choices = self.encoded, list[Choice]()
+        clips = self.clips
         while len(choices) < size:
             clip = draw_clip(clips, generator)
             bucket = self._encoder.bucket(clip) if self.spatial else self.sizes[0]
@@ -171,18 +186,18 @@ class ChunkSource:
             clips = self._of_size[bucket].clips
         spans = [(choice.clip, choice.start, choice.start + self.chunk_frames) for choice in choices]
         cells = (bucket[0] // self.spatial, bucket[1] // self.spatial) if self.spatial else (1, 1)
-        reference = self._stacked([self.encoded.reference(choice.portrait, choice.reference) for choice in choices])
+        reference = self._stacked([encoded.reference(choice.portrait, choice.reference) for choice in choices])
         return Batch(
             keys=tuple(choice.clip.key for choice in choices),
             elapsed=elapsed,
             starts=tuple(choice.start for choice in choices),
-            latents=self._stacked([self.encoded.latents(choice.clip, choice.chunk) for choice in choices])
+            latents=self._stacked([encoded.latents(choice.clip, choice.chunk) for choice in choices])
             if target
             else torch.empty(size, self.channels, 0, *cells, device=self.device),
             audio=self._audio(spans),
             identity=Identity(latents=reference) if reference.ndim == 5 else Identity(tokens=reference),
             size=bucket,
-            masks=self._stacked([self.encoded.mask(*span)[None] for span in spans])
+            masks=self._stacked([encoded.mask(*span)[None] for span in spans])
             if masks and self.spatial
             else None,
         )

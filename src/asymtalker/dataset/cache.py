@@ -13,6 +13,7 @@ bit on one machine.
 
 import hashlib
 import os
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -176,7 +177,8 @@ class Cache:
 
 
 def encode_corpus(encoder: Encoder, clips: Sequence[Clip]) -> Cache:
-    """Encode every clip that is not encoded yet; a stopped run goes on where it was.
+    """Encode every clip that is not encoded yet; a stopped run goes on where it was. A clip that the frozen networks
+    can't read is said on stderr, and keeps missing.
 
     Per clip: latents ``(S, C, T, h, w)`` of chunks at :func:`chunk_starts`, identity references at
     :func:`reference_frames` (latents ``(R, C, T, h, w)`` or tokens ``(R, I, ...)``), and of the whole clip audio
@@ -201,7 +203,11 @@ def encode_corpus(encoder: Encoder, clips: Sequence[Clip]) -> Cache:
     if share:
         for clip in tracked(share, "encoding clips", here.main):
             for target, make in cache.missing(clip).items():
-                tensors = {name: value.contiguous() for name, value in make().items()}
+                try:
+                    tensors = {name: value.contiguous() for name, value in make().items()}
+                except UserError as error:
+                    print(f"{error} It is left out.", file=sys.stderr, flush=True)
+                    break
                 with atomic_path(target) as partial:
                     save_file(tensors, partial)
     barrier(waiting)

@@ -4,7 +4,8 @@ No continuity reference is among it: the codec is causal and a chunk is encoded 
 ground-truth reference of a chunk is the head of its own latents, ``E(x[:K]) == E(x)[:, :, :1 + m]``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from asymtalker.codec import to_pixels
 from asymtalker.dataset.buckets import Size, View, nearest_bucket, view_of
 from asymtalker.dataset.chunks import chunk_starts, reference_frames
 from asymtalker.dataset.corpus import Clip
+from asymtalker.errors import UserError
 from asymtalker.models.audio import ArraySource, AudioFeatures
 from asymtalker.training.frozen import Frozen
 
@@ -45,16 +47,24 @@ class Encoder:
 
     @torch.no_grad()
     def latents(self, clip: Clip, chunk: int) -> Tensor:
-        """Latents ``(C, T, h, w)`` of the chunk at :func:`chunk_starts` ``[chunk]``."""
+        """Latents ``(C, T, h, w)`` of the chunk at :func:`chunk_starts` ``[chunk]``.
+
+        Raises:
+            UserError: if the codec can't read its frames, such as faces that are not there.
+        """
         start = chunk_starts(clip.num_frames, self.chunk_frames)[chunk]
-        return self.frozen.codec.encode(self._pixels(clip, start, start + self.chunk_frames))[0].cpu().half()
+        pixels = self._pixels(clip, start, start + self.chunk_frames)
+        with _named(clip):
+            return self.frozen.codec.encode(pixels)[0].cpu().half()
 
     @torch.no_grad()
     def reference(self, clip: Clip, reference: int) -> Tensor:
         """The identity reference at :func:`reference_frames` ``[reference]``: latents ``(C, T, h, w)`` for TRE and
-        ETR, tokens ``(I, ...)`` for CLIP and VTP."""
+        ETR, tokens ``(I, ...)`` for CLIP and VTP; raises as :meth:`latents`."""
         frame = reference_frames(clip.key, clip.num_frames, self.chunk_frames)[reference]
-        identity = self.frozen.encode_identity(self._pixels(clip, frame, frame + 1), self.chunk_frames)
+        pixels = self._pixels(clip, frame, frame + 1)
+        with _named(clip):
+            identity = self.frozen.encode_identity(pixels, self.chunk_frames)
         value = identity.latents if identity.latents is not None else identity.tokens
         assert value is not None
         return (value.half() if value.is_floating_point() else value)[0].cpu()
@@ -71,3 +81,11 @@ class Encoder:
 
     def _pixels(self, clip: Clip, start: int, stop: int) -> Tensor:
         return to_pixels(self.view(clip).cut(clip.frames(start, stop))).to(self.frozen.device)
+
+
+@contextmanager
+def _named(clip: Clip) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{clip.key} of {clip.shard.parent} can't be encoded: {error}") from None

@@ -432,10 +432,10 @@ def _digest(picture: np.ndarray) -> bytes:
 
 def read_points(frames: np.ndarray) -> np.ndarray:
     """Face-mesh points ``(F, 478, 3)`` float32 of frames ``(F, H, W, 3)`` uint8; those of frames whose face is lost
-    lie between those before and after.
+    lie between those before and after, or are the nearest at the beginning and the end.
 
     Raises:
-        UserError: if no face is found in the first frame.
+        UserError: if a face is found in less than half of the frames.
     """
     points: list[np.ndarray] = []
     known: list[int] = []
@@ -443,9 +443,10 @@ def read_points(frames: np.ndarray) -> np.ndarray:
         if face is not None:
             known.append(index)
             points.append(face.points)
-    if not known or known[0]:
-        raise UserError("No face was found in the first frame.")
     steps = np.cumsum([0, *((frames[i] != frames[i - 1]).any() for i in range(1, len(frames)))])
+    if 2 * len(known) <= steps[-1]:
+        frames_seen = f"only {len(known)} of {steps[-1] + 1} frames"
+        raise UserError(f"A face was found in {frames_seen}." if known else "No face was found.")
     at = np.interp(np.arange(steps[-1] + 1), known, np.arange(len(known)))
     low = np.floor(at).astype(int)
     share = (at - low)[:, None, None].astype(np.float32)
