@@ -122,8 +122,8 @@ def make_films(
                 )
             )
     whole_films = [film for film in films if film.name.startswith("film")]
-    for film in whole_films[: max(2, faulty // 2)]:
-        films.append(copy_of(folder, film, int(rng.integers(3))))
+    for number, film in enumerate(whole_films[: max(3, faulty // 2)]):
+        films.append(copy_of(folder, film, number % 3))
     whole = (folder / whole_films[0].name).read_bytes()
     for number, data in enumerate((whole[: len(whole) // 2], whole[:500], b"", rng.bytes(4000))):
         (folder / f"broken-{number}.mp4").write_bytes(data)
@@ -231,7 +231,7 @@ def score(films: list[Film], rows: list[dict[str, Any]]) -> dict[str, Any]:
         found = of_film[film.name]
         if film.fault:
             kept = [row for row in found if row["kind"] == "clip" and not row["rejected_by"]]
-            caught[film.fault].append(not kept)
+            caught[film.fault].append(not kept and any(row["rejected_by"] in FILTERS[film.fault] for row in found))
             for row in found:
                 _count(right, row["rejected_by"], film.fault)
             continue

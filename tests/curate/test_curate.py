@@ -150,17 +150,21 @@ def test_a_corpus_that_others_wrote_keeps_their_clips(curated, toy_corpus, tmp_p
     shutil.copytree(curated / "corpus" / "curation", corpus / "curation")
     run(curated / "videos", corpus)
     assert len(read_clips(corpus)) == 9
-    run(curated / "videos", corpus, "least_sharpness = 1.1\n")
-    assert len(read_clips(corpus)) == 6
+    sharp = sorted(json.loads(row.scores)["sharpness"] for row in read_manifest(corpus) if row.kind == "real")
+    run(curated / "videos", corpus, f"least_sharpness = {(sharp[1] + sharp[2]) / 2}\n")
+    assert len(read_clips(corpus)) == 7
+    with pytest.raises(UserError, match=r"no clip was written to .* and none was removed"):
+        run(curated / "videos", corpus, "least_sharpness = 1.1\n")
+    assert len(read_clips(corpus)) == 7
     ShardWriter(corpus).write_manifest()
-    assert sum(row.rejected_by is not None for row in read_manifest(corpus)) == 3
+    assert sum(row.rejected_by is not None for row in read_manifest(corpus)) == 2
 
 
 def test_a_folder_without_usable_videos_is_an_error(tmp_path):
     with pytest.raises(UserError, match="There is no folder"):
         run(tmp_path / "nowhere", tmp_path / "corpus")
     (tmp_path / "videos").mkdir()
-    with pytest.raises(UserError, match="None of the 0 videos"):
+    with pytest.raises(UserError, match="There is no video in"):
         run(tmp_path / "videos", tmp_path / "corpus")
 
 
@@ -185,8 +189,7 @@ def test_a_table_says_licences_and_spans(curated, tmp_path):
     run(tmp_path / "list.parquet", tmp_path / "corpus", 'licences = ["cc-by-4.0"]\nunknown_licence = false\n')
     (clip,) = read_clips(tmp_path / "corpus")
     assert clip.num_frames == 30
-    assert clip.info["curation"]["licence"] == "CC BY 4.0"
-    assert clip.info["curation"]["start"] == 5
+    assert (clip.row.licence, clip.row.source, clip.row.start) == ("CC BY 4.0", None, 0.2)
     out = [row for row in table(tmp_path / "corpus").values() if row["rejected_by"] == "licence"]
     assert sorted(row["why"] for row in out) == ["its licence is all rights reserved.", "nobody says its licence."]
     whole = open_clip(curated / "corpus", "drawn0")
@@ -237,7 +240,7 @@ def test_kills_change_nothing(curated, tmp_path):
     while kills < 20:
         child = os.fork()
         if not child:
-            _die_at(int(rng.integers(1, 12)), bool(rng.integers(2)))
+            _die_at(int(rng.integers(1, 12)), ("before", "after", "half")[rng.integers(3)])
             run(curated / "videos", corpus)
             os._exit(0)
         rng.integers(100, size=3)
@@ -255,16 +258,27 @@ def test_kills_change_nothing(curated, tmp_path):
     assert not list(corpus.rglob(".*")), "nothing is left of what was killed"
 
 
-def _die_at(count: int, before: bool) -> None:
-    """Make this process end without a word at its ``count``-th file."""
-    replace, left = os.replace, [count]
+def _die_at(count: int, when: str) -> None:
+    """Make this process end without a word at its ``count``-th file: before or after it takes its place, or of those
+    that are text when half of it is written."""
+    replace, write, left = os.replace, Path.write_text, [count]
 
     def dying(*given):
         left[0] -= 1
-        if not left[0] and before:
+        if not left[0] and when == "before":
             os._exit(9)
         replace(*given)
         if not left[0]:
             os._exit(9)
 
-    os.replace = dying
+    def writing(path, text, **given):
+        left[0] -= 1
+        if left[0]:
+            return write(path, text, **given)
+        write(path, text[: len(text) // 2], **given)
+        os._exit(9)
+
+    if when == "half":
+        Path.write_text = writing
+    else:
+        os.replace = dying

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +77,33 @@ def test_an_exception_is_the_items_own(engine):
 def test_a_full_disk_ends_the_run(engine):
     with pytest.raises(UserError, match="The disk is full"):
         results(engine, [fill_disk], [1])
+
+
+def sleep_long(item: int) -> int:
+    if item == 1:
+        time.sleep(600)
+    return item
+
+
+def test_what_hangs_is_put_aside_while_others_go_on(engine, monkeypatch):
+    monkeypatch.setattr("asymtalker.curate.engine.HANGS", 4.0)
+    monkeypatch.setattr("asymtalker.curate.engine.LOOK_SECONDS", 0.2)
+    found = results(engine, [sleep_long], [0, 1, 2, 3])
+    assert isinstance(found.pop("1"), Problem)
+    assert found == {"0": 0, "2": 2, "3": 3}
+
+
+class Unreadable:
+    """An item that ends every process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_process_that_dies_before_it_begins_is_not_started_for_ever(engine):
+    (found,) = dict(engine.run_stages([double], [Unreadable()], lambda item: "it")).values()
+    assert isinstance(found, Problem)
+    assert "before it began" in found.reason
 
 
 def test_a_cluster_needs_ray(tmp_path, monkeypatch):

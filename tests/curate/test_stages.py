@@ -4,9 +4,11 @@ from types import SimpleNamespace
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from asymtalker.curate.collect import Video, licence_problem, list_videos, local_copy
+from asymtalker.curate.collect import Given, Video, licence_problem, list_videos, local_copy
 from asymtalker.curate.corruption import sound_faults
 from asymtalker.curate.cuts import Changes, ChangeScores, cut_frames, find_spans, frozen_seconds
 from asymtalker.curate.decide import failed_limit, speaking_margins
@@ -18,7 +20,7 @@ from asymtalker.curate.people import held_out_people, tell_apart
 from asymtalker.curate.picture import covered, longest, sharpness
 from asymtalker.curate.recipe import RECIPES, Recipe, read_recipe
 from asymtalker.curate.run import with_nothing_else_wrong
-from asymtalker.curate.voice import denoised, gain_to, loudness, moved
+from asymtalker.curate.voice import denoised, gain_to, loudness
 from asymtalker.errors import UserError
 from asymtalker.media.video import read_video, write_video
 
@@ -114,6 +116,25 @@ def test_prints_find_copies_and_parts_and_no_strangers():
     assert found[4][1]["duplicate_sound"] < 0.3
 
 
+def test_copies_are_found_however_many_there_are():
+    rng = np.random.default_rng(0)
+    wall, sound = np.zeros(6, np.uint64), sound_prints(speech(0))
+    prints = [Print(np.r_[sound[shift:], sound[:shift]], wall) for shift in rng.integers(0, 30, 90)]
+    found = find_duplicates(
+        [*prints, Print(sound_prints(speech(1)), wall)], [str(k) for k in range(91)], 0.3, 0.3, 0.5
+    )
+    assert set(found) == set(range(1, 90))
+    assert {first for first, _ in found.values()} == {0}
+
+
+def test_what_two_videos_have_little_of_in_common_is_no_copy():
+    one, other = sound_prints(speech(0)), sound_prints(speech(1))
+    wall, part = np.zeros(6, np.uint64), len(one) // 4
+    prints = [Print(one, wall), Print(np.r_[one[-part:], other[part:]], wall)]
+    assert find_duplicates(prints, ["a", "b"], 0.3, 0.3, 0.5) == {}
+    assert find_duplicates(prints, ["a", "b"], 0.3, 0.3, 0.1).keys() == {1}
+
+
 def test_the_same_source_is_the_same_video():
     prints = [Print(sound_prints(speech(seed)), np.zeros(6, np.uint64)) for seed in range(3)]
     assert {later: first for later, (first, _) in find_duplicates(prints, ["x", "y", "x"], 0.3, 0.3, 0.5).items()} == {
@@ -162,7 +183,9 @@ def test_cuts_and_jumps_divide_and_motion_does_not():
     assert find_spans(changes, Recipe(max_frames=40)) == [
         (0, 29, True), (29, 59, True), (61, 90, True), (90, 120, True)
     ]  # fmt: skip
-    assert find_spans(changes, Recipe(), ((0.4, 2.0), (3.0, 99.0))) == [(10, 50, True), (75, 120, True)]
+    assert find_spans(changes, Recipe(), (0.4, 2.0)) == [(10, 50, True)]
+    assert find_spans(changes, Recipe(), (3.0, np.inf)) == [(75, 120, True)]
+    assert find_spans(changes, Recipe(), (4.9, 9.0)) == [(120, 120, False)], "it is not lost"
 
 
 def test_a_frozen_picture_is_found():
@@ -269,7 +292,7 @@ def test_a_videos_offset_is_that_of_its_sure_clips_and_of_who_speaks():
 def test_of_a_clip_that_is_too_short_nothing_is_said_of_lips_and_sound():
     assert sync_scores(SimpleNamespace(filled=np.zeros((SHORTEST - 1, 478, 3)), sound=np.zeros(28_160))) == {}
     margins = speaking_margins({"left": float("nan"), "right": float("nan")})
-    assert failed_limit({"speaking": margins["left"]}, Recipe()) == ("speaking", "speaking can't be told")
+    assert failed_limit({"speaking": margins["left"]}, Recipe())[0] == "speaking"
 
 
 def test_clips_with_something_else_wrong_say_nothing_of_lips_and_sound():
@@ -281,8 +304,6 @@ def test_clips_with_something_else_wrong_say_nothing_of_lips_and_sound():
 
 def test_sound_is_put_right_denoised_and_as_loud_as_asked():
     sound = speech(3)
-    assert np.array_equal(moved(sound, 2)[:-1280], sound[1280:])
-    assert np.array_equal(moved(sound, -0.5)[320:], sound[:-320])
     rng = np.random.default_rng(0)
     noisy = sound + 0.01 * rng.standard_normal(len(sound)).astype(np.float32)
     clean = denoised(noisy)
@@ -304,9 +325,23 @@ def test_people_are_told_apart_and_known_names_hold():
     who = [0, 1, 0, 2, 1]
     embeddings = [faces[one] + rng.standard_normal(128) / 100 for one in who]
     videos = [f"v{index}" for index in range(5)]
-    assert tell_apart(embeddings, [None] * 5, videos) == ["v0", "v1", "v0", "v3", "v1"]
-    assert tell_apart(embeddings, ["anna", None, None, None, None], videos) == ["anna", "v1", "v2", "v3", "v1"]
-    assert tell_apart([None] * 3, [None] * 3, ["a", "b", "a"]) == ["a", "b", "a"]
+    assert tell_apart(embeddings, [None] * 5, videos)[0] == ["v0", "v1", "v0", "v3", "v1"]
+    assert tell_apart(embeddings, [None, None, "anna", None, None], videos)[0] == ["anna", "v1", "anna", "v3", "v1"]
+    assert tell_apart([None] * 3, [None] * 3, ["a", "b", "a"]) == (["a", "b", "a"], [])
+    film = tell_apart(embeddings, [None] * 5, ["film"] * 5)[0]
+    assert film == ["film", "film-person2", "film", "film-person3", "film-person2"], "three people of one video"
+
+
+def test_who_may_be_one_person_is_on_one_side():
+    rng = np.random.default_rng(0)
+    face, way = rng.standard_normal((2, 128)) / 8
+    way = 0.48 * way / np.linalg.norm(way)
+    names, alike = tell_apart([face, face + way, face + 2 * way, -face], [None] * 4, ["a", "b", "c", "d"])
+    assert names == ["a", "b", "c", "d"]
+    assert alike == [{"a", "b", "c"}, {"d"}]
+    people = ["a", "b", "c", *["d"] * 9, *["e"] * 8]
+    assert held_out_people(people, alike) == {"a", "b", "c"}
+    assert held_out_people(["a", "b", "b", "c"], alike) == {"a", "c"}, "all alike: some are held out all the same"
 
 
 def test_those_of_fewest_videos_are_held_out():
@@ -332,6 +367,13 @@ def test_limits_hold_in_their_order_and_what_was_not_measured_passes():
         ("least_sharp = 1", "no recipe has least_sharp"),
         ('min_frames = "many"', "min_frames can't be 'many'"),
         ('base = "huge"', "base is tiny or paper, not huge"),
+        ('base = ["paper"]', "base is tiny or paper, not"),
+        ("least_sharpnes = 1", "did you mean least_sharpness"),
+        ("min_frames = 2.5", "min_frames can't be 2.5: give a whole number"),
+        ("least_sharpness = nan", 'can\'t be nan: give a number, or "none"'),
+        ("size = 0", "size is 0 pixels"),
+        ("max_frames = 20", "no clip has at least 25 and at most 20 frames"),
+        ('networks = ["syncnett"]', "there is no network syncnett"),
         ("min_frames = ", "is not TOML"),
     ],
 )
@@ -375,8 +417,8 @@ def test_lists_of_videos(tmp_path):
     assert len({video.key for video in found}) == 4
     (tmp_path / "list.csv").write_text("file,start,end,id\nb.mp4,0,1,x\na.mkv,,,\nb.mp4,2.5,4,x\n")
     listed = list_videos(str(tmp_path / "list.csv"))
-    assert [(video.name, video.spans, video.source_id) for video in listed] == [
-        ("b.mp4", ((0.0, 1.0), (2.5, 4.0)), "x"),
+    assert [(video.name, video.given, video.source_id) for video in listed] == [
+        ("b.mp4", (Given(0.0, 1.0), Given(2.5, 4.0)), "x"),
         ("a.mkv", (), "a.mkv"),
     ]
     assert listed[0].path == f"{tmp_path}/b.mp4"
@@ -384,6 +426,49 @@ def test_lists_of_videos(tmp_path):
         (tmp_path / "wrong.csv").write_text(wrong)
         with pytest.raises(UserError, match=r"row 1"):
             list_videos(str(tmp_path / "wrong.csv"))
+
+
+def test_rows_of_one_video_are_its_clips(tmp_path, capsys):
+    table = tmp_path / "list.csv"
+    table.write_text("path,url,start,end,speaker,name\nb.mp4,http://x,1,2,anna,A\nb.mp4,http://y,3,,bert,A\n")
+    (found,) = list_videos(str(table))
+    assert found.given == (Given(1.0, 2.0, "anna"), Given(3.0, np.inf, "bert"))
+    assert (found.name, found.path) == ("b.mp4", f"{tmp_path}/b.mp4"), "the first of a column's names counts"
+    assert "not looked at: name, url" in capsys.readouterr().err
+    for other in (
+        "path,start,end,licence\nb.mp4,0,1,CC0\nb.mp4,1,2,all rights reserved\n",
+        "path,start,end\nb.mp4,0,1\nb.mp4,,\n",
+        "path,source_id\nb.mp4,x\nb.mp4,y\n",
+    ):
+        table.write_text(other)
+        with pytest.raises(UserError, match=r"row 2 says something else of b\.mp4"):
+            list_videos(str(table))
+    pq.write_table(pa.table({"path": ["b.mp4"], "start": [None], "end": [float("nan")]}), tmp_path / "list.parquet")
+    assert list_videos(str(tmp_path / "list.parquet"))[0].given == ()
+
+
+def test_what_a_folder_has_besides_is_said(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4", "notes.txt", "c.mts"):
+        (tmp_path / name).touch()
+    (tmp_path / "index.csv").write_text("file,start,end\na.mp4,0,1\na.mp4,2,3\ngone.mp4,0,1\n")
+    found = list_videos(str(tmp_path))
+    assert [video.given for video in found] == [(Given(0.0, 1.0), Given(2.0, 3.0)), ()]
+    said = capsys.readouterr().err
+    assert "2 files are no videos by their names" in said
+    assert "gone.mp4, which is not there" in said
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="There is no video in"):
+        list_videos(str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="is a file: give the folder"):
+        list_videos(str(tmp_path / "a.mp4"))
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path):
+    for name in ("é" * 100, "é" * 99 + "e"):
+        (tmp_path / f"{name}.mp4").touch()
+    keys = [video.key for video in list_videos(str(tmp_path))]
+    assert len(set(keys)) == 2
+    assert max(len(key.encode()) for key in keys) <= 60
 
 
 def test_an_address_is_fetched_once(tmp_path):

@@ -3,6 +3,7 @@ import io
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -14,7 +15,16 @@ import pytest
 
 from asymtalker.errors import UserError
 from asymtalker.media.sound import AudioFile, read_audio
-from asymtalker.media.video import VideoWriter, check_output, decode_frames, probe_video, read_video, write_video
+from asymtalker.media.video import (
+    VideoWriter,
+    check_output,
+    decode_frames,
+    probe_video,
+    read_video,
+    resample_frames,
+    timed_frames,
+    write_video,
+)
 from asymtalker.timeline import FPS, SAMPLE_RATE, frames_of_samples
 from real_data import DATA
 
@@ -336,6 +346,51 @@ def test_other_frame_rates_become_25_by_nearest_time(tmp_path, rate, count):
     shown = [(float(frame.mean()) - 20) / 150 for frame in decode_frames(path, resample=True)]
     assert len(shown) == 30  # 1.2 s
     assert np.abs(np.array(shown) - np.arange(30) / 25).max() <= 0.5 / min(25, float(rate)) + 0.015
+
+
+TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+"""Clockwise degrees, and the four numbers of the matrix in a track's header."""
+
+
+def turn(path: Path, degrees: int) -> None:
+    """Have an MP4 file shown turned clockwise; its pixels stay as they are."""
+    data = bytearray(path.read_bytes())
+    header = data.index(b"tkhd") + 4
+    a, b, c, d = (round(one * 65536) for one in TURNS[degrees])
+    matrix = header + (52 if data[header] else 40)  # a version 1 header has longer times
+    data[matrix : matrix + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_video_is_upright_as_players_show_it(tmp_path, degrees):
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:32, :48], upright[:32, 48:] = 80, 220
+    stored = np.rot90(upright, degrees // 90)  # a sensor that lies to the left, which players turn to the right
+    write_video(tmp_path / "a.mp4", np.stack([stored] * 5))
+    turn(tmp_path / "a.mp4", degrees)
+    (shown, *_) = decode_frames(tmp_path / "a.mp4")
+    assert shown.shape == upright.shape
+    assert np.abs(shown.astype(int) - upright).mean() < 6
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        assert next(video.decode(video=0)).height == len(stored), "the pixels are not"
+
+
+@pytest.mark.parametrize("rate", [24, 30, 50, 60])
+@pytest.mark.parametrize("count", [75, 76, 77])
+def test_a_part_of_a_video_has_as_many_frames_as_it_has_there(tmp_path, rate, count):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"preset": "ultrafast"})
+        stream.width = stream.height = 64
+        for index in range(count):
+            grey = np.full((64, 64, 3), index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode(None))
+    whole = list(decode_frames(path, resample=True))
+    for start in range(1, len(whole)):
+        part = list(resample_frames(timed_frames(path, start / FPS, seek=False), start / FPS))
+        assert len(part) == len(whole) - start
 
 
 def test_a_truncated_video_is_one_sentence(tmp_path):

@@ -3,10 +3,12 @@
 import csv
 import hashlib
 import io
+import math
 import re
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.work import Rejected
 from asymtalker.errors import UserError
-from asymtalker.media.atomic import atomic_path
+from asymtalker.media.atomic import atomic_path, disk_is_full
 from asymtalker.media.video import VIDEO_SUFFIXES, probe_video
 
 TABLES = (".csv", ".tsv", ".parquet", ".txt", ".lst")
@@ -28,7 +30,18 @@ NAMES = {
     "source": ("source", "origin"),
     "speaker": ("speaker", "identity"),
 }
-"""Columns of a table and what they may be called."""
+"""Columns of a table and what they may be called; of several the first counts."""
+KEY_BYTES = 60
+"""Longest key of a video: names in a shard may have 100 bytes, and a clip's key says frames and face besides."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A clip that a table asks for: seconds of a video, and who speaks in it, if that is said."""
+
+    start: float
+    end: float
+    speaker: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +53,17 @@ class Video:
         path: of a file, or its address.
         name: for people, and the clips' ``source_id``.
         source_id: what it is called where it comes from; two of the same are one video.
-        spans: seconds ``(start, end)`` of its clips, if the table says them.
+        given: its clips, if the table says them.
         licence: as the table says it.
         source: where it comes from, likewise.
-        speaker: who speaks in it, likewise.
+        speaker: who speaks in it, likewise, where it says no clips.
     """
 
     key: str
     path: str
     name: str
     source_id: str
-    spans: tuple[tuple[float, float], ...] = ()
+    given: tuple[Given, ...] = ()
     licence: str | None = None
     source: str | None = None
     speaker: str | None = None
@@ -65,35 +78,52 @@ def list_videos(source: str) -> list[Video]:
     """The videos of a folder, in order of their names, or of a list, in its order. Either may be an address.
 
     A list is a text file of paths, or a CSV, TSV or Parquet table with a column ``path`` and perhaps ``start`` and
-    ``end`` (seconds), ``source_id``, ``licence``, ``source`` and ``speaker``; several rows of one path are several
-    clips of it. Paths are below the list's own folder. A folder may hold such a table as ``index.tsv`` or
-    ``index.csv``, which says more of its videos.
+    ``end`` (seconds; without an end, that of the video), ``source_id``, ``licence``, ``source`` and ``speaker``;
+    several rows of one path are several clips of it. Paths are below the list's own folder. A folder may hold such a
+    table as ``index.tsv`` or ``index.csv``, which says more of its videos. What is not looked at (columns, rows of
+    files that are not there, files that are no videos by their names) is said on stderr.
 
     Raises:
-        UserError: if there is no such folder or list, or a row of it makes no sense.
+        UserError: if there is no such folder or list, there is no video in it, or a row of it makes no sense.
     """
     if PurePosixPath(source).suffix.lower() in TABLES:
-        rows = _table(source)
         base = source.rpartition("/")[0]
-        return _keyed(_videos(rows, base, source))
+        videos = _videos(_table(source), base, source)
+    else:
+        videos = _of_folder(source)
+    if not videos:
+        raise UserError(f"There is no video in {source}: give a folder of {', '.join(VIDEO_SUFFIXES)}, or a list.")
+    return _keyed(videos)
+
+
+def _of_folder(source: str) -> list[Video]:
     paths, names = _folder(source)
     said: dict[str, list[dict[str, Any]]] = {}
-    for table in ("index.tsv", "index.csv"):
-        if table in names:
-            for row in _table(f"{source.rstrip('/')}/{table}"):
-                said.setdefault(str(row.get("path", "")), []).append(row)
-    videos = []
+    tables = [table for table in ("index.tsv", "index.csv") if table in names]
+    for table in tables:
+        for row in _table(f"{source.rstrip('/')}/{table}"):
+            said.setdefault(str(row.get("path", "")), []).append(row)
+    videos, others = list[Video](), Counter[str]()
     for path, name in zip(paths, names, strict=True):
-        if PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES:
-            rows = [row | {"path": path, "name": name} for row in said.get(name, [{}])]
-            videos += _videos(rows, "", source)
-    return _keyed(videos)
+        if (suffix := PurePosixPath(name).suffix.lower()) in VIDEO_SUFFIXES:
+            rows = [row | {"path": path} for row in said.pop(name, [{}])]
+            videos += _videos(rows, "", f"{source}/{tables[0] if tables else ''}", name)
+        elif name not in tables:
+            others[suffix or name] += 1
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        print(f"{source}: {sum(others.values())} files are no videos by their names ({kinds}).", file=sys.stderr)
+    for name in said:
+        print(f"{source}: {' and '.join(tables)} tells of {name or 'no file'}, which is not there.", file=sys.stderr)
+    return videos
 
 
 def _folder(source: str) -> tuple[list[str], list[str]]:
     """Paths of all files of a folder and their names below it, sorted."""
     if not is_address(source):
         folder = Path(source)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file: give the folder it lies in, or a list, such as a .txt of paths.")
         if not folder.is_dir():
             raise UserError(f"There is no folder of videos {folder}: give one that exists.")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -112,7 +142,7 @@ def _folder(source: str) -> tuple[list[str], list[str]]:
 
 
 def _table(source: str) -> list[dict[str, Any]]:
-    """Rows of a list, their columns named as :data:`NAMES` does."""
+    """Rows of a list, their columns named as :data:`NAMES` does; others are left out, and said."""
     import fsspec
 
     try:
@@ -133,42 +163,60 @@ def _table(source: str) -> list[dict[str, Any]]:
             rows = [{"path": line.strip()} for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except (ValueError, csv.Error) as error:
         raise UserError(f"The list of videos {source} is damaged: {error}.") from error
-    known = {name: column for column, names in NAMES.items() for name in names}
-    return [{known.get(str(key).lower(), str(key)): value for key, value in row.items() if key} for row in rows]
+    there = {str(key).strip().lower(): key for row in rows[:1] for key in row if key}
+    columns = {
+        column: there[found[0]] for column, names in NAMES.items() if (found := [n for n in names if n in there])
+    }
+    if unknown := sorted(str(key) for key in there.values() if key not in columns.values()):
+        print(f"{source}: not looked at: {', '.join(unknown)} (columns are {', '.join(NAMES)}).", file=sys.stderr)
+    return [{column: row[key] for column, key in columns.items() if _is_said(row.get(key))} for row in rows]
 
 
-def _videos(rows: list[dict[str, Any]], base: str, source: str) -> Iterator[Video]:
-    """A video for each path, in the order of their first rows."""
+def _is_said(value: object) -> bool:
+    return value is not None and value != "" and value == value  # nan is not
+
+
+def _videos(rows: list[dict[str, Any]], base: str, source: str, called: str | None = None) -> list[Video]:
+    """A video for each path, in the order of their first rows; ``called`` is the name of the only one."""
     together: dict[str, Video] = {}
     for number, row in enumerate(rows, 1):
-        path = str(row.get("path") or "")
-        if not path:
-            raise UserError(f"{source}: row {number} has no path of a video: a column called path has to say it.")
-        name = row.get("name", path)
+        where = f"{source}: row {number}"
+        if "path" not in row:
+            raise UserError(f"{where} has no path of a video: a column called path has to say it.")
+        name = called or str(row["path"])
+        path = str(row["path"])
         if base and not is_address(path) and not Path(path).is_absolute():
             path = f"{base}/{path}"
-        span = _span(row, f"{source}: row {number}")
-        if path in together:
-            together[path] = replace(together[path], spans=together[path].spans + span)
+        texts = {key: str(row[key]) for key in ("licence", "source", "speaker") if key in row}
+        clip = _given(row, where)
+        if clip:
+            texts.pop("speaker", None)
+        source_id = str(row.get("source_id", name))
+        video = Video(key=_key(name), path=path, name=name, source_id=source_id, given=clip, **texts)
+        before = together.setdefault(path, video)
+        if before is video:
             continue
-        texts = {key: str(row[key]) for key in ("licence", "source", "speaker") if row.get(key)}
-        together[path] = Video(
-            key=_key(name), path=path, name=name, source_id=str(row.get("source_id") or name), spans=span, **texts
-        )
-    yield from together.values()
+        if replace(before, given=clip) != video or not (before.given and clip):
+            raise UserError(
+                f"{where} says something else of {name} than a row before: rows of one video are its clips, with start"
+                " and end, and agree on licence, source and source_id."
+            )
+        together[path] = replace(before, given=tuple(dict.fromkeys(before.given + clip)))
+    return list(together.values())
 
 
-def _span(row: Mapping[str, Any], where: str) -> tuple[tuple[float, float], ...]:
-    start, end = row.get("start"), row.get("end")
-    if start in (None, "") and end in (None, ""):
+def _given(row: Mapping[str, Any], where: str) -> tuple[Given, ...]:
+    """The clip a row asks for, none if it says no times."""
+    if "start" not in row and "end" not in row:
         return ()
+    start, end = row.get("start", 0), row.get("end", math.inf)
     try:
-        span = float(start or 0), float("nan" if end in (None, "") else end)  # type: ignore[arg-type]
+        clip = Given(float(start), float(end), str(row["speaker"]) if "speaker" in row else None)
     except ValueError:
         raise UserError(f"{where}: start and end are seconds, not {start} and {end}.") from None
-    if not 0 <= span[0] < span[1]:
+    if not 0 <= clip.start < clip.end:
         raise UserError(f"{where}: a clip from {start} to {end} seconds is none.")
-    return (span,)
+    return (clip,)
 
 
 def _key(name: str) -> str:
@@ -176,36 +224,53 @@ def _key(name: str) -> str:
     return re.sub(r"[^\w-]+", "_", "_".join(path.with_suffix("").parts).strip("_/")) or "video"
 
 
-def _keyed(videos: Iterator[Video] | list[Video]) -> list[Video]:
-    """The videos, those of one key told apart by their names."""
-    videos = list(videos)
+def _keyed(videos: list[Video]) -> list[Video]:
+    """The videos, those of one key told apart by their names, and long keys cut."""
     count = Counter(video.key for video in videos)
-    return [
-        replace(video, key=f"{video.key}-{hashlib.sha256(video.name.encode()).hexdigest()[:8]}")
-        if count[video.key] > 1
-        else video
-        for video in videos
-    ]
+    keyed = []
+    for video in videos:
+        if count[video.key] > 1 or len(video.key.encode()) > KEY_BYTES:
+            ending = hashlib.sha256(video.name.encode()).hexdigest()[:8]
+            begun = video.key.encode()[: KEY_BYTES - 9].decode(errors="ignore")
+            video = replace(video, key=f"{begun}-{ending}")
+        keyed.append(video)
+    return keyed
+
+
+def copy_of(video: Video, folder: Path) -> Path:
+    """Where the copy of a video from an address lies, if there is one."""
+    return folder / f"{video.key}{PurePosixPath(video.path).suffix}"
 
 
 def local_copy(video: Video, folder: Path) -> Path:
     """The video as a file: itself, or what was fetched from its address into ``folder``.
 
     Raises:
-        UserError: if it can't be fetched.
+        Rejected: if it can't be fetched, which another run may try again.
     """
     if not is_address(video.path):
         return Path(video.path)
     import fsspec
 
-    copy = folder / f"{video.key}{PurePosixPath(video.path).suffix}"
+    copy = copy_of(video, folder)
     if not copy.exists():
         try:
             with fsspec.open(video.path, "rb") as there, atomic_path(copy) as partial, partial.open("wb") as here:
                 shutil.copyfileobj(there, here, 1 << 20)  # type: ignore[arg-type]
         except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{video.path} can't be fetched: {error}") from error
+            if disk_is_full(error):
+                raise
+            raise Rejected("quarantined", f"{video.path} can't be fetched: {error}") from error
     return copy
+
+
+def stamp_of(video: Video) -> list[Any]:
+    """What tells whether a video is the one that was looked at: its path, and of a file its size and when it was
+    written; without these, where it is not there."""
+    if not is_address(video.path) and (file := Path(video.path)).is_file():
+        state = file.stat()
+        return [video.path, state.st_size, state.st_mtime_ns]
+    return [video.path]
 
 
 def probe(path: Path) -> dict[str, Any]:

@@ -130,18 +130,21 @@ def cut_frames(changes: Changes, recipe: Recipe) -> np.ndarray:
 
 
 def find_spans(
-    changes: Changes, recipe: Recipe, given: tuple[tuple[float, float], ...] = ()
+    changes: Changes, recipe: Recipe, given: tuple[float, float] | None = None
 ) -> list[tuple[int, int, bool]]:
     """Frames ``[start, stop)`` of a video's clips, and whether each is long enough.
 
     Args:
         changes: of all its frames.
         recipe: says what a cut is and how long a clip.
-        given: seconds of clips, which are taken for what they say; else it is divided at its cuts.
+        given: seconds of a clip, which is taken for what it says; else the video is divided at its cuts.
     """
     count = len(changes.moved)
-    if given:
-        ranges = [(round(start * FPS), min(count, round(min(end, count) * FPS))) for start, end in given]
+    if given is not None:
+        start, stop = (round(min(second, count / FPS) * FPS) for second in given)
+        if start == stop:
+            return [(start, stop, False)]
+        ranges = [(start, stop)]
     else:
         cuts = [0, *cut_frames(changes, recipe).tolist(), count]
         ranges = []

@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from asymtalker.curate.recipe import Recipe
-
-UNITS: dict[str, str] = {}
+from asymtalker.curate.recipe import Recipe, score_meanings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +46,20 @@ class Decided:
     licence: str | None = None
     source: str | None = None
 
+    @property
+    def span(self) -> str:
+        """Key of a clip's span."""
+        return self.key.removesuffix(f"-face{self.face}") if self.face else self.key
+
+    @property
+    def scores_text(self) -> str:
+        """The scores as JSON, null where one can't be told."""
+        told = {name: None if value != value else value for name, value in self.scores.items()}
+        return json.dumps(told, sort_keys=True)
+
     def row(self) -> dict[str, Any]:
         """As the table of all clips has it."""
-        made = asdict(self)
-        return made | {name: json.dumps(made[name], sort_keys=True) for name in ("scores", "seconds")}
+        return asdict(self) | {"scores": self.scores_text, "seconds": json.dumps(self.seconds, sort_keys=True)}
 
 
 def failed_limit(scores: Mapping[str, float], recipe: Recipe, names: Iterable[str] | None = None) -> tuple[str, str]:
@@ -67,9 +75,10 @@ def failed_limit(scores: Mapping[str, float], recipe: Recipe, names: Iterable[st
         if value is None or (names is not None and name not in names):
             continue
         if np.isnan(value):
-            return name, f"{name.replace('_', ' ')} can't be told"
+            return name, f"{name.replace('_', ' ')} can't be told ({score_meanings()[name]})"
         if value < limit if side == "least" else value > limit:
-            return name, f"{name.replace('_', ' ')} is {value:.3g}, and {side} {limit:.3g} is allowed"
+            said = f"{name.replace('_', ' ')} is {value:.3g}, and at {side} {limit:.3g} is allowed"
+            return name, f"{said} ({score_meanings()[name]})"
     return "", ""
 
 
@@ -81,10 +90,9 @@ def speaking_margins(fits: Mapping[str, float]) -> dict[str, float]:
     return {key: value - max(other for name, other in fits.items() if name != key) for key, value in fits.items()}
 
 
-def clip_key(video: str, start: int, stop: int, frames: int, face: int) -> str:
-    """What a clip is called: as its video, if it is all of it, else with its first frame and whose face it is."""
-    span = video if (start, stop) == (0, frames) else f"{video}-{start:07d}"
-    return f"{span}-face{face}" if face else span
+def span_key(video: str, start: int, stop: int, frames: int) -> str:
+    """What a span is called: as its video, if it is all of it, else with its first frame and where it ends."""
+    return video if (start, stop) == (0, frames) else f"{video}-{start:06d}-{stop:06d}"
 
 
 def plain(name: str) -> str:

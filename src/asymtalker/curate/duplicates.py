@@ -23,8 +23,10 @@ SILENT = 1e-4
 """Power below which a piece has no print worth comparing."""
 INDEXED = 512
 """Prints of a video that are looked up: so many bits as they are, some of which every copy keeps."""
-COMMON = 64
-"""A print that more videos have says nothing."""
+ANCHORS = 16
+"""Of the videos that have a print, the first so many are those that others may be copies of."""
+VOTES = 2
+"""Prints in common, by one shift, from which on two videos are compared."""
 BORDER = 8.0
 """Grey levels within which a row or column is of one colour."""
 
@@ -161,16 +163,23 @@ def _candidates(prints: Sequence[Print]) -> dict[int, list[tuple[int, int]]]:
     value, video, place = value[order], video[order], place[order].astype(np.int64)
     if not len(value):
         return {}
-    starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]]).tolist()
+    starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
+    lengths = np.diff(np.r_[starts, len(value)])
+    first = np.repeat(starts, lengths)  # entry at which the print's own begin
     hits: Counter[tuple[int, int, int]] = Counter()
-    for start, stop in zip(starts, [*starts[1:], len(value)], strict=True):
-        if 1 < stop - start <= COMMON:
-            for a in range(start, stop - 1):
-                for b in range(a + 1, stop):
-                    if video[a] != video[b]:
-                        hits[int(video[b]), int(video[a]), int(place[b] - place[a])] += 1
+    for turn in range(ANCHORS):  # what is there a thousand times is compared with the first alone
+        entry = np.flatnonzero(first + turn < np.arange(len(value)))
+        anchor = first[entry] + turn
+        other = video[anchor] != video[entry]
+        entry, anchor = entry[other], anchor[other]
+        found = np.stack([video[entry].astype(np.int64), video[anchor], place[entry] - place[anchor]])
+        keys, counts = np.unique(found, axis=1, return_counts=True)
+        for (later, earlier, shift), count in zip(keys.T.tolist(), counts.tolist(), strict=True):
+            hits[later, earlier, shift] += count
     together: dict[int, dict[int, tuple[int, int]]] = {}
     for (later, earlier, shift), count in hits.items():
+        if count < VOTES:
+            continue
         best = together.setdefault(later, {}).get(earlier, (0, 0))
         together[later][earlier] = max(best, (count, shift))
     return {later: [(one, shift) for one, (_, shift) in sorted(those.items())] for later, those in together.items()}

@@ -13,7 +13,9 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +28,10 @@ from asymtalker.media.atomic import disk_is_full
 
 TRIES = 2
 """Of an item whose process died, before it is put aside."""
-HANGS = 3600.0
+HANGS = 4 * 3600.0
 """Seconds after which a process of this machine that does not end with an item is killed."""
+LOOK_SECONDS = 10.0
+"""After so many it is seen that one hangs."""
 Stage = Callable[[Any], Any]
 """Takes an item and returns what the next stage takes; of what goes over to a cluster, so made by :func:`partial` of
 functions of modules."""
@@ -142,46 +146,65 @@ def _by_processes(stages: Sequence[Stage], rows: Sequence[tuple[str, Any]], work
                 row = stage(row)
             yield row
         return
-    left = list(reversed(rows))
-    pool: dict[Any, tuple[Any, tuple[str, Any] | None]] = {}
+    left, deaths = list(reversed(rows)), Counter[str]()
+    pool: dict[Any, _Worker] = {}
     try:
-        while left or any(row for _, row in pool.values()):
+        while left or any(worker.row for worker in pool.values()):
             _hand_out(left, pool, stages, workers)
-            busy = [connection for connection, (_, row) in pool.items() if row]
-            for connection in wait(busy, timeout=HANGS) or busy[:1]:
-                process, row = pool[connection]
-                assert row is not None
-                try:
-                    if not connection.poll():  # it hangs
-                        raise EOFError
-                    result = connection.recv()
-                except (EOFError, OSError):
-                    process.kill()
-                    process.join()
-                    del pool[connection]
-                    left.append(row)
+            ready = wait([connection for connection, worker in pool.items() if worker.row], timeout=LOOK_SECONDS)
+            hanging = [one for one, worker in pool.items() if worker.row and worker.since < time.monotonic() - HANGS]
+            for connection in {*ready, *hanging}:
+                worker = pool[connection]
+                assert worker.row is not None
+                key, item = row = worker.row
+                if (result := _received(connection)) is not None:
+                    worker.row = None
+                    yield result
                     continue
-                pool[connection] = process, None
-                yield result
+                worker.process.kill()
+                worker.process.join()
+                del pool[connection]
+                deaths[key] += 1
+                if deaths[key] <= 2 * TRIES:
+                    left.append(row)
+                else:  # it dies before it can note what it tries
+                    yield key, Problem(item, f"a process died before it began with it, {deaths[key]} times")
     finally:
-        for connection, (process, row) in pool.items():
+        for connection, worker in pool.items():
             connection.close()
-            if row is not None:
-                process.kill()
-            process.join()
+            if worker.row is not None:
+                worker.process.kill()
+            worker.process.join()
 
 
-def _hand_out(left: list[tuple[str, Any]], pool: dict[Any, Any], stages: Sequence[Stage], workers: int) -> None:
+def _received(connection: Connection) -> tuple[str, Any] | None:
+    """What a process gives back, ``None`` if it has died or hangs."""
+    try:
+        return connection.recv() if connection.poll() else None
+    except (EOFError, OSError):
+        return None
+
+
+@dataclass
+class _Worker:
+    """A process, the row it has, and since when."""
+
+    process: Any
+    row: tuple[str, Any] | None = None
+    since: float = 0.0
+
+
+def _hand_out(left: list[tuple[str, Any]], pool: dict[Any, _Worker], stages: Sequence[Stage], workers: int) -> None:
     """Give rows to processes that have none, of which there are as many as are needed."""
-    while left and len(pool) < workers and len(pool) < len(left) + sum(row is not None for _, row in pool.values()):
+    busy = sum(worker.row is not None for worker in pool.values())
+    while left and len(pool) < workers and len(pool) < len(left) + busy:
         connection, process = _start(stages)
-        pool[connection] = process, None
-    for connection, (process, row) in list(pool.items()):
-        if row is None and left:
-            row = left.pop()
-            pool[connection] = process, row
+        pool[connection] = _Worker(process)
+    for connection, worker in pool.items():
+        if worker.row is None and left:
+            worker.row, worker.since = left.pop(), time.monotonic()
             with contextlib.suppress(OSError):  # it has just died, which is seen when it is waited for
-                connection.send(row)
+                connection.send(worker.row)
 
 
 def _start(stages: Sequence[Stage]) -> tuple[Connection, Any]:

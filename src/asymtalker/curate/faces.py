@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from asymtalker.dataset.corpus import encode_wav, video_writer
+from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import SURE, Face, find_face, read_face
 from asymtalker.media.portrait import FACE_SHARE, FaceBox, Placement, box_of, crop_frame, find_faces
-from asymtalker.media.video import resample_frames, timed_frames
-from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.media.video import picture_of, resample_frames, timed_frames
+from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 
 LOOK_EVERY = 25
 """Frames after which others than those followed are looked for."""
@@ -133,7 +134,7 @@ def span_frames(video: Path, start: int, stop: int) -> Iterator[np.ndarray]:
     """Frames ``[start, stop)`` of a video at 25 FPS, each ``H W 3`` uint8; decoding begins near the first."""
     frames = timed_frames(video, max(0.0, start / FPS - 0.5))
     for frame in resample_frames(_from(frames, start), start / FPS, stop - start):
-        yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+        yield picture_of(frame)
 
 
 def _from(frames: Iterator[tuple[float, Any]], start: int) -> Iterator[tuple[float, Any]]:
@@ -190,6 +191,9 @@ def write_clips(
         size: largest side of a clip in pixels.
         follow: see :func:`crop_path`.
 
+    Raises:
+        UserError: if the video has fewer frames there than it had.
+
     Returns:
         For each face its ``scores`` and ``crop`` (left, top, right, bottom of its first frame).
     """
@@ -204,37 +208,26 @@ def write_clips(
     found = []
     for number, track in enumerate(follow_faces(watched())):
         points = track.points()
+        if len(points) != stop - start:
+            raise UserError(f"{len(points)} of its {stop - start} frames can be read.")
         path = crop_path(face_boxes(points), follow)
         side = max(16, min(size, round(float(path[0, 2]) / FACE_SHARE) // 2 * 2))
         place = folder / f"face{number}"
         place.mkdir()
         seen = np.empty_like(points)
         first: Placement | None = None
+        outside = 0.0
         with (place / "clip.mp4").open("wb") as file, video_writer(file) as write:
             frames = islice(span_frames(video, start, stop), len(points))
             for index, (picture, placement) in enumerate(crop_frames(frames, path, side)):
                 write(picture)
                 first = first or placement
+                outside = max(outside, placement.beyond(shape))
                 seen[index] = placement.seen(points[index], (side, side))
         np.save(place / "points.npy", seen)
         (place / "clip.wav").write_bytes(encode_wav(sound[: SAMPLES_PER_FRAME * len(points)]))
         assert first is not None
         crop = [first.left, first.top, first.left + first.width, first.top + first.height]
-        scores = face_scores(points, track.scores(), shape)
-        found.append({"scores": scores | {"frames": len(points)}, "crop": crop, "size": side})
+        scores = face_scores(points, track.scores(), shape) | {"outside": outside, "frames": len(points)}
+        found.append({"scores": scores, "crop": crop, "size": side})
     return found
-
-
-def read_span(sound: Path, start: int, stop: int) -> np.ndarray:
-    """Samples ``(640 (stop - start),)`` of frames ``[start, stop)`` of a WAV file of 16 kHz, silence after its end."""
-    import wave
-
-    with wave.open(str(sound), "rb") as file:
-        assert file.getframerate() == SAMPLE_RATE
-        wanted = SAMPLES_PER_FRAME * (stop - start)
-        first = SAMPLES_PER_FRAME * start
-        if first >= file.getnframes():
-            return np.zeros(wanted, np.float32)
-        file.setpos(first)
-        samples = np.frombuffer(file.readframes(wanted), "<i2").astype(np.float32) / 32767
-    return np.pad(samples, (0, wanted - len(samples)))

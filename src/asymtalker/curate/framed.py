@@ -1,6 +1,7 @@
 """A clip as stage 4 leaves it, which the stages after it read and write beside."""
 
 import functools
+import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,22 @@ from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.work import done, once, settings_of
 from asymtalker.dataset.corpus import decode_wav
 from asymtalker.media.atomic import clear_unfinished
+from asymtalker.media.sound import window
 from asymtalker.media.video import decode_frames
+from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
 
 
 @dataclass(frozen=True)
 class FramedClip:
-    """A folder with ``clip.mp4`` (square, 25 FPS), ``clip.wav`` and ``points.npy``."""
+    """A folder with ``clip.mp4`` (square, 25 FPS), ``clip.wav`` and ``points.npy``.
+
+    Attributes:
+        folder: see above.
+        whole: the sound of the video it was cut from, a WAV file, and the sample at which it begins there.
+    """
 
     folder: Path
+    whole: tuple[Path, int] | None = None
 
     def frames(self) -> Iterator[np.ndarray]:
         """Its frames, each ``(S, S, 3)`` uint8; a few are in memory at a time."""
@@ -49,6 +58,24 @@ class FramedClip:
         """``(640 F,)`` float32 at 16 kHz, as it is in the video."""
         return decode_wav((self.folder / "clip.wav").read_bytes())
 
+    def moved_sound(self, late: float) -> np.ndarray:
+        """The same of sound that came ``late`` frames after the picture: so much later in the video."""
+        shift = round(SAMPLES_PER_FRAME * late)
+        if self.whole is None:
+            return window(self.sound, shift, shift + len(self.sound))
+        path, first = self.whole
+        return read_sound(path, first + shift, first + shift + len(self.sound))
+
+
+def read_sound(path: Path, start: int, stop: int) -> np.ndarray:
+    """Samples ``[start, stop)`` of a WAV file of 16 kHz, float32 in [-1, 1]; silence outside."""
+    with wave.open(str(path), "rb") as file:
+        assert file.getframerate() == SAMPLE_RATE
+        begin, end = (min(max(0, place), file.getnframes()) for place in (start, stop))
+        file.setpos(begin)
+        samples = np.frombuffer(file.readframes(end - begin), "<i2").astype(np.float32) / 32767
+    return window(samples, start - begin, stop - begin)
+
 
 @dataclass(frozen=True)
 class ClipStage:
@@ -58,6 +85,7 @@ class ClipStage:
         name: of its record.
         work: see above.
         settings: fields of the recipe that its result depends on.
+        at_hand: whether there is what it needs; done without, it is done again when there is.
         moves: whether it depends on ``late``, the frames by which the video's sound is late.
     """
 
@@ -65,10 +93,12 @@ class ClipStage:
     work: Callable[[FramedClip, Recipe, float], dict[str, Any]]
     settings: tuple[str, ...] = ()
     moves: bool = False
+    at_hand: Callable[[], bool] | None = None
 
     def made_by(self, recipe: Recipe, late: float) -> dict[str, Any]:
         """The settings in its record."""
-        return settings_of(recipe, self.settings) | ({"late": round(late, 3)} if self.moves else {})
+        settings = settings_of(recipe, self.settings) | ({"late": round(late, 3)} if self.moves else {})
+        return settings | ({"at_hand": self.at_hand()} if self.at_hand else {})
 
     def record(self, folder: Path, recipe: Recipe, late: float) -> dict[str, Any] | None:
         """Its record for the clip in a folder, if it is done."""

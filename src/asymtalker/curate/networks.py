@@ -3,7 +3,7 @@
 import sys
 
 from asymtalker.curate.quality import check_dover
-from asymtalker.curate.recipe import NETWORKS, Recipe
+from asymtalker.curate.recipe import Recipe
 from asymtalker.errors import UserError
 from asymtalker.media.registry import REGISTRY, fetch_file
 
@@ -12,12 +12,10 @@ def check_networks(recipe: Recipe) -> dict[str, str]:
     """Why each of the networks that the recipe wants and can't have is not there, which is said.
 
     Raises:
-        UserError: if one is not there and the recipe says to stop, or there is no such network.
+        UserError: if one is not there and the recipe says to stop.
     """
     without = {}
     for name in recipe.networks:
-        if name not in NETWORKS:
-            raise UserError(f"The recipe wants the network {name}: there is {', '.join(NETWORKS)}.")
         try:
             if name in REGISTRY:
                 fetch_file(name)

@@ -1,12 +1,12 @@
 """The clips that are kept, as shards, and all of them, as the manifest and a table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asymtalker.curate.decide import Decided
 from asymtalker.curate.recipe import Recipe
-from asymtalker.curate.watch import FRAMED_BY, VOICE
+from asymtalker.curate.voice import voice_file
+from asymtalker.curate.watch import FRAMED_BY, SEPARATED, last_stage
 from asymtalker.curate.work import Work, settings_of
 from asymtalker.dataset.corpus import EncodedClip, ManifestRow, ShardWriter
 from asymtalker.media.atomic import atomic_path
@@ -33,7 +33,8 @@ def write_corpus(
     for index, shard in tracked(todo, "writing shards") if todo else ():
         writer.write_encoded(index, shard)
     for path in writer.folder.glob("shard-*.tar"):  # of an earlier decision, which kept more
-        if FIRST_SHARD + len(shards) <= int(path.stem.removeprefix("shard-")) < END_SHARD:
+        number = path.stem.removeprefix("shard-")
+        if number.isdigit() and FIRST_SHARD + len(shards) <= int(number) < END_SHARD:
             path.unlink()
     rows = writer.write_manifest([_row(clip) for clip in clips if clip.rejected_by is not None])
     _write_table(work, decided)
@@ -54,21 +55,22 @@ def _row(clip: Decided) -> ManifestRow:
         height=clip.size,
         width=clip.size,
         crop=clip.crop,
-        scores=json.dumps(clip.scores, sort_keys=True),
+        scores=clip.scores_text,
         rejected_by=clip.rejected_by,
+        licence=clip.licence,
+        source=clip.source,
+        start=clip.start / FPS,
     )
 
 
 def _encoded(work: Work, clip: Decided, recipe: Recipe, without: Mapping[str, str]) -> EncodedClip:
-    span = clip.key.removesuffix(f"-face{clip.face}") if clip.face else clip.key
-    folder = work.span(span) / f"face{clip.face}"
+    folder = work.span(clip.span) / f"face{clip.face}"
+    stage = last_stage([name for name in recipe.networks if name not in without])
     mask = "parsed.mp4" if "bisenet" in recipe.networks and "bisenet" not in without else "mask.mp4"
-    files = {"mp4": "clip.mp4", "mask.mp4": mask, "wav": "voice.wav"}
+    files = {"mp4": "clip.mp4", "mask.mp4": mask, "wav": voice_file(stage is SEPARATED)}
     made_by = {"faces": settings_of(recipe, FRAMED_BY)}
-    made_by |= {VOICE.name: settings_of(recipe, VOICE.settings)}
-    more: dict[str, Any] = {"curation": {"start": clip.start, "made_by": made_by, "without": sorted(without)}}
-    if clip.licence or clip.source:
-        more["curation"] |= {"licence": clip.licence, "source": clip.source}
+    made_by |= {stage.name: settings_of(recipe, stage.settings)}
+    more: dict[str, Any] = {"curation": {"made_by": made_by, "without": sorted(without)}}
     return EncodedClip(row=_row(clip), files={name: folder / file for name, file in files.items()}, more=more)
 
 

@@ -5,8 +5,14 @@ cascade, and the first that a clip fails is why it was rejected. ``None`` is no 
 scores: to change one runs nothing again.
 """
 
+import ast
+import difflib
+import inspect
+import math
 import tomllib
 from dataclasses import dataclass, fields, replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +20,16 @@ from asymtalker.errors import UserError, join_or
 
 NETWORKS = ("syncnet", "dover", "dwpose", "bisenet", "separation")
 """Published networks that stages use where their weights are at hand."""
+SMALLEST = 32
+"""Width and height in pixels of the smallest clips."""
+KINDS = {
+    "tuple": "a list of texts",
+    "Literal": "stop or go_on",
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+}
+"""Types of fields in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +97,8 @@ class Recipe:
     """Share of the face's points that lie outside the picture, in the worst tenth of the frames."""
     least_face_score: float | None = 0.8
     """How sure the face mesh is, in the worst tenth of the frames."""
+    most_outside: float | None = None
+    """Share of the crop that lies outside the picture, where its edge is drawn out."""
     most_shake: float | None = 0.25
     """Widths of the face by which it moves from one frame to the next at most: beyond, the crop or the shot jumps."""
     most_jump: float | None = 6.0
@@ -110,16 +128,16 @@ class Recipe:
     least_speaking: float | None = 0.0
     """How much better the lips fit the sound than those of anyone else in the picture do."""
     least_video_sync: float | None = None
-    """How sure it is that lips and sound belong together, the median of the video's clips; see
-    :mod:`asymtalker.curate.lips`."""
+    """How sure it is that lips and sound belong together, the median of the video's clips
+    (:mod:`asymtalker.curate.lips`)."""
     least_sync: float | None = None
-    """The same, of the clip alone."""
+    """How sure it is that lips and sound belong together, of the clip alone."""
     most_offset: float | None = 3.0
-    """Frames by which the sound is early or late after it was put right."""
+    """Frames by which the sound is early or late, which ``correct_sync`` and ``--sound-late`` put right."""
     least_sync_confidence: float | None = None
-    """SyncNet's."""
+    """SyncNet's confidence."""
     most_sync_distance: float | None = None
-    """SyncNet's."""
+    """SyncNet's distance."""
 
     def limits(self) -> list[tuple[str, str, float]]:
         """``(score, "least" or "most", limit)`` in the order of the cascade."""
@@ -131,10 +149,36 @@ class Recipe:
         return found
 
 
+@cache
+def score_meanings() -> dict[str, str]:
+    """What each limited score is, in words: what is written below its field in :class:`Recipe`."""
+    (recipe,) = ast.parse(inspect.getsource(Recipe)).body
+    assert isinstance(recipe, ast.ClassDef)
+    found = {}
+    for field, said in pairwise(recipe.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(said, ast.Expr):
+            side, _, score = field.target.id.partition("_")
+            if side in ("least", "most"):
+                text = " ".join(inspect.cleandoc(ast.literal_eval(said.value)).split()).rstrip(".")
+                text = text.replace("``", "").replace(":mod:`", "").replace("`", "")
+                found[score] = text[0].lower() + text[1:] if text.split()[0][1:].islower() else text
+    return found
+
+
 RECIPES: dict[str, Recipe] = {
     "tiny": Recipe(),
     "paper": Recipe(
-        licences=("cc0", "cc0-1.0", "cc-by", "cc-by-3.0", "cc-by-4.0", "cc-by-sa", "cc-by-sa-4.0", "public domain"),
+        licences=(
+            "cc0",
+            "cc0-1.0",
+            "cc-by",
+            "cc-by-3.0",
+            "cc-by-4.0",
+            "cc-by-sa",
+            "cc-by-sa-3.0",
+            "cc-by-sa-4.0",
+            "public domain",
+        ),
         unknown_licence=False,
         min_frames=81,
         size=512,
@@ -144,6 +188,7 @@ RECIPES: dict[str, Recipe] = {
         networks=NETWORKS,
         least_source_pixels=256,
         least_face_pixels=96,
+        most_outside=0.1,
         least_face_visible=0.98,
         least_quality=0.4,
         most_points_missing=0.2,
@@ -175,15 +220,32 @@ def read_recipe(name: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"The recipe {name} is not TOML: {error}.") from error
     base = table.pop("base", "tiny")
-    if base not in RECIPES:
+    if not isinstance(base, str) or base not in RECIPES:
         raise UserError(f"{name}: base is {join_or(list(RECIPES))}, not {base}.")
     known = {field.name: field.type for field in fields(Recipe)}
-    return replace(RECIPES[base], **{key: _value(name, known, key, value) for key, value in table.items()})
+    recipe = replace(RECIPES[base], **{key: _value(name, known, key, value) for key, value in table.items()})
+    check_recipe(recipe, name)
+    return recipe
+
+
+def check_recipe(recipe: Recipe, name: str) -> None:
+    """Raises UserError if no clip could be as a recipe wants it."""
+    if recipe.size < SMALLEST:
+        raise UserError(f"{name}: size is {recipe.size} pixels, and no face is seen below {SMALLEST}.")
+    if not 1 <= recipe.min_frames <= recipe.max_frames:
+        raise UserError(
+            f"{name}: no clip has at least {recipe.min_frames} and at most {recipe.max_frames} frames (min_frames,"
+            " max_frames)."
+        )
+    if wrong := [network for network in recipe.networks if network not in NETWORKS]:
+        raise UserError(f"{name}: there is no network {wrong[0]}: there is {join_or(NETWORKS)}.")
 
 
 def _value(name: str, known: dict[str, Any], key: str, value: Any) -> Any:
     if key not in known:
-        raise UserError(f"{name}: no recipe has {key}; see asymtalker.curate.recipe.Recipe.")
+        near = difflib.get_close_matches(key, known, n=1)
+        meant = f"did you mean {near[0]}?" if near else "docs/curation.md says where all fields are listed."
+        raise UserError(f"{name}: no recipe has {key}: {meant}")
     kind = getattr(known[key], "__name__", "") or str(known[key])
     kind = str(known[key]) if kind in ("Optional", "Union", "UnionType", "Literal") else kind
     if value == "none" and "None" in kind:
@@ -198,6 +260,8 @@ def _value(name: str, known: dict[str, Any], key: str, value: Any) -> Any:
         return value
     if kind.startswith("int") and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if "float" in kind and isinstance(value, int | float) and not isinstance(value, bool):
+    if "float" in kind and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
-    raise UserError(f"{name}: {key} can't be {value!r}.")
+    wanted = next((words for sign, words in KINDS.items() if sign in kind), "a text")
+    none = ', or "none"' if "None" in kind else ""
+    raise UserError(f"{name}: {key} can't be {value!r}: give {wanted}{none}.")

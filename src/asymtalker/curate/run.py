@@ -1,9 +1,13 @@
 """Videos, however raw, as a corpus to train on: stages 1 to 8 over all of them, and what became of each."""
 
+import contextlib
+import fcntl
 import math
 import os
+import shutil
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -12,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from asymtalker.curate.collect import Video, licence_problem, list_videos
+from asymtalker.curate.collect import Video, copy_of, is_address, licence_problem, list_videos
 from asymtalker.curate.cuts import find_spans
-from asymtalker.curate.decide import Decided, clip_key, failed_limit, plain, speaking_margins
+from asymtalker.curate.decide import Decided, failed_limit, plain, span_key, speaking_margins
 from asymtalker.curate.duplicates import find_duplicates
 from asymtalker.curate.engine import Engine, NetworkStage, Problem
 from asymtalker.curate.framed import ClipStage
@@ -22,28 +26,31 @@ from asymtalker.curate.lips import SURE_SYNC, video_offset
 from asymtalker.curate.networks import check_networks
 from asymtalker.curate.pack import write_corpus
 from asymtalker.curate.people import has_recognition, held_out_people, tell_apart
-from asymtalker.curate.recipe import Recipe, read_recipe
+from asymtalker.curate.recipe import Recipe, check_recipe, read_recipe
 from asymtalker.curate.report import write_report
 from asymtalker.curate.watch import (
     FACES,
+    FETCHED,
     MEASURED,
     PROBE,
     PUBLISHED,
     SEPARATED,
     Span,
     clips_of,
-    faces_settings,
     frame_span,
+    framed_by,
     last_stage,
     run_clip_stage,
     video_changes,
     video_prints,
     watch_video,
+    watched_by,
 )
 from asymtalker.curate.work import Work, done, read_record, settings_of, write_record
 from asymtalker.dataset.corpus import ShardWriter
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import clear_unfinished
+from asymtalker.timeline import FPS
 from asymtalker.training.run_folder import tracked
 
 SAID = 20
@@ -90,10 +97,51 @@ def curate(config: Curate) -> None:
         UserError: if there is no folder or no usable video, or the corpus can't be written.
     """
     recipe = read_recipe(config.recipe)
-    recipe = recipe if config.size is None else replace(recipe, size=config.size)
+    if config.size is not None:
+        recipe = replace(recipe, size=config.size)
+        check_recipe(recipe, "--size")
+    if config.workers < 0:
+        raise UserError(f"--workers is {config.workers}: give how many processes, or 0 for none but this one.")
+    _check_apart(config)
     videos = list_videos(str(config.input))
     writer, work = ShardWriter(config.output), Work(config.output)
     without = check_networks(recipe)
+    if not has_recognition():
+        print("dlib is not installed: people are told apart by their videos.", file=sys.stderr, flush=True)
+    with _alone(work):
+        _curate(config, recipe, videos, writer, work, without)
+
+
+def _check_apart(config: Curate) -> None:
+    if is_address(config.input):
+        return
+    source, output = Path(config.input).resolve(), config.output.resolve()
+    if source == output or source in output.parents:
+        raise UserError(f"{config.output} lies in {config.input}: write the corpus outside the folder of videos.")
+
+
+@contextlib.contextmanager
+def _alone(work: Work) -> Iterator[None]:
+    """Nobody else writes the corpus meanwhile."""
+    work.folder.mkdir(parents=True, exist_ok=True)
+    with (work.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"Another command is writing {work.corpus}: wait for it, or choose another output."
+            ) from None
+        yield
+
+
+def _curate(
+    config: Curate,
+    recipe: Recipe,
+    videos: Sequence[Video],
+    writer: ShardWriter,
+    work: Work,
+    without: Mapping[str, str],
+) -> None:
     _clear(work, writer)
     write_record(work.folder / "recipe.json", {"recipe": settings_of(recipe, tuple(vars(recipe))), "without": without})
     engine = Engine.begun(work.folder / "tried", config.workers, config.ray_address)
@@ -101,10 +149,22 @@ def curate(config: Curate) -> None:
     stages = (*MEASURED, *(PUBLISHED[name] for name in networks if name in PUBLISHED), last_stage(networks))
     decided = list(_decide(config, recipe, work, engine, videos, stages))
     _say_left_out(decided)
-    rows = write_corpus(writer, work, decided, recipe, without)
-    write_report(config.output, work, decided, recipe, without)
-    if not rows:
-        raise UserError(f"None of the {len(videos)} videos in {config.input} can be used: see above why.")
+    about = {"input": config.input, "recipe": config.recipe}
+    write_report(config.output, work, decided, recipe, without, about)
+    kept = [one for one in decided if one.kind == "clip" and one.rejected_by is None]
+    if not kept:
+        raise UserError(
+            f"None of the {len(videos)} videos in {config.input} can be used, see above why; no clip was written to"
+            f" {config.output} and none was removed."
+        )
+    write_corpus(writer, work, decided, recipe, without)
+    clips, people = sum(one.kind == "clip" for one in decided), len({clip.identity for clip in kept})
+    print(
+        f"{len(kept)} of {clips} clips of {people} people are kept; {config.output / 'report.html'} shows them and why"
+        " others are not.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _clear(work: Work, writer: ShardWriter) -> None:
@@ -113,6 +173,7 @@ def _clear(work: Work, writer: ShardWriter) -> None:
     for kind in ("videos", "spans"):
         for folder in (work.folder / kind).glob("*"):
             clear_unfinished(folder)
+    shutil.rmtree(work.folder / FETCHED, ignore_errors=True)
     clear_unfinished(work.folder)
 
 
@@ -158,20 +219,16 @@ def _of_video(video: Video, rejected_by: str, why: str, record: dict[str, Any] |
 
 def _watch(config: Curate, work: Work, engine: Engine, videos: Sequence[Video]) -> None:
     """Look at all videos that nobody has looked at."""
-
-    def settings(video: Video) -> dict[str, Any]:
-        return {"path": video.path, "sound_late": config.sound_late}
-
+    settings = partial(watched_by, config.sound_late)
     if config.retry:
         for video in videos:
-            _forget_quarantined(work.video(video.key) / PROBE)
+            _forget_failed(work.video(video.key) / PROBE)
     todo = {video.key: video for video in videos if done(work.video(video.key) / PROBE, settings(video)) is None}
     stages = [partial(watch_video, work, config.sound_late)]
     results = engine.run_stages(stages, list(todo.values()), lambda video: video.key)
     for key, result in _progress(results, len(todo), "watching videos"):
         if isinstance(result, Problem):
-            record = {"scores": {}, "rejected": "quarantined", "why": result.reason, "seconds": 0.0}
-            write_record(work.video(key) / PROBE, record | {"settings": settings(todo[key])})
+            _put_aside(work.video(key) / PROBE, result, settings(todo[key]))
 
 
 def _watched(
@@ -211,13 +268,22 @@ def _spans(
     """Stage 3: yields spans that are too short, and returns the others."""
     spans = []
     for video, record in videos:
-        for start, stop, enough in find_spans(video_changes(work, video.key), recipe, video.spans):
-            key = clip_key(video.key, start, stop, record["frames"], 0)
-            if enough:
-                spans.append(Span(key=key, video=video, start=start, stop=stop))
-            else:
+        changes = video_changes(work, video.key)
+        for given in video.given or (None,):
+            seconds = None if given is None else (given.start, given.end)
+            speaker = video.speaker if given is None else given.speaker
+            for start, stop, enough in find_spans(changes, recipe, seconds):
+                key = span_key(video.key, start, stop, record["frames"])
+                span = Span(key=key, video=video, start=start, stop=stop, speaker=speaker)
+                if enough:
+                    spans.append(span)
+                    continue
                 why = f"it has {stop - start} frames, and {recipe.min_frames} are the least."
-                yield _of_span(Span(key=key, video=video, start=start, stop=stop), "short", why)
+                if given is not None and start == stop:
+                    why = (
+                        f"the video ends at {record['frames'] / FPS:g} s, before the clip at {given.start:g} s begins."
+                    )
+                yield _of_span(span, "short", why)
     return spans
 
 
@@ -243,7 +309,7 @@ def _frame(
     """Stages 4 to 8 of all spans for which they are not done; returns the spans, with how late their sound is."""
     if config.retry:
         for span in spans:
-            _forget_quarantined(work.span(span.key) / FACES)
+            _forget_failed(work.span(span.key) / FACES)
     _run_on_spans(config, recipe, work, engine, spans, stages[:-1], "making clips")
     offsets = _video_offsets(recipe, work, spans)
     late = [replace(span, late=_corrected(recipe, offsets.get(span.video.key, (0.0, 0.0))[0])) for span in spans]
@@ -251,10 +317,15 @@ def _frame(
     return late
 
 
-def _forget_quarantined(record: Path) -> None:
-    """Take away a record that says that a process died or failed."""
-    if (read_record(record) or {}).get("rejected") == "quarantined":
+def _forget_failed(record: Path) -> None:
+    """Take away a record that says that something could not be read, or a process died or failed."""
+    if (read_record(record) or {}).get("rejected") in ("quarantined", "unreadable"):
         record.unlink()
+
+
+def _put_aside(record: Path, problem: Problem, settings: Mapping[str, Any]) -> None:
+    made = {"scores": {}, "rejected": "quarantined", "why": problem.reason, "seconds": 0.0}
+    write_record(record, made | {"settings": settings})
 
 
 def _corrected(recipe: Recipe, offset: float) -> float:
@@ -294,24 +365,29 @@ def _run_on_spans(
     what: str,
 ) -> None:
     """Make clips of those spans that have none yet, and do the stages that are not done."""
-    settings = faces_settings(recipe, config.sound_late)
+    settings = partial(framed_by, recipe, config.sound_late)
 
     def is_done(span: Span) -> bool:
-        faces = done(work.span(span.key) / FACES, settings)
+        faces = done(work.span(span.key) / FACES, settings(span))
         return faces is not None and (
             "rejected" in faces
             or all(stage.record(clip.folder, recipe, span.late) for clip in clips_of(work, span) for stage in wanted)
         )
 
-    todo = [span for span in spans if not is_done(span)]
+    todo = {span.key: span for span in spans if not is_done(span)}
+    left = Counter(span.video.key for span in todo.values())
     stages: list[Any] = [partial(frame_span, work, recipe, config.sound_late)]
     for stage in wanted:
         kind = NetworkStage if stage in (*PUBLISHED.values(), SEPARATED) else partial
         stages.append(kind(run_clip_stage, work, recipe, stage.name))
-    for key, result in _progress(engine.run_stages(stages, todo, lambda span: span.key), len(todo), what):
+    results = engine.run_stages(stages, list(todo.values()), lambda span: span.key)
+    for key, result in _progress(results, len(todo), what):
         if isinstance(result, Problem):
-            record = {"scores": {}, "rejected": "quarantined", "why": result.reason, "seconds": 0.0}
-            write_record(work.span(key) / FACES, record | {"settings": settings})
+            _put_aside(work.span(key) / FACES, result, settings(todo[key]))
+        video = todo[key].video
+        left[video.key] -= 1
+        if not left[video.key] and is_address(video.path):
+            copy_of(video, work.folder / FETCHED).unlink(missing_ok=True)
 
 
 def _progress(results: Iterator[Any], total: int, what: str) -> Iterator[Any]:
@@ -362,7 +438,7 @@ def _clips(recipe: Recipe, work: Work, spans: Sequence[Span], stages: Sequence[C
                 seconds=seconds,
                 rejected_by="unreadable" if broken else None,
                 why=broken or "",
-                identity=plain(video.speaker) if video.speaker else "",
+                identity=plain(span.speaker) if span.speaker else "",
                 licence=video.licence,
                 source=video.source,
             )
@@ -384,13 +460,13 @@ def _named(recipe: Recipe, found: Sequence[Decided]) -> Iterator[Decided]:
         judged.append(replace(one, rejected_by=name or None, why=why))
     judged.sort(key=lambda clip: clip.key)
     # several faces of one video are several people, but for its cuts, which only embeddings see through
-    names = tell_apart(
+    names, alike = tell_apart(
         [np.array(clip.scores["embedding"]) if clip.scores.get("embedding") else None for clip in judged],
         [clip.identity or None for clip in judged],
         [clip.video + (f"-face{clip.face}" if clip.face else "") for clip in judged],
     )
     kept = [name for name, clip in zip(names, judged, strict=True) if clip.rejected_by is None]
-    held_out = held_out_people(kept) if kept else set()
+    held_out = held_out_people(kept, alike) if kept else set()
     for name, clip in zip(names, judged, strict=True):
         scores = {key: value for key, value in clip.scores.items() if key != "embedding"}
         split = "test" if name in held_out else "train"
@@ -410,5 +486,3 @@ def _say_left_out(decided: Sequence[Decided]) -> None:
         print(sentence, file=sys.stderr, flush=True)
     if len(out) > SAID:
         print(f"{len(out) - SAID} more are left out: report.html says why.", file=sys.stderr, flush=True)
-    if not has_recognition() and decided:
-        print("dlib is not installed: people are told apart by their videos.", file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.recipe import Recipe
 from asymtalker.dataset.corpus import encode_wav
 from asymtalker.media.atomic import atomic_path
-from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.timeline import SAMPLE_RATE
 
 PEAK = 0.98
 """No sample is louder, whatever loudness is asked for."""
@@ -28,25 +28,24 @@ SHORTEST = 0.4
 def clean_voice(
     clip: FramedClip, recipe: Recipe, late: float, separate: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> dict[str, Any]:
-    """Write ``voice.wav``, of sound that comes ``late`` frames after the picture; returns ``loudness`` before and
-    ``gain`` in decibels. ``separate`` takes what is no voice out of sound ``(N,)``."""
-    samples = moved(clip.sound, late)
-    if separate is not None and recipe.denoise:
+    """Write the voice, :func:`voice_file`, of sound that comes ``late`` frames after the picture; returns ``loudness``
+    before and ``gain`` in decibels. ``separate`` takes what is no voice out of sound ``(N,)``."""
+    samples = clip.moved_sound(late)
+    if separate is not None:
         samples = separate(samples)
     if recipe.denoise:
         samples = denoised(samples)
     before = loudness(samples)
     gain = 0.0 if recipe.loudness is None else gain_to(samples, before, recipe.loudness)
     samples = samples * 10 ** (gain / 20)
-    with atomic_path(clip.folder / "voice.wav") as partial:
+    with atomic_path(clip.folder / voice_file(separate is not None)) as partial:
         partial.write_bytes(encode_wav(samples.astype(np.float32)))
     return {"loudness": before, "gain": gain, "moved": late}
 
 
-def moved(samples: np.ndarray, late: float) -> np.ndarray:
-    """Sound that came ``late`` frames after the picture, put right, as long as before."""
-    shift = round(SAMPLES_PER_FRAME * late)
-    return np.pad(samples[shift:], (0, shift)) if shift >= 0 else np.pad(samples[:shift], (-shift, 0))
+def voice_file(is_separated: bool) -> str:
+    """Name of the clean voice in a clip's folder."""
+    return "separated.wav" if is_separated else "voice.wav"
 
 
 def denoised(samples: np.ndarray) -> np.ndarray:

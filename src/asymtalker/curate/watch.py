@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from asymtalker.curate.collect import Video, is_address, local_copy, probe
+from asymtalker.curate.collect import Video, is_address, local_copy, probe, stamp_of
 from asymtalker.curate.corruption import sound_scores
 from asymtalker.curate.cuts import Changes, ChangeScores
 from asymtalker.curate.duplicates import PicturePrints, Print, load_prints, save_prints, sound_prints
-from asymtalker.curate.faces import read_span, write_clips
-from asymtalker.curate.framed import ClipStage, FramedClip
+from asymtalker.curate.faces import write_clips
+from asymtalker.curate.framed import ClipStage, FramedClip, read_sound
 from asymtalker.curate.hands import hand_scores
 from asymtalker.curate.lips import sync_scores
 from asymtalker.curate.masks import write_masks
-from asymtalker.curate.people import embed_person
+from asymtalker.curate.people import embed_person, has_recognition
 from asymtalker.curate.picture import picture_scores
 from asymtalker.curate.published import parsed_mask, pose_scores, separated, syncnet_scores
 from asymtalker.curate.quality import quality_scores
@@ -32,6 +32,8 @@ from asymtalker.media.video import decode_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 PROBE, CUTS, SOUND, PRINTS, FACES = "video.json", "changes.npz", "sound.wav", "prints.npz", "faces.json"
+FETCHED = "fetched"
+"""Folder of copies of videos from addresses, while there is something to do for them."""
 BLOCK = 60 * SAMPLE_RATE
 FRAMED_BY = ("size", "follow")
 """Settings of a recipe that stage 4 goes by."""
@@ -42,7 +44,7 @@ MEASURED: tuple[ClipStage, ...] = (
     ClipStage("lips", lambda clip, recipe, late: sync_scores(clip)),
     ClipStage("hands", lambda clip, recipe, late: hand_scores(clip)),
     ClipStage("masks", lambda clip, recipe, late: write_masks(clip)),
-    ClipStage("people", lambda clip, recipe, late: embed_person(clip)),
+    ClipStage("people", lambda clip, recipe, late: embed_person(clip), at_hand=has_recognition),
 )
 """Of every clip, in this order."""
 PUBLISHED: dict[str, ClipStage] = {
@@ -71,6 +73,8 @@ class Span:
     video: Video
     start: int
     stop: int
+    speaker: str | None = None
+    """Who speaks in it, if that is said."""
     late: float = 0.0
     """Frames by which the video's sound is late and is to be put right."""
 
@@ -82,14 +86,19 @@ def watch_video(work: Work, sound_late: float, video: Video) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         clear_unfinished(folder)
-        path = local_copy(video, work.folder / "fetched")
+        path = local_copy(video, work.folder / FETCHED)
         try:
             return _watched(path, folder, sound_late)
         finally:
             if is_address(video.path):
                 path.unlink(missing_ok=True)
 
-    return once(folder / PROBE, {"path": video.path, "sound_late": sound_late}, make)
+    return once(folder / PROBE, watched_by(sound_late, video), make)
+
+
+def watched_by(sound_late: float, video: Video) -> dict[str, Any]:
+    """What a video's record depends on."""
+    return {"video": stamp_of(video), "sound_late": sound_late}
 
 
 def _watched(path: Path, folder: Path, sound_late: float) -> dict[str, Any]:
@@ -133,21 +142,22 @@ def video_changes(work: Work, key: str) -> Changes:
     return Changes.load(work.video(key) / CUTS)
 
 
-def faces_settings(recipe: Recipe, sound_late: float) -> dict[str, Any]:
-    """What clips were framed by, as their record says."""
-    return settings_of(recipe, FRAMED_BY) | {"sound_late": sound_late}
+def framed_by(recipe: Recipe, sound_late: float, span: Span) -> dict[str, Any]:
+    """What the record of a span's clips depends on."""
+    return settings_of(recipe, FRAMED_BY) | watched_by(sound_late, span.video) | {"frames": [span.start, span.stop]}
 
 
 def frame_span(work: Work, recipe: Recipe, sound_late: float, span: Span) -> Span:
     """Stage 4: a clip for everyone in a span. Returns the span."""
     folder = work.span(span.key)
-    settings = faces_settings(recipe, sound_late)
+    settings = framed_by(recipe, sound_late, span)
     if done(folder / FACES, settings) is not None:
         return span
 
     def make(place: Path) -> dict[str, Any]:
-        video = local_copy(span.video, work.folder / "fetched")
-        sound = read_span(work.video(span.video.key) / SOUND, span.start, span.stop)
+        video = local_copy(span.video, work.folder / FETCHED)
+        begin, end = SAMPLES_PER_FRAME * span.start, SAMPLES_PER_FRAME * span.stop
+        sound = read_sound(work.video(span.video.key) / SOUND, begin, end)
         found = write_clips(place, video, sound, span.start, span.stop, recipe.size, recipe.follow)
         if not found:
             raise Rejected("face_visible", "no face was found in it.")
@@ -169,4 +179,5 @@ def run_clip_stage(work: Work, recipe: Recipe, stage: str, span: Span) -> Span:
 
 def clips_of(work: Work, span: Span) -> Sequence[FramedClip]:
     """The clips of a span."""
-    return [FramedClip(folder) for folder in sorted(work.span(span.key).glob("face[0-9]*"))]
+    whole = work.video(span.video.key) / SOUND, SAMPLES_PER_FRAME * span.start
+    return [FramedClip(folder, whole) for folder in sorted(work.span(span.key).glob("face[0-9]*"))]

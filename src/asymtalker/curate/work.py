@@ -14,7 +14,7 @@ from typing import Any
 
 from asymtalker.curate.recipe import Recipe
 from asymtalker.errors import UserError
-from asymtalker.media.atomic import write_atomic
+from asymtalker.media.atomic import disk_is_full, write_atomic
 
 FOLDER = "curation"
 """Of the corpus folder: what all stages found, from which the corpus can be decided anew."""
@@ -51,10 +51,10 @@ class Work:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A JSON record, ``None`` if there is none."""
+    """A JSON record, ``None`` if there is none or it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
@@ -87,7 +87,7 @@ def done(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
 def once(path: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The record at ``path``, which is made unless it is there and was made by these settings.
 
-    ``make`` returns its ``scores`` and what else it says; that it rejected is a result too.
+    ``make`` returns its ``scores`` and what else it says; that it rejected is a result too, a full disk is none.
     """
     if (record := done(path, settings)) is not None:
         return record
@@ -95,6 +95,8 @@ def once(path: Path, settings: Mapping[str, Any], make: Callable[[], dict[str, A
     try:
         made = make()
     except UserError as error:
+        if disk_is_full(error):
+            raise
         made = {"scores": {}, "rejected": error.by if isinstance(error, Rejected) else "unreadable", "why": str(error)}
     record = {"scores": {}, **made, "settings": settings, "seconds": time.perf_counter() - began}
     write_record(path, record)

@@ -197,9 +197,7 @@ class ChunkSource:
             audio=self._audio(spans),
             identity=Identity(latents=reference) if reference.ndim == 5 else Identity(tokens=reference),
             size=bucket,
-            masks=self._stacked([encoded.mask(*span)[None] for span in spans])
-            if masks and self.spatial
-            else None,
+            masks=self._stacked([encoded.mask(*span)[None] for span in spans]) if masks and self.spatial else None,
         )
 
     def _stacked(self, pieces: list[Tensor]) -> Tensor:

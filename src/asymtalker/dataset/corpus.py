@@ -60,6 +60,12 @@ class ManifestRow:
     """JSON text: what the filters measured."""
     rejected_by: str | None = None
     """The filter that rejected the clip, null if it was kept."""
+    licence: str | None = None
+    """Of the source, as who gave it said."""
+    source: str | None = None
+    """Where the source comes from, likewise."""
+    start: float | None = None
+    """Seconds of the source at which the clip begins, null if it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +187,14 @@ class ShardWriter:
         rows = list(rejected)
         for shard in sorted(self.folder.glob("shard-*.tar")):
             for info in _infos(shard):
-                row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow)})
+                row = ManifestRow(**{f.name: info[f.name] for f in fields(ManifestRow) if f.name in info})
                 rows.append(replace(row, shard=shard.name))  # corpora can be put together
         rows.sort(key=lambda row: row.key)
-        kinds = {"fps": pa.float64(), **dict.fromkeys(("frames", "height", "width"), pa.int64())}
+        kinds = {
+            "fps": pa.float64(),
+            "start": pa.float64(),
+            **dict.fromkeys(("frames", "height", "width"), pa.int64()),
+        }
         schema = pa.schema([(f.name, kinds.get(f.name, pa.string())) for f in fields(ManifestRow)])
         with atomic_path(self.folder / MANIFEST) as partial:
             pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)

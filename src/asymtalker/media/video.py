@@ -37,6 +37,8 @@ MIN_DECODED = 0.98
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
 FOLLOWED = {"bf": "0", "rc-lookahead": "4", "x264-params": "sync-lookahead=0:sliced-threads=1"}
 """So that the encoder holds back few frames."""
+TIE = 1e-6
+"""Seconds by which rounding may part moments that are one: a file and a part of it have the same frames."""
 FRAGMENT = 0.16
 """Seconds of a video that whoever follows it while it is made gets at a time, at least."""
 
@@ -407,7 +409,14 @@ def decode_frames(path: str | Path, resample: bool = False) -> Iterator[np.ndarr
         timed = _decode(container, path)
         frames = resample_frames(timed, _start(container)) if resample else (frame for _, frame in timed)
         for frame in frames:
-            yield np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+            yield picture_of(frame)
+
+
+def picture_of(frame: Any) -> np.ndarray:
+    """A decoded frame as ``H W 3`` uint8 RGB, upright: a phone held on its side writes pixels as its sensor lies and
+    says by how much players are to turn them."""
+    picture = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 
 def timed_frames(video: Path, start: float, seek: bool = True) -> Iterator[tuple[float, Any]]:
@@ -450,7 +459,7 @@ def resample_frames(frames: Iterable[tuple[float, Any]], start: float, count: in
     """
     done, last, time, step = 0, None, 0.0, 1 / FPS
     for later, frame in frames:
-        while last is not None and start + done / FPS <= (time + later) / 2:
+        while last is not None and start + done / FPS <= (time + later) / 2 + TIE:
             if done == count:
                 return
             yield last
@@ -458,7 +467,7 @@ def resample_frames(frames: Iterable[tuple[float, Any]], start: float, count: in
         step = later - time if last is not None else step
         time, last = later, frame
     while last is not None and done != count:
-        if start + done / FPS >= time + step - 0.5 / FPS:  # less than half a frame is left
+        if start + done / FPS >= time + step - 0.5 / FPS - TIE:  # no more than half a frame is left
             return
         yield last
         done += 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from asymtalker.errors import UserError
 from asymtalker.media.read import check_file
-from asymtalker.media.video import probe_video, timed_frames
+from asymtalker.media.video import picture_of, probe_video, timed_frames
 from asymtalker.provenance.credentials import Credentials, read_credentials
 from asymtalker.provenance.origin import Provenance, name_of, read_provenance
 from asymtalker.provenance.watermark import Found, find_watermark
@@ -103,7 +103,7 @@ def _some_frames(path: Path, seconds: float) -> Iterator[np.ndarray]:
         try:
             after = (frame for time, frame in timed_frames(path, start) if time >= start - 1e-6)
             for frame in islice(after, 0, FRAMES * STRIDE, STRIDE):
-                yield frame.to_ndarray(format="rgb24")
+                yield picture_of(frame)
                 found += 1
         except UserError:
             if not found:

@@ -23,7 +23,7 @@ from asymtalker.evaluate.test_sets.lists import COLUMNS, ListedClip, choose_clip
 from asymtalker.media.atomic import disk_is_full, write_atomic
 from asymtalker.media.portrait import FACE_CENTRE, FACE_SHARE, FaceBox, crop_frame, find_faces
 from asymtalker.media.sound import AudioFile
-from asymtalker.media.video import VideoWriter, probe_video, resample_frames, timed_frames
+from asymtalker.media.video import VideoWriter, picture_of, probe_video, resample_frames, timed_frames
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 LEAST_SECONDS = 1.0
@@ -200,7 +200,7 @@ def cut_clip(clip: ListedClip, video: Path, folder: Path, size: int, show: Calla
     ) as writer:
         writer.write_audio(np.zeros((round(max(0.0, -start) * track.rate), track.channels), np.float32))
         for frame in resample_frames(timed_frames(video, clip.start), clip.start, count):
-            picture = crop_frame(frame.to_ndarray(format="rgb24"), box, (size, size)).picture
+            picture = crop_frame(picture_of(frame), box, (size, size)).picture
             if not done:
                 Image.fromarray(picture).save(folder / "clip.png")
             writer.write(picture[None])
@@ -239,7 +239,7 @@ def find_box(clip: ListedClip, video: Path) -> FaceBox:
     for index, frame in enumerate(resample_frames(timed_frames(video, clip.start), clip.start, count)):
         if index >= stop:
             break
-        if index % (FACE_STRIDE if boxes else FPS) == 0 and (faces := find_faces(frame.to_ndarray(format="rgb24"))):
+        if index % (FACE_STRIDE if boxes else FPS) == 0 and (faces := find_faces(picture_of(frame))):
             stop = stop if boxes else index + FPS
             boxes.append(faces[0])
     if not boxes:
