@@ -200,7 +200,7 @@ def speed(out: Path, films: Path, recipe: str) -> dict[str, Any]:
     few = out / "speed"
     shutil.rmtree(few, ignore_errors=True)
     (few / "films").mkdir(parents=True)
-    whole = sorted(films.glob("film*.mp4"))[:4]
+    whole = sorted(films.glob("film*.mp4"))[:16]
     for film in whole:
         shutil.copy(film, few / "films")
     for workers in (1, 2):

@@ -174,6 +174,7 @@ def test_a_text_is_spoken(server):
 
 REFUSED = [
     ({"consent": "false"}, {}, 422, "Consent is needed"),
+    ({"wibble": "3"}, {}, 422, "There is no field 'wibble'"),
     ({"seed": -1}, {}, 422, "seed"),
     ({"motion": 3}, {}, 422, "motion"),
     ({"motion": "nan"}, {}, 422, "motion"),

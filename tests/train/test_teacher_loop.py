@@ -11,6 +11,7 @@ import torch
 from asymtalker.dataset.batches import ChunkSource
 from asymtalker.errors import UserError
 from asymtalker.flow import numbered_generator
+from asymtalker.generate.folder import checkpoint_folder
 from asymtalker.media.video import probe_video
 from asymtalker.models.transformer import AsymTalkerTransformer3DModel
 from asymtalker.recipes import smoke
@@ -255,6 +256,11 @@ def test_a_refused_command_does_not_claim_the_run_folder(tmp_path, toy_corpus, t
     train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
     with pytest.raises(UserError, match=r"shift: 3\.0 -> 4\.0"):
         train_teacher(toy_teacher(shift=4.0), tmp_path / "run", toy_corpus, tiny_pipeline_folder)
+
+
+def test_patches_of_pixels_do_not_suit_a_codec_of_motion(tmp_path, toy_corpus):
+    with pytest.raises(UserError, match="1 x 1 latent cells, which patches of 2 x 2 do not divide"):
+        train_teacher(toy_teacher(), tmp_path / "run", toy_corpus, checkpoint_folder(None))
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path, toy_corpus, tiny_pipeline_folder):

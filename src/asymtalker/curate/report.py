@@ -174,7 +174,7 @@ def _histogram(values: np.ndarray, limit: tuple[str, float] | None) -> str:
     for index, count in enumerate(counts):
         middle = (edges[index] + edges[index + 1]) / 2
         bad = limit is not None and (middle < limit[1] if limit[0] == "least" else middle > limit[1])
-        height = 70 * count / max(1, counts.max())
+        height = 60 * count / max(1, counts.max())
         colour = "#c44" if bad else "#2a7"
         bars.append(
             f"<rect x='{index * 7.5:.1f}' y='{72 - height:.1f}' width='7' height='{height:.1f}' fill='{colour}'/>"
@@ -182,7 +182,7 @@ def _histogram(values: np.ndarray, limit: tuple[str, float] | None) -> str:
     if limit is not None:
         x = 300 * (limit[1] - low) / (high - low)
         bars.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='0' y2='72' stroke='#222' stroke-dasharray='3'/>")
-    ends = f"<text x='0' y='86' font-size='11'>{low:.3g}</text><text x='0' y='10' font-size='11'>{counts.max()}</text>"
+    ends = f"<text x='0' y='86' font-size='11'>{low:.3g}</text><text x='0' y='9' font-size='11'>{counts.max()}</text>"
     ends += f"<text x='300' y='86' font-size='11' text-anchor='end'>{high:.3g}</text>"
     return f"<svg width='300' height='90' viewBox='0 0 300 90'>{''.join(bars)}{ends}</svg>"
 

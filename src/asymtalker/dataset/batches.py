@@ -229,13 +229,13 @@ def check_sizes(source: ChunkSource, patch_size: Sequence[int]) -> None:
     Raises:
         UserError: naming what does not.
     """
-    for size in source.sizes if source.spatial else ():
-        cells = tuple(side // source.spatial for side in size)
+    for size in source.sizes:
+        cells = tuple(side // source.spatial for side in size) if source.spatial else (1, 1)
         if any(side % step for side, step in zip(cells, patch_size[1:], strict=True)):
             raise UserError(
                 f"Clips of {source.folder} have {cells[0]} x {cells[1]} latent cells, which patches of"
-                f" {patch_size[1]} x {patch_size[2]} do not divide: use clips of another size, or other"
-                " --config.buckets."
+                f" {patch_size[1]} x {patch_size[2]} do not divide: use clips of another size, other"
+                " --config.buckets, or a recipe for this codec."
             )
 
 

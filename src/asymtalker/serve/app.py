@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import inspect
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
@@ -178,6 +179,13 @@ class JobForm:
         )
 
 
+async def no_other_fields(request: Request) -> None:
+    """Raises RefusedError if a form has a field of another name, which would do nothing."""
+    known = list(inspect.signature(JobForm).parameters)
+    if unknown := sorted((await request.form()).keys() - set(known)):
+        raise RefusedError(f"There is no field {unknown[0][:40]!r}: there are {', '.join(known)}.")
+
+
 def _box(text: str | None) -> Box | None:
     if text is None:
         return None
@@ -351,7 +359,13 @@ def _known(service: Service, id: str) -> Job:
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/jobs", tags=["jobs"], status_code=202, responses=_problems(400, 415, 422, 503))
+    @app.post(
+        "/v1/jobs",
+        tags=["jobs"],
+        status_code=202,
+        responses=_problems(400, 415, 422, 503),
+        dependencies=[Depends(no_other_fields)],
+    )
     def create(request: Request, form: Annotated[JobForm, Depends()], client: Client = "") -> JobView:
         """Queue a video."""
         return view(service, submit(service, form, _address(request), client))
@@ -361,6 +375,7 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
         tags=["jobs"],
         response_class=StreamingResponse,
         responses=_problems(400, 415, 422, 503) | VIDEO,
+        dependencies=[Depends(no_other_fields)],
     )
     def create_and_follow(request: Request, form: Annotated[JobForm, Depends()], client: Client = "") -> Any:
         """Queue a video and get it as fragmented MP4 while it is made. ``Location`` is its job."""
