@@ -5,7 +5,6 @@ fingerprinting system", 2002), and of its pictures, a 64-bit hash a second (Imag
 Many videos show one person before one wall; what tells them apart is the sound, so it proposes, and both decide.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,20 +165,22 @@ def _candidates(prints: Sequence[Print]) -> dict[int, list[tuple[int, int]]]:
     starts = np.flatnonzero(np.r_[True, value[1:] != value[:-1]])
     lengths = np.diff(np.r_[starts, len(value)])
     first = np.repeat(starts, lengths)  # entry at which the print's own begin
-    hits: Counter[tuple[int, int, int]] = Counter()
+    found = []
     for turn in range(ANCHORS):  # what is there a thousand times is compared with the first alone
         entry = np.flatnonzero(first + turn < np.arange(len(value)))
         anchor = first[entry] + turn
         other = video[anchor] != video[entry]
         entry, anchor = entry[other], anchor[other]
-        found = np.stack([video[entry].astype(np.int64), video[anchor], place[entry] - place[anchor]])
-        keys, counts = np.unique(found, axis=1, return_counts=True)
-        for (later, earlier, shift), count in zip(keys.T.tolist(), counts.tolist(), strict=True):
-            hits[later, earlier, shift] += count
+        found.append(np.stack([video[entry], video[anchor], place[entry] - place[anchor]]).astype(np.int32))
+    hits = np.concatenate(found, axis=1)
+    hits = hits[:, np.lexsort(hits[::-1])]
+    edges = np.flatnonzero(np.r_[True, (np.diff(hits) != 0).any(0), True])
+    counts = np.diff(edges)
+    voted = counts >= VOTES
     together: dict[int, dict[int, tuple[int, int]]] = {}
-    for (later, earlier, shift), count in hits.items():
-        if count < VOTES:
-            continue
+    for (later, earlier, shift), count in zip(
+        hits[:, edges[:-1][voted]].T.tolist(), counts[voted].tolist(), strict=True
+    ):
         best = together.setdefault(later, {}).get(earlier, (0, 0))
         together[later][earlier] = max(best, (count, shift))
     return {later: [(one, shift) for one, (_, shift) in sorted(those.items())] for later, those in together.items()}
