@@ -17,9 +17,10 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from asymtalker import timeline
 from asymtalker.codec import Codec, WanCodec, build_vae, latent_statistics, to_pixels
-from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
+from asymtalker.dataset.corpus import ShardWriter, open_clip
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import write_video
+from asymtalker.media.wav import encode_wav
 from asymtalker.models.audio import build_audio_encoder
 from drawn_face import background, draw_face
 from toy import TOY_AUDIO, TOY_CHUNK, TOY_CODEC, TOY_SIZE, ToyFace, toy_transformer

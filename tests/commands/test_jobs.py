@@ -12,10 +12,10 @@ from asymtalker.commands import jobs as jobs_module
 from asymtalker.commands.cli import main
 from asymtalker.commands.generation import Generate
 from asymtalker.commands.jobs import read_jobs
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video
+from asymtalker.media.wav import encode_wav
 from asymtalker.provenance.credentials import read_credentials
 from asymtalker.timeline import SAMPLE_RATE
 from torchrun import FORKS

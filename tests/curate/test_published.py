@@ -15,7 +15,8 @@ from asymtalker.curate.published import (
     syncnet_scores,
     whole_body,
 )
-from asymtalker.dataset.corpus import encode_wav, video_writer
+from asymtalker.dataset.corpus import video_writer
+from asymtalker.media.wav import encode_wav
 from asymtalker.models.syncnet import SyncNet
 from real_data import DATA
 

@@ -17,7 +17,7 @@ from asymtalker.curate import watch
 from asymtalker.curate.collect import Video
 from asymtalker.curate.decide import Decided, failed_limit
 from asymtalker.curate.faces import crop_path, face_scores
-from asymtalker.curate.framed import FramedClip, read_sound
+from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.pack import write_corpus
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.report import _histogram
@@ -25,9 +25,10 @@ from asymtalker.curate.run import Curate
 from asymtalker.curate.voice import loudness
 from asymtalker.curate.watch import SEPARATED, VOICE, Span, framed_by
 from asymtalker.curate.work import Work, once
-from asymtalker.dataset.corpus import ShardWriter, decode_wav, encode_wav, read_clips, read_manifest
+from asymtalker.dataset.corpus import ShardWriter, read_clips, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import FULL_DISK
+from asymtalker.media.wav import decode_wav, encode_wav, read_wav
 from asymtalker.timeline import SAMPLE_RATE
 
 
@@ -180,11 +181,11 @@ def film_part(film: np.ndarray, shift: int) -> np.ndarray:
 
 def test_a_piece_of_sound_is_silent_beyond_its_ends(tmp_path):
     (tmp_path / "sound.wav").write_bytes(encode_wav(np.full(100, 0.5, np.float32)))
-    piece = read_sound(tmp_path / "sound.wav", -20, 130)
+    piece = read_wav(tmp_path / "sound.wav", -20, 130)
     assert not piece[:20].any()
     assert (piece[20:120] > 0.4).all()
     assert not piece[120:].any()
-    assert not read_sound(tmp_path / "sound.wav", 200, 230).any()
+    assert not read_wav(tmp_path / "sound.wav", 200, 230).any()
 
 
 def test_voices_with_and_without_music_lie_beside_each_other(tmp_path, monkeypatch):

@@ -19,7 +19,8 @@ from asymtalker.evaluate import generated
 from asymtalker.evaluate.clips import Method, open_method, open_reference
 from asymtalker.evaluate.generated import generate_videos
 from asymtalker.generate.pipeline import AsymTalkerPipeline
-from asymtalker.media.video import VideoWriter, _Output, read_video, write_video
+from asymtalker.media.output import OutputFile
+from asymtalker.media.video import VideoWriter, read_video, write_video
 from toy import ToyFace
 
 KEYS = ("ann", "bob")
@@ -174,12 +175,12 @@ def test_a_full_disk_is_no_fault_of_the_clip(generate, tmp_path, monkeypatch, re
         self.full = full  # the room kept back is used up
         return write(self, data)
 
-    write = _Output.write
-    monkeypatch.setattr(_Output, "write", fills_up)
+    write = OutputFile.write
+    monkeypatch.setattr(OutputFile, "write", fills_up)
     with pytest.raises(UserError, match="disk is full"):
         generate()
     assert record_of(tmp_path / "videos")["failed"] == {}
-    monkeypatch.setattr(_Output, "write", write)
+    monkeypatch.setattr(OutputFile, "write", write)
     assert set(generate().clips) == {*KEYS}
 
 

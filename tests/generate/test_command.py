@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from asymtalker.commands.cli import main
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.generate import inputs
 from asymtalker.generate.inputs import Request, read_ahead, read_image
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.video import read_video, write_video
+from asymtalker.media.wav import encode_wav
 from asymtalker.models.motion.control import MotionControl
 from asymtalker.timeline import SAMPLE_RATE
 from drawn_face import background

@@ -366,7 +366,7 @@ def test_full_disk_is_said(pipeline, portrait, voice, tmp_path, monkeypatch):
     def full(self, path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("asymtalker.media.video._Output.__init__", full)
+    monkeypatch.setattr("asymtalker.media.output.OutputFile.__init__", full)
     with pytest.raises(UserError, match="disk is full"):
         pipeline.generate_to_file(portrait, voice, tmp_path / "a.mp4")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media.channels import CANCELLED, PassingChannels
 from asymtalker.media.sound import AudioFile, AudioSamples, read_audio
+from asymtalker.media.wav import encode_wav
 from asymtalker.timeline import SAMPLE_RATE
 from real_data import INPUTS, needs_inputs
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -47,7 +48,8 @@ def page(tmp_path_factory):
 
 
 def until(browser, condition, what: str):
-    return WebDriverWait(browser, PATIENCE, 0.1).until(lambda _: condition(), what)
+    gone = [StaleElementReferenceException]  # looked up just before a page gave way to the next
+    return WebDriverWait(browser, PATIENCE, 0.1, ignored_exceptions=gone).until(lambda _: condition(), what)
 
 
 def find(browser, css: str):

@@ -19,11 +19,11 @@ import asymtalker
 from asymtalker.bench.machine import load_average, versions
 from asymtalker.bench.settings import BenchDistill, BenchGenerate, BenchTrain
 from asymtalker.config import to_dict
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import check_writable, write_atomic
 from asymtalker.media.portrait import parse_size
 from asymtalker.media.sound import AudioFile
+from asymtalker.media.wav import encode_wav
 from asymtalker.recipes import recipe_named
 from asymtalker.timeline import SAMPLE_RATE
 

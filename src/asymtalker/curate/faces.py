@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from asymtalker.dataset.corpus import encode_wav, video_writer
+from asymtalker.dataset.corpus import video_writer
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import SURE, Face, find_face, read_face
 from asymtalker.media.portrait import FACE_SHARE, FaceBox, Placement, box_of, crop_frame, find_faces
 from asymtalker.media.video import picture_of, resample_frames, timed_frames
+from asymtalker.media.wav import encode_wav
 from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 
 LOOK_EVERY = 25

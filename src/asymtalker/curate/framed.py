@@ -1,7 +1,6 @@
 """A clip as stage 4 leaves it, which the stages after it read and write beside."""
 
 import functools
-import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.work import done, once, settings_of
-from asymtalker.dataset.corpus import decode_wav
 from asymtalker.media.atomic import clear_unfinished
 from asymtalker.media.sound import window
 from asymtalker.media.video import decode_frames
-from asymtalker.timeline import SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.media.wav import decode_wav, read_wav
+from asymtalker.timeline import SAMPLES_PER_FRAME
 
 
 @dataclass(frozen=True)
@@ -64,17 +63,7 @@ class FramedClip:
         if self.whole is None:
             return window(self.sound, shift, shift + len(self.sound))
         path, first = self.whole
-        return read_sound(path, first + shift, first + shift + len(self.sound))
-
-
-def read_sound(path: Path, start: int, stop: int) -> np.ndarray:
-    """Samples ``[start, stop)`` of a WAV file of 16 kHz, float32 in [-1, 1]; silence outside."""
-    with wave.open(str(path), "rb") as file:
-        assert file.getframerate() == SAMPLE_RATE
-        begin, end = (min(max(0, place), file.getnframes()) for place in (start, stop))
-        file.setpos(begin)
-        samples = np.frombuffer(file.readframes(end - begin), "<i2").astype(np.float32) / 32767
-    return window(samples, start - begin, stop - begin)
+        return read_wav(path, first + shift, first + shift + len(self.sound))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def write_report(
     videos = sum(one.kind == "video" for one in decided)
     hours = sum(clip.stop - clip.start for clip in kept) / FPS / 3600
     people = len({clip.identity for clip in kept})
-    asked = about | {"version": __version__, "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    asked = {**about, "version": __version__, "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
     rejected = [clip for clip in clips if clip.rejected_by]
     parts = [
         f"<h1>Curation</h1><p>{'. '.join(f'{name.capitalize()}: {_text(said)}' for name, said in asked.items())}.</p>"

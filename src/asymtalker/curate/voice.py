@@ -13,8 +13,8 @@ import numpy as np
 from asymtalker.curate.corruption import BLOCK, block_levels
 from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.recipe import Recipe
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.media.atomic import atomic_path
+from asymtalker.media.wav import encode_wav
 from asymtalker.timeline import SAMPLE_RATE
 
 PEAK = 0.98

@@ -14,7 +14,7 @@ from asymtalker.curate.corruption import sound_scores
 from asymtalker.curate.cuts import Changes, ChangeScores
 from asymtalker.curate.duplicates import PicturePrints, Print, load_prints, save_prints, sound_prints
 from asymtalker.curate.faces import write_clips
-from asymtalker.curate.framed import ClipStage, FramedClip, read_sound
+from asymtalker.curate.framed import ClipStage, FramedClip
 from asymtalker.curate.hands import hand_scores
 from asymtalker.curate.lips import sync_scores
 from asymtalker.curate.masks import write_masks
@@ -25,10 +25,10 @@ from asymtalker.curate.quality import quality_scores
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.voice import clean_voice
 from asymtalker.curate.work import Rejected, Work, done, once, settings_of
-from asymtalker.dataset.corpus import encode_wav
 from asymtalker.media.atomic import atomic_path, clear_unfinished
 from asymtalker.media.sound import AudioFile
 from asymtalker.media.video import decode_frames
+from asymtalker.media.wav import encode_wav, read_wav
 from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 PROBE, CUTS, SOUND, PRINTS, FACES = "video.json", "changes.npz", "sound.wav", "prints.npz", "faces.json"
@@ -157,7 +157,7 @@ def frame_span(work: Work, recipe: Recipe, sound_late: float, span: Span) -> Spa
     def make(place: Path) -> dict[str, Any]:
         video = local_copy(span.video, work.folder / FETCHED)
         begin, end = SAMPLES_PER_FRAME * span.start, SAMPLES_PER_FRAME * span.stop
-        sound = read_sound(work.video(span.video.key) / SOUND, begin, end)
+        sound = read_wav(work.video(span.video.key) / SOUND, begin, end)
         found = write_clips(place, video, sound, span.start, span.stop, recipe.size, recipe.follow)
         if not found:
             raise Rejected("face_visible", "no face was found in it.")

@@ -29,7 +29,8 @@ from asymtalker.errors import UserError
 from asymtalker.media.atomic import atomic_path, clear_unfinished
 from asymtalker.media.face_mesh import find_face
 from asymtalker.media.face_readings import face_mask
-from asymtalker.timeline import FPS, SAMPLE_RATE, SAMPLES_PER_FRAME
+from asymtalker.media.wav import decode_wav, encode_wav
+from asymtalker.timeline import FPS, SAMPLES_PER_FRAME
 
 MANIFEST = "manifest.parquet"
 KEYFRAME_INTERVAL = 25
@@ -324,23 +325,6 @@ def decode_video(source: str, start: int, stop: int, grey: bool = False) -> np.n
     if len(pictures) != stop - start:
         raise UserError(f"a clip's video has no frames {start} to {stop}; its shard is damaged, write it again")
     return np.stack(pictures)
-
-
-def encode_wav(samples: np.ndarray) -> bytes:
-    """16 kHz mono PCM16 of float samples in [-1, 1]."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return buffer.getvalue()
-
-
-def decode_wav(data: bytes) -> np.ndarray:
-    """Samples ``(N,)`` float32 in [-1, 1] of :func:`encode_wav`."""
-    with wave.open(io.BytesIO(data)) as file:
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
 
 
 @functools.lru_cache(maxsize=4096)

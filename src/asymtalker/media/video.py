@@ -4,13 +4,11 @@ A video is ``F H W 3`` uint8 RGB, its sound float32 in [-1, 1]. Memory does not 
 """
 
 import contextlib
-import fcntl
 import math
 import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,15 +21,14 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from asymtalker.errors import UserError
-from asymtalker.media.atomic import FULL_DISK, beside, check_writable, reason_of, write_error, written_through
+from asymtalker.media.atomic import beside, check_writable, reason_of, write_error, written_through
+from asymtalker.media.output import OutputFile, clear_unfinished_videos
 from asymtalker.media.read import check_file, open_media
 from asymtalker.media.sound import read_audio
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".flv")
 """Of files taken for videos where a folder is read."""
-DISK_RESERVE = 8 << 20  # bytes: the index of several hours of video, so that a full disk still leaves a playable file
-JUST_BEGUN = 60.0  # seconds
 MIN_DECODED = 0.98
 """Share of the frames a header promises that must be there."""
 QUALITY = "17"  # x264's constant rate factor, 0 (lossless) to 51
@@ -41,67 +38,6 @@ TIE = 1e-6
 """Seconds by which rounding may part moments that are one: a file and a part of it have the same frames."""
 FRAGMENT = 0.16
 """Seconds of a video that whoever follows it while it is made gets at a time, at least."""
-
-
-class _Output:
-    """The file being written, with some room kept back so that a disk that fills up still leaves a playable file."""
-
-    def __init__(self, path: Path):
-        # The MP4 muxer reopens the file by this name to move its index to the front; without the protocol FFmpeg
-        # would take the part of a name before a colon for one.
-        self.name = f"file:{path}"
-        self.path = path
-        self._reserve = Path(f"{path}.reserve")
-        self.full: OSError | None = None
-        self.error: OSError | None = None
-        self._file = path.open("xb", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, or its process is gone
-        try:
-            with self._reserve.open("wb") as reserve:
-                reserve.write(os.urandom(DISK_RESERVE))  # zeros would take no room where the disk compresses
-        except OSError:
-            self.remove()
-            raise
-
-    def write(self, data: bytes) -> int:
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[self._file.write(left) :]
-            except OSError as error:
-                if self.full or error.errno not in FULL_DISK:
-                    self.error = error
-                    raise
-                self.full = error
-                self._reserve.unlink(missing_ok=True)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-        self._reserve.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        self.close()
-        self.path.unlink(missing_ok=True)
-
-
-def clear_unfinished_videos(folder: Path) -> None:
-    """Remove what killed processes of this or another machine have left in a folder of videos: parts that nobody has
-    locked. Those of the last minute stay, as they may not be locked yet."""
-    for part in folder.glob(".*.mp4.part"):
-        with contextlib.suppress(OSError):  # somebody writes it, or has just removed it
-            if time.time() - part.stat().st_mtime < JUST_BEGUN:
-                continue
-            with part.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                part.unlink()
-                Path(f"{part}.reserve").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -169,7 +105,7 @@ class VideoWriter:
         self.kept_seconds: float | None = None
         self._size, self._frames, self._samples, self._finisher = size, 0, 0, finish
         try:
-            self._output = _Output(beside(self.path, "mp4.part"))
+            self._output = OutputFile(beside(self.path, "mp4.part"))
         except OSError as error:
             raise write_error(self.path, error) from error
         self._container: Any = av.open(self._output, "w", format="mp4", options={"movflags": "+faststart"})

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asymtalker.dataset.corpus import ShardWriter, encode_wav, open_clip
+from asymtalker.dataset.corpus import ShardWriter, open_clip
 from asymtalker.errors import UserError
 from asymtalker.evaluate.baselines import run
 from asymtalker.evaluate.baselines.run import (
@@ -31,6 +31,7 @@ from asymtalker.evaluate.baselines.run import (
 from asymtalker.evaluate.pairs import Pair, read_pairs, write_pairs
 from asymtalker.media.sound import read_audio
 from asymtalker.media.video import probe_video, read_video, write_video
+from asymtalker.media.wav import encode_wav
 from toy import ToyFace
 
 # What every fake does: check its inputs and write, where the real one writes, a text that tells which they were.
