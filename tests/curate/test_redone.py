@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import wave
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,22 +13,24 @@ import pyarrow.parquet as pq
 import pytest
 from test_curate import run, table
 
+from asymtalker.curate import faces, hands, watch
 from asymtalker.curate import run as running
-from asymtalker.curate import watch
 from asymtalker.curate.collect import Video
 from asymtalker.curate.decide import Decided, failed_limit
 from asymtalker.curate.faces import crop_path, face_scores
 from asymtalker.curate.framed import FramedClip
+from asymtalker.curate.masks import write_masks
 from asymtalker.curate.pack import write_corpus
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.report import _histogram
 from asymtalker.curate.run import Curate
 from asymtalker.curate.voice import loudness
 from asymtalker.curate.watch import SEPARATED, VOICE, Span, framed_by
-from asymtalker.curate.work import Work, once
-from asymtalker.dataset.corpus import ShardWriter, read_clips, read_manifest
+from asymtalker.curate.work import Work, once, write_record
+from asymtalker.dataset.corpus import ShardWriter, decode_video, read_clips, read_manifest
 from asymtalker.errors import UserError
 from asymtalker.media.atomic import FULL_DISK
+from asymtalker.media.face_mesh import Face, Region
 from asymtalker.media.wav import decode_wav, encode_wav, read_wav
 from asymtalker.timeline import SAMPLE_RATE
 
@@ -343,3 +346,70 @@ def test_the_table_has_all_that_was_asked(drawn_videos, tmp_path):
     assert set(clips) == {"real-anna", "real-bert"}
     (lost,) = [row for row in rows if row["kind"] == "span"]
     assert "the video ends at" in lost["why"]
+
+
+def decided(key: str, face: int = 0, **more) -> Decided:
+    return Decided(key=key, video=key.removesuffix(f"-face{face}"), source_id=key, face=face, stop=50, size=64, **more)
+
+
+def test_two_faces_that_nobody_can_tell_apart_are_two_people():
+    named = list(running._named(Recipe(), [decided("pair"), decided("pair-face1", 1)]))
+    assert [clip.identity for clip in named] == ["real-pair", "real-pair-face1"]
+
+
+def test_who_is_in_no_clip_that_is_kept_takes_no_place_among_those_held_out():
+    clips = [
+        decided(f"{who}{number}", identity=who, scores={"sharpness": 0.1 if who == "eve" else 0.9})
+        for who, count in (("anna", 5), ("bert", 4), ("carl", 3), ("dora", 2), ("eve", 1))
+        for number in range(count)
+    ]
+    named = list(running._named(Recipe(), clips))
+    assert {clip.identity for clip in named if clip.split == "test"} == {"real-bert", "real-carl", "real-dora"}
+
+
+@pytest.mark.parametrize(("found", "sync", "expected"), [(3.0, 0.9, 0.0), (9.0, 0.9, 6.0), (9.0, 0.0, 0.5)])
+def test_what_is_put_right_is_no_offset_any_more(tmp_path, monkeypatch, found, sync, expected):
+    """Of a sure clip by its own offset, else by its video's, 3.5 frames."""
+    work, span = Work(tmp_path), Span(key="a", video=_video("a"), start=0, stop=50, late=3.0)
+    face = {"scores": {"fit": 0.5}, "size": 64, "crop": [0, 0, 9, 9]}
+    write_record(work.span("a") / watch.FACES, {"faces": [face], "seconds": 1.0})
+    record = {"scores": {"offset_found": found, "sync": sync}, "seconds": 0.0}
+    stage = SimpleNamespace(name="lips", record=lambda *_: record)
+    monkeypatch.setattr(running, "_video_offsets", lambda *_: {"a": (3.5, 0.6)})
+    (clip,) = running._clips(Recipe(), work, [span], [stage])
+    assert clip.scores["offset"] == pytest.approx(expected)
+
+
+def test_looks_for_hands_stand_for_the_frames_between(monkeypatch):
+    monkeypatch.setattr(hands, "find_hands", lambda frame: [np.zeros((21, 2))] if frame.any() else [])
+    monkeypatch.setattr(hands, "is_over", lambda hand, face: True)
+    frames = np.zeros((10 * hands.EVERY, 8, 8, 3), np.uint8)
+    frames[2 * hands.EVERY : 5 * hands.EVERY] = 1
+    clip = SimpleNamespace(frames=lambda: iter(frames), filled=np.zeros((len(frames), 478, 3)))
+    assert hands.hand_scores(clip)["hands"] == pytest.approx(3 * hands.EVERY / 25)
+
+
+def test_masks_go_with_the_face(tmp_path):
+    rng = np.random.default_rng(0)
+    mesh = rng.uniform(0, 20, (478, 3)).astype(np.float32)
+    points = np.stack([mesh + np.array([4 + 3 * frame, 20, 0]) for frame in range(12)])
+    clip = SimpleNamespace(folder=tmp_path, frames=lambda: iter(np.zeros((12, 64, 64, 3), np.uint8)), filled=points)
+    write_masks(clip)
+    masks = decode_video(str(tmp_path / "mask.mp4"), 0, 12, grey=True) > 127
+    middles = [np.flatnonzero(mask.any(0)).mean() for mask in masks]
+    assert np.diff(middles) == pytest.approx(3, abs=0.7)
+
+
+def test_a_face_that_leaps_is_someone_else(monkeypatch):
+    def at(x: float) -> Face:
+        points = np.random.default_rng(0).uniform(0, 40, (478, 3)).astype(np.float32) + np.array([x, 20, 0])
+        return Face(points, 1.0, Region(x + 20, 40, 60, 0.0))
+
+    places = iter([102, 104, 180])
+    monkeypatch.setattr(faces, "read_face", lambda frame, region: at(next(places)))
+    track = faces.FaceTrack()
+    picture = np.zeros((99, 300, 3), np.uint8)
+    track.follow(picture, faces._boxed(at(100)))
+    for _ in range(3):
+        track.follow(picture)
+    assert [mesh is not None for mesh in track.meshes] == [True, True, True, False]

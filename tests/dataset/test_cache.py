@@ -284,6 +284,16 @@ def test_references_of_another_rule_of_portraits_are_not_met(frozen, tmp_path, m
     assert replace(after, identity=before.identity) == before, "nothing else is encoded anew"
 
 
+def test_what_is_encoded_in_another_precision_is_kept_apart(frozen, tmp_path):
+    before = Folders.of(tmp_path, frozen, TOY_CHUNK.frames)
+    after = Folders.of(tmp_path, replace(frozen, autocast=torch.bfloat16), TOY_CHUNK.frames)
+    assert before.face == after.face
+    for part in ("latents", "identity", "audio"):
+        assert getattr(before, part) != getattr(after, part)
+    longer = Folders.of(tmp_path, frozen, TOY_CHUNK.frames + 4)
+    assert (longer.audio, longer.latents == before.latents) == (before.audio, False)
+
+
 def test_batches_read_ahead_are_those_drawn(mixed, frozen):
     source = ChunkSource(mixed, "train", frozen, TOY_CHUNK, buckets=BUCKETS)
     loop = toy_loop(micro_batches=2)
