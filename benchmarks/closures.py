@@ -9,7 +9,6 @@ time, as in ``asymtalker evaluate --corpus``, but read off the motion, not off f
 
 import argparse
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ablations import Clip, Model
 from asymtalker.bench.machine import describe_machine
 from asymtalker.dataset.chunks import usable_clips
 from asymtalker.errors import UserError
-from asymtalker.evaluate.measure.truth import CLOSED, CLOSING
+from asymtalker.evaluate.measure.truth import CLOSED, closing_apertures
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import write_atomic
 from asymtalker.media.face_readings import lip_aperture
@@ -57,11 +56,7 @@ def shut(model: Model, heads: list[tuple[np.ndarray, np.ndarray]], voices: int) 
         clip = Clip(str(number), picture, points, AudioSamples(speech.samples, SAMPLE_RATE))
         motion, portrait = model.motion(clip, clip.sound, 0)
         aperture = lip_aperture(model.mesh(portrait, motion, points[0]))
-        for symbol, start, end in speech.phonemes:
-            if symbol.lstrip("ˈˌ")[:1] in tuple(CLOSING):
-                first, last = math.ceil(start * FPS) - 1, math.floor(end * FPS) + 1
-                if len(around := aperture[max(0, first) : last + 1]):
-                    yield end - start, float(around.min())
+        yield from closing_apertures(aperture, speech.phonemes)
 
 
 def main() -> None:

@@ -443,6 +443,8 @@ def test_rows_of_one_video_are_its_clips(tmp_path, capsys):
         table.write_text(other)
         with pytest.raises(UserError, match=r"row 2 says something else of b\.mp4"):
             list_videos(str(table))
+    (tmp_path / "list.txt").write_text("b.mp4\nb.mp4\n")
+    assert len(list_videos(str(tmp_path / "list.txt"))) == 1, "the same once more says nothing new"
     pq.write_table(pa.table({"path": ["b.mp4"], "start": [None], "end": [float("nan")]}), tmp_path / "list.parquet")
     assert list_videos(str(tmp_path / "list.parquet"))[0].given == ()
 

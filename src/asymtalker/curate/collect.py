@@ -196,7 +196,7 @@ def _videos(rows: list[dict[str, Any]], base: str, source: str, called: str | No
         before = together.setdefault(path, video)
         if before is video:
             continue
-        if replace(before, given=clip) != video or not (before.given and clip):
+        if replace(before, given=clip) != video or bool(before.given) != bool(clip):
             raise UserError(
                 f"{where} says something else of {name} than a row before: rows of one video are its clips, with start"
                 " and end, and agree on licence, source and source_id."

@@ -158,13 +158,22 @@ def closures(aperture: np.ndarray, phonemes: Sequence[tuple[str, float, float]],
     Returns:
         ``None`` if no such phoneme falls into the clip.
     """
-    shut = []
+    least = closing_apertures(aperture, phonemes, delay)
+    return float(np.mean([value <= CLOSED for _, value in least])) if least else None
+
+
+def closing_apertures(
+    aperture: np.ndarray, phonemes: Sequence[tuple[str, float, float]], delay: float = 0.0
+) -> list[tuple[float, float]]:
+    """Of each phoneme made by shut lips that falls into a clip, its seconds and the least aperture within a frame of
+    its time; of what :func:`closures` takes."""
+    found = []
     for symbol, start, end in phonemes:
         first, last = math.ceil((start + delay) * FPS) - 1, math.floor((end + delay) * FPS) + 1
         frames = aperture[max(0, first) : max(0, last + 1)]
         if symbol.lstrip("ˈˌ")[:1] in tuple(CLOSING) and len(frames):
-            shut.append(frames.min() <= CLOSED)
-    return float(np.mean(shut)) if shut else None
+            found.append((end - start, float(frames.min())))
+    return found
 
 
 def _pearson(first: np.ndarray, second: np.ndarray) -> float:
