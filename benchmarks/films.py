@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from asymtalker.media.face_mesh import find_face
 from asymtalker.media.video import write_video
@@ -138,7 +138,7 @@ def hidden(clip: Clip, rng: np.random.Generator) -> Clip:
     low = y + float(rng.choice([-0.25, 0.22])) * width
     frames = clip.frames.copy()
     for number, frame in enumerate(frames[start : start + length]):
-        away = max(0.0, 1 - min(number, length - 1 - number) / SLIDES) * 1.2 * width
+        away = 1.2 * width * _away(number, length)
         corner = round(x - 0.42 * width - away), round(low - 0.2 * width)
         cv2.rectangle(
             frame, corner, (corner[0] + round(0.84 * width), corner[1] + round(0.4 * width)), colour.tolist(), -1
@@ -147,16 +147,33 @@ def hidden(clip: Clip, rng: np.random.Generator) -> Clip:
 
 
 def hand(clip: Clip, rng: np.random.Generator) -> Clip:
-    """A hand lies over the face for 1 to 1.8 s."""
+    """A hand comes from below and lies over the face for 1 to 1.8 s."""
     x, y, width = _face(clip)
-    length = int(rng.integers(25, 46))
+    length = int(rng.integers(25, 46)) + 2 * SLIDES
     start = int(rng.integers(5, len(clip.frames) - length - 5))
     turn, size = float(rng.uniform(-35, 35)), float(rng.uniform(1.0, 1.3)) * width
     frames = clip.frames.copy()
-    for index in range(start, start + length):
-        sway = 0.03 * width * np.sin(index / 6)
-        frames[index] = draw_hand(frames[index], (x + sway, y + 0.2 * width), size, turn)
-    return Clip(frames, clip.sound, clip.speaker, range(start, start + length))
+    for number, index in enumerate(range(start, start + length)):
+        sway, away = 0.03 * width * np.sin(index / 6), 1.5 * width * _away(number, length)
+        frames[index] = draw_hand(frames[index], (x + sway, y + 0.2 * width + away), size, turn)
+    return Clip(frames, clip.sound, clip.speaker, range(start + SLIDES, start + length - SLIDES))
+
+
+CAPTIONS = ("BREAKING NEWS", "and then we went home", "Dr. Anna Schmidt", "@channel.live")
+
+
+def captioned(clip: Clip, rng: np.random.Generator) -> Clip:
+    """Letters of a fifteenth to a tenth of the face's width stand below the mouth, or above the eyes."""
+    x, y, width = _face(clip)
+    font = ImageFont.load_default(width * float(rng.uniform(1 / 15, 1 / 10)))
+    colour, edge = ("white", "black") if rng.random() < 0.5 else ("yellow", "navy")
+    place, said = (x, y + width * float(rng.choice([-0.6, 0.6]))), str(rng.choice(CAPTIONS))
+    frames = []
+    for frame in clip.frames:
+        picture = Image.fromarray(frame)
+        ImageDraw.Draw(picture).text(place, said, colour, font, "mm", stroke_width=1, stroke_fill=edge)
+        frames.append(np.array(picture))
+    return Clip(np.stack(frames), clip.sound, clip.speaker)
 
 
 FAULTS: dict[str, Callable[[Clip, np.random.Generator], Clip]] = {
@@ -170,7 +187,13 @@ FAULTS: dict[str, Callable[[Clip, np.random.Generator], Clip]] = {
     "tiny face": tiny,
     "hidden face": hidden,
     "hand over face": hand,
+    "caption": captioned,
 }
+
+
+def _away(number: int, length: int) -> float:
+    """How far what hides a face for ``length`` frames is still away, or again, in its frame ``number``: 1 to 0."""
+    return max(0.0, 1 - min(number, length - 1 - number) / SLIDES)
 
 
 def _face(clip: Clip) -> tuple[float, float, float]:

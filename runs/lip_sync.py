@@ -94,7 +94,8 @@ def measure(model: LipSync, clips: list[Clip], points: dict[str, np.ndarray]) ->
     for late in DELAYS:
         found = offsets(model, clips, points, late)
         near = np.mean([abs(one.offset - late * FPS) <= 1.25 for one in found])
-        of_videos = [video_offset([(found[index].sync, found[index].offset) for index in those]) for those in videos]
+        scores = [[{"sync": one.sync, "fit": one.fit, "offset_found": one.offset}] for one in found]
+        of_videos = [video_offset([scores[index] for index in those]) for those in videos]
         told = np.mean([abs(offset - late * FPS) <= 1 for offset, _ in of_videos])
         sync = np.percentile([one.sync for one in found], (5, 50, 95)).round(3)
         of_video = np.percentile([sync for _, sync in of_videos], (2, 50, 98)).round(3)

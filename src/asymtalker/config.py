@@ -39,6 +39,8 @@ class SynthConfig:
     """Folder of portraits for photo heads; ``cc0`` fetches the registered CC0 set."""
     pico_share: float = 0.0
     """Share of clips spoken by SVOX Pico instead of espeak-ng (needs ``asymtalker[voices]``)."""
+    recorded_fraction: float = 0.75
+    """Share of clips whose voice sounds recorded: a room, a microphone, noise, others who talk."""
     split: Literal["train", "test"] | None = None
     """Clips of this split only: ``test`` has the heads, portraits and voices that are never trained on."""
 

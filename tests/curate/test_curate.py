@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymtalker.curate import watch
+from asymtalker.curate.recipe import RECIPES
+from asymtalker.curate.report import FUNNEL
 from asymtalker.curate.run import Curate, curate
 from asymtalker.dataset.corpus import ShardWriter, open_clip, read_clips, read_manifest
 from asymtalker.errors import UserError
@@ -43,14 +45,21 @@ def curated(drawn_videos, tmp_path_factory):
     return folder
 
 
-DRAWN = 'most_clipped = "none"\njump_ratio = 100\nmost_jump = "none"\n'
-"""A tone is at its peak more often than speech, and a drawn mouth opens at once."""
+DRAWN = 'most_clipped = "none"\njump_ratio = 100\nmost_jump = "none"\nmost_offset = "none"\n'
+"""A tone is at its peak more often than speech, and a drawn mouth opens at once and says nothing."""
 
 
 def run(videos: Path, corpus: Path, limits: str = "", **settings) -> None:
     recipe = corpus.parent / "drawn.toml"
     recipe.write_text(DRAWN + limits)
-    curate(Curate(input=str(videos), output=corpus, recipe=str(recipe), **({"size": 128, "workers": 0} | settings)))
+    curate(
+        Curate(
+            input=str(videos),
+            output=corpus,
+            recipe=str(recipe),
+            **({"size": 128, "workers": 0, "licence": "own"} | settings),
+        )
+    )
 
 
 def table(corpus: Path) -> dict[str, dict]:
@@ -87,6 +96,10 @@ def test_all_scores_are_in_manifest_and_report(curated):
     assert wanted <= scores.keys()
     report = (curated / "corpus" / "report.html").read_text()
     assert "drawn2" in report
+    assert {clip.row.licence for clip in read_clips(curated / "corpus")} == {"own"}
+    assert {name for name, _, _ in RECIPES["paper"].limits()} <= {
+        name for _, names in FUNNEL for name in names.split()
+    }
     assert "sharpness" in report
     assert report.count("<svg") >= len(wanted)
     assert report.count("data:image/jpeg") == 3
@@ -183,15 +196,19 @@ def test_a_table_says_licences_and_spans(curated, tmp_path):
     rows = [
         {"path": str(curated / "videos" / "drawn0.mp4"), "licence": "CC BY 4.0", "start": 0.2, "end": 1.4},
         {"path": str(curated / "videos" / "drawn1.mp4"), "licence": "all rights reserved", "start": None, "end": None},
-        {"path": str(curated / "videos" / "drawn2.mp4"), "licence": None, "start": None, "end": None},
+        {"path": str(curated / "videos" / "drawn2.mp4"), "licence": " ", "start": None, "end": None},
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet")
-    run(tmp_path / "list.parquet", tmp_path / "corpus", 'licences = ["cc-by-4.0"]\nunknown_licence = false\n')
+    run(tmp_path / "list.parquet", tmp_path / "corpus", 'licences = ["cc-by-4.0"]\n', licence=None)
     (clip,) = read_clips(tmp_path / "corpus")
     assert clip.num_frames == 30
     assert (clip.row.licence, clip.row.source, clip.row.start) == ("CC BY 4.0", None, 0.2)
     out = [row for row in table(tmp_path / "corpus").values() if row["rejected_by"] == "licence"]
-    assert sorted(row["why"] for row in out) == ["its licence is all rights reserved.", "nobody says its licence."]
+    unsaid = "nobody says its licence (--licence does, of all such videos)"
+    assert sorted(row["why"] for row in out) == [
+        "its licence is all rights reserved, and the recipe allows cc-by-4.0.",
+        f"{unsaid}.",
+    ]
     whole = open_clip(curated / "corpus", "drawn0")
     assert np.array_equal(clip.audio(), whole.audio()[5 * 640 : 35 * 640])
 

@@ -1,20 +1,28 @@
 """Published networks: what goes into them and comes out has the form that they were published with."""
 
+from importlib.util import find_spec
+
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from asymtalker.curate import published
+from asymtalker.curate.decide import failed_limit
 from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.published import (
     FACE_PARTS,
     MDX_GAIN,
+    letters_share,
     parse_face,
     pose_scores,
     separate_voice,
     syncnet_scores,
+    text_scores,
     whole_body,
 )
+from asymtalker.curate.recipe import Recipe
+from asymtalker.curate.watch import PUBLISHED
 from asymtalker.dataset.corpus import video_writer
 from asymtalker.media.wav import encode_wav
 from asymtalker.models.syncnet import SyncNet
@@ -75,6 +83,56 @@ def test_the_face_is_what_its_parts_are():
     assert not mask[:64].any()
     assert (mask[64:] == 255).all()
     assert not {0, 14, 16, 17, 18} & set(FACE_PARTS)
+
+
+def test_letters_are_lines_that_are_sure(clip):
+    seen = {}
+
+    def network(values):
+        assert values.shape == (1, 3, 512, 512)
+        seen["picture"] = values[0]
+        likely = np.zeros((1, 1, 512, 512), np.float32)
+        likely[..., 20:36, 64:320] = 0.9
+        likely[..., 440:460, 60:122] = 0.9  # a short word beside the face
+        likely[..., 470:478, 10:500] = 0.35  # is seen and unsure
+        likely[..., 480:505, 10:500] = 0.28
+        likely[..., 380:420, 60:130] = 0.95  # no line
+        likely[..., 230:260, 210:300] = 0.95  # on the face, such as a nose
+        likely[..., 300:310, 200:300] = 0.95  # a caption on the face
+        return [likely]
+
+    frame = np.full((128, 128, 3), (255, 0, 0), np.uint8)
+    lines = 16 * 256 + 20 * 62 + 10 * 100
+    assert letters_share(network, frame, clip.filled[0]) == pytest.approx(lines / 512**2)
+    assert np.allclose(seen["picture"].mean((1, 2)), (-1, -1, 1)), "blue comes first"
+    assert letters_share(lambda _: [np.zeros((1, 1, 512, 512), np.float32)], frame, clip.filled[0]) == 0
+
+
+def test_letters_count_from_when_they_stay(clip, monkeypatch):
+    likely = np.zeros((1, 1, 512, 512), np.float32)
+    shown = []
+    monkeypatch.setattr(published, "_session", lambda name: {"text": lambda _: [likely * shown.pop(0)]}[name])
+    monkeypatch.setitem(vars(clip), "filled", np.repeat(clip.filled[:1], 100, 0))
+    monkeypatch.setattr(FramedClip, "frames", lambda _: iter(np.zeros((100, 64, 64, 3), np.uint8)))
+    for pattern, seconds in (("000100000", 0.48), ("011000110", 0.96), ("111111111", 9 * 0.48)):
+        likely[..., 20:36, 64:320] = 0.9
+        shown[:] = map(int, pattern)
+        found = PUBLISHED["text"].work(clip, Recipe(), 0.0)
+        assert found == {"text": pytest.approx(seconds)}
+        assert (failed_limit(found, Recipe())[0] == "text") == (seconds > 0.5)
+        shown[:] = map(int, pattern)
+        likely[..., 24:36, :], likely[..., 120:] = 0, 0  # too little of the picture
+        assert text_scores(clip) == {"text": 0.0}
+
+
+@pytest.mark.skipif(not find_spec("rapidocr_onnxruntime"), reason="pip install --no-deps rapidocr-onnxruntime has it")
+@pytest.mark.parametrize(("said", "place"), [("BREAKING NEWS", (6, 120)), ("CNN", (88, 16))])
+def test_a_caption_is_seen_and_a_plain_face_is_none(clip, monkeypatch, said, place):
+    assert text_scores(clip) == {"text": 0.0}
+    caption = np.ascontiguousarray(next(iter(clip.frames())))
+    cv2.putText(caption, said, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 255), 1, cv2.LINE_AA)
+    monkeypatch.setattr(FramedClip, "frames", lambda _: iter([caption] * 20))
+    assert failed_limit(text_scores(clip), Recipe())[0] == "text"
 
 
 def test_separated_sound_is_the_networks_and_not_late():

@@ -125,7 +125,7 @@ def test_a_full_disk_is_no_word_on_a_video(tmp_path):
 def test_nothing_is_written_into_the_folder_of_videos_or_twice_at_once(drawn_videos, tmp_path):
     for output in (drawn_videos, drawn_videos / "corpus"):
         with pytest.raises(UserError, match="lies in"):
-            running.curate(Curate(input=str(drawn_videos), output=output))
+            running.curate(Curate(input=str(drawn_videos), output=output, licence="own"))
     with running._alone(Work(tmp_path)), pytest.raises(UserError, match="Another command is writing"):
         run(drawn_videos, tmp_path)
     with pytest.raises(UserError, match="--workers is -1"):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymtalker.curate.collect import Given, Video, licence_problem, list_videos, local_copy
+from asymtalker.curate.collect import Given, Video, licence_problem, list_videos, local_copy, with_licence
 from asymtalker.curate.corruption import sound_faults
 from asymtalker.curate.cuts import Changes, ChangeScores, cut_frames, find_spans, frozen_seconds
 from asymtalker.curate.decide import failed_limit, speaking_margins
@@ -19,7 +19,7 @@ from asymtalker.curate.lips import SHORTEST, LipSync, find_offset, project, sync
 from asymtalker.curate.people import held_out_people, tell_apart
 from asymtalker.curate.picture import covered, longest, sharpness
 from asymtalker.curate.recipe import RECIPES, Recipe, read_recipe
-from asymtalker.curate.run import with_nothing_else_wrong
+from asymtalker.curate.run import that_tell_sync
 from asymtalker.curate.voice import denoised, gain_to, loudness
 from asymtalker.errors import UserError
 from asymtalker.media.video import read_video, write_video
@@ -210,6 +210,9 @@ def test_a_face_that_hardly_moves_is_not_frozen():
     moved = np.r_[0, np.full(50, 0.5), np.full(25, 2.0)]
     assert frozen_seconds(moved) == pytest.approx(2.0)
     assert frozen_seconds(np.r_[0, np.full(75, 0.5)]) == 0
+    lively = np.full(76, 5.0)
+    lively[20:40] = 1.0  # an encoder goes on to mend what it knows
+    assert frozen_seconds(lively) == pytest.approx(20 / 25)
     refreshed = np.full(60, 2.0)
     refreshed[20:40], refreshed[30] = 0.1, 1.5
     assert frozen_seconds(refreshed) == pytest.approx(20 / 25)
@@ -295,11 +298,17 @@ def test_of_a_clip_that_is_too_short_nothing_is_said_of_lips_and_sound():
     assert failed_limit({"speaking": margins["left"]}, Recipe())[0] == "speaking"
 
 
+def test_a_face_may_be_covered_for_three_frames():
+    assert failed_limit({"hidden": 0.12}, Recipe()) == ("", "")
+    assert failed_limit({"hidden": 0.16}, Recipe())[0] == "hidden"
+
+
 def test_clips_with_something_else_wrong_say_nothing_of_lips_and_sound():
     recipe = Recipe(most_silence=0.65, least_sync=0.3)
     silent, unsure, fine = face(0.5, -11.0, silence=0.8), face(0.1, 3.0, silence=0.2), face(0.5, 2.0, silence=0.2)
-    assert with_nothing_else_wrong(recipe, [[silent], [unsure], [silent, fine]]) == [[unsure], [fine]]
-    assert with_nothing_else_wrong(recipe, [[silent]]) == []
+    assert that_tell_sync(recipe, [[silent], [unsure], [silent, fine]]) == [[unsure], [fine]]
+    assert that_tell_sync(recipe, [[silent], [face(0.1, 7.0, silence=0.8)]]) == [[silent]], "it is sure all the same"
+    assert that_tell_sync(recipe, [[face(0.1, 7.0, silence=0.8)]]) == []
 
 
 def test_sound_is_put_right_denoised_and_as_loud_as_asked():
@@ -400,11 +409,24 @@ def test_licences():
     def video(licence):
         return Video(key="a", path="a.mp4", name="a.mp4", source_id="a", licence=licence)
 
-    free = Recipe(licences=("CC-BY-4.0",), unknown_licence=False)
+    free = Recipe(licences=("CC-BY-4.0",))
     assert licence_problem(video("cc by 4.0"), free) is None
-    assert licence_problem(video("cc by-nc 4.0"), free) == "its licence is cc by-nc 4.0"
-    assert licence_problem(video(None), free) == "nobody says its licence"
-    assert licence_problem(video(None), Recipe()) is None
+    assert (
+        licence_problem(video("cc by-nc 4.0"), free) == "its licence is cc by-nc 4.0, and the recipe allows CC-BY-4.0"
+    )
+    assert licence_problem(video(None), free).startswith("nobody says its licence")
+    assert licence_problem(video(None), Recipe(unknown_licence=True)) is None
+    said = with_licence([video(None), video("CC0")], "own", Recipe())
+    assert [one.licence for one in said] == ["own", "CC0"]
+    assert with_licence([video(None), video("CC0")], None, Recipe())[0].licence is None, "one of them is known"
+    assert with_licence([video(None)], None, Recipe(unknown_licence=True))
+    with pytest.raises(UserError, match="give --licence"):
+        with_licence([video(None)], None, Recipe())
+    with pytest.raises(UserError, match="is empty"):
+        with_licence([video(None)], " ", Recipe())
+    with pytest.raises(UserError, match="is mit, and the recipe allows"):
+        with_licence([video(None)], "mit", free)
+    assert with_licence([video(None)], " own ", RECIPES["paper"])[0].licence == "own"
 
 
 def test_lists_of_videos(tmp_path):

@@ -95,7 +95,7 @@ def test_what_is_heard_is_what_the_lips_say(given, network, tmp_path, monkeypatc
         return film._moved(self, portrait, motion)
 
     monkeypatch.setattr(module, "animate", animated)
-    monkeypatch.setattr(module, "recorded", lambda voice, rng, split: voice)
+    monkeypatch.setattr(module, "recorded", lambda voice, rng, split, fraction: voice)
     monkeypatch.setattr(module, "_Film", type("_Film", (film,), {"_moved": move}))
     revoice(settings(given, tmp_path / "out", speech=given / "speech"))
     rows = read_manifest(tmp_path / "out")

@@ -122,6 +122,16 @@ def test_the_ground_truth_is_the_pose_shown(corpus, tmp_path):
     assert np.ptp(still, axis=0).max() == 0.0
 
 
+def test_voices_are_as_they_were_spoken_where_none_is_recorded(tmp_path):
+    given = settings(tmp_path, clips=1)
+    spoken, heard = (
+        film(Job(replace(given, recorded_fraction=share), (), DrawnStudio), 0).audio for share in (0.0, 1.0)
+    )
+    voice = speak(np.random.default_rng(np.random.SeedSequence([given.seed, 0]).spawn(4)[1]), 0.6).samples
+    assert np.array_equal(spoken, voice)
+    assert not np.array_equal(heard, voice)
+
+
 def test_a_held_out_portrait_is_no_backdrop_in_training(tmp_path, monkeypatch):
     pictures = [tmp_path / f"{shade}.png" for shade in range(60)]
     for shade, path in enumerate(pictures):
@@ -159,16 +169,6 @@ def test_a_corpus_of_one_split_has_its_heads_and_voices_alone(tmp_path):
         assert {split_of(name) for row in rows for name in (row.identity_id, row.voice_id)} == {split}
     synthesize_corpus(settings(tmp_path / "two", split="test", workers=2), DrawnStudio)
     assert contents(tmp_path / "two") == contents(tmp_path / "test")
-
-
-def test_a_folder_from_before_splits_could_be_chosen_goes_on(corpus, tmp_path):
-    assert "split" not in json.loads((corpus / "synth.json").read_text())
-    shutil.copytree(corpus, tmp_path / "old")
-    (tmp_path / "old" / "shard-000001.tar").unlink()
-    synthesize_corpus(settings(tmp_path / "old"), DrawnStudio)
-    assert contents(tmp_path / "old") == contents(corpus)
-    with pytest.raises(UserError, match="split: None -> test"):
-        synthesize_corpus(settings(tmp_path / "old", split="test"), DrawnStudio)
 
 
 def test_portraits_of_one_split_alone_are_cast(tmp_path):
@@ -238,6 +238,20 @@ def test_killed_run_resumes_to_the_same_corpus(corpus, tmp_path):
     assert {name: os.stat(folder / name).st_mtime_ns for name in finished} == times
 
 
+def test_a_corpus_from_before_a_setting_came_goes_on(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    path = tmp_path / "corpus" / "synth.json"
+    known = json.loads(path.read_text())
+    assert known.pop("recorded_fraction") == 0.75
+    del known["split"]
+    path.write_text(json.dumps(known))
+    before = contents(tmp_path / "corpus")
+    synthesize_corpus(settings(tmp_path / "corpus"), DrawnStudio)
+    assert contents(tmp_path / "corpus") == before
+    with pytest.raises(UserError, match=r"recorded_fraction: 0\.75 -> 0\.5"):
+        synthesize_corpus(settings(tmp_path / "corpus", recorded_fraction=0.5), DrawnStudio)
+
+
 def test_another_corpus_in_the_folder_is_refused(corpus):
     with pytest.raises(UserError, match=r"seconds: 0\.6 -> 0\.8"):
         synthesize_corpus(replace(settings(corpus), seconds=0.8), DrawnStudio)
@@ -251,6 +265,7 @@ def test_another_corpus_in_the_folder_is_refused(corpus):
     [
         *({"clips": 0}, {"seconds": 0.01}, {"size": 33}, {"workers": 0}, {"seed": -1}),
         *({"photo_fraction": 1.5}, {"pico_share": 1.5}, {"head_motion": -1.0}, {"head_motion": float("nan")}),
+        {"recorded_fraction": -0.1},
     ],
 )
 def test_bad_settings_are_named(tmp_path, change):

@@ -8,14 +8,14 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.work import Rejected
-from asymtalker.errors import UserError
+from asymtalker.errors import UserError, join_or
 from asymtalker.media.atomic import atomic_path, disk_is_full
 from asymtalker.media.video import VIDEO_SUFFIXES, probe_video
 
@@ -54,7 +54,7 @@ class Video:
         name: for people, and the clips' ``source_id``.
         source_id: what it is called where it comes from; two of the same are one video.
         given: its clips, if the table says them.
-        licence: as the table says it.
+        licence: as the table says it, or ``--licence``.
         source: where it comes from, likewise.
         speaker: who speaks in it, likewise, where it says no clips.
     """
@@ -169,11 +169,15 @@ def _table(source: str) -> list[dict[str, Any]]:
     }
     if unknown := sorted(str(key) for key in there.values() if key not in columns.values()):
         print(f"{source}: not looked at: {', '.join(unknown)} (columns are {', '.join(NAMES)}).", file=sys.stderr)
-    return [{column: row[key] for column, key in columns.items() if _is_said(row.get(key))} for row in rows]
+    return [
+        {column: said for column, key in columns.items() if (said := _said(row.get(key))) is not None} for row in rows
+    ]
 
 
-def _is_said(value: object) -> bool:
-    return value is not None and value != "" and value == value  # nan is not
+def _said(value: Any) -> Any:
+    """What a cell says, ``None`` if nothing."""
+    value = value.strip() if isinstance(value, str) else value
+    return value if value != "" and value == value else None  # nan is not
 
 
 def _videos(rows: list[dict[str, Any]], base: str, source: str, called: str | None = None) -> list[Video]:
@@ -293,13 +297,41 @@ def probe(path: Path) -> dict[str, Any]:
     return {"scores": scores, "delay": info.audio_delay}
 
 
+def with_licence(videos: Sequence[Video], licence: str | None, recipe: Recipe) -> list[Video]:
+    """The videos, those of which no table says a licence with this one.
+
+    Raises:
+        UserError: if it is empty, or none that the recipe allows; or nobody says the licence of any video and the
+            recipe wants one.
+    """
+    if licence is not None:
+        licence = licence.strip()
+        if not licence:
+            raise UserError(
+                "--licence is empty: give the videos' licence, such as cc-by-4.0, or own of your recordings."
+            )
+        if not _is_allowed(licence, recipe):
+            raise UserError(f"--licence is {licence}, and the recipe allows {join_or(recipe.licences or ('none',))}.")
+    videos = [replace(video, licence=video.licence or licence) for video in videos]
+    if not recipe.unknown_licence and all(video.licence is None for video in videos):
+        raise UserError(
+            "Nobody says under which licence the videos are: give --licence, such as cc-by-4.0, or own of your own"
+            " recordings; or a column licence in the table of videos."
+        )
+    return videos
+
+
 def licence_problem(video: Video, recipe: Recipe) -> str | None:
     """Why a video's licence does not let it pass, ``None`` if it does."""
     if video.licence is None:
-        return None if recipe.unknown_licence else "nobody says its licence"
-    if recipe.licences is None or _plain(video.licence) in map(_plain, recipe.licences):
+        return None if recipe.unknown_licence else "nobody says its licence (--licence does, of all such videos)"
+    if _is_allowed(video.licence, recipe):
         return None
-    return f"its licence is {video.licence}"
+    return f"its licence is {video.licence}, and the recipe allows {join_or(recipe.licences or ('none',))}"
+
+
+def _is_allowed(licence: str, recipe: Recipe) -> bool:
+    return recipe.licences is None or _plain(licence) in map(_plain, recipe.licences)
 
 
 def _plain(licence: str) -> str:

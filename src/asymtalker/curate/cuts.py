@@ -21,7 +21,7 @@ MOVING = 0.1
 """Share of the pixels, those that change most, whose mean change counts as the picture's."""
 AROUND = 12
 """Frames before and after, with which a frame's change is compared."""
-STILL, STILL_SHARE, STILL_MOST = 0.35, 0.35, 0.8
+STILL, STILL_SHARE, STILL_MOST = 0.35, 0.35, 1.1
 """Grey levels: a frame that changes less than that is the one before, encoded again; or than that share of what a
 quarter of the frames change at least, but for no more than so many."""
 MARGIN = 1

@@ -74,6 +74,7 @@ class ClipStage:
         name: of its record.
         work: see above.
         settings: fields of the recipe that its result depends on.
+        version: of how it measures; what another one measured is measured again.
         at_hand: whether there is what it needs; done without, it is done again when there is.
         moves: whether it depends on ``late``, the frames by which the video's sound is late.
     """
@@ -82,11 +83,13 @@ class ClipStage:
     work: Callable[[FramedClip, Recipe, float], dict[str, Any]]
     settings: tuple[str, ...] = ()
     moves: bool = False
+    version: int = 0
     at_hand: Callable[[], bool] | None = None
 
     def made_by(self, recipe: Recipe, late: float) -> dict[str, Any]:
         """The settings in its record."""
         settings = settings_of(recipe, self.settings) | ({"late": round(late, 3)} if self.moves else {})
+        settings |= {"version": self.version} if self.version else {}
         return settings | ({"at_hand": self.at_hand()} if self.at_hand else {})
 
     def record(self, folder: Path, recipe: Recipe, late: float) -> dict[str, Any] | None:

@@ -83,8 +83,7 @@ def video_offset(spans: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[float, f
     is.
 
     Args:
-        spans: scores of each face that is seen in a span, of spans with nothing else wrong; whose lips fit best
-            speaks.
+        spans: scores of each face that is seen in a span, of spans that can tell; whose lips fit best speaks.
     """
     speakers = [max(faces, key=lambda scores: scores["fit"]) for faces in spans]
     sure = [scores["offset_found"] for scores in speakers if scores["sync"] >= SURE_SYNC]

@@ -18,6 +18,7 @@ import soxr
 from asymtalker.curate.framed import FramedClip
 from asymtalker.curate.hands import EVERY, is_over
 from asymtalker.curate.picture import longest
+from asymtalker.media.face_mesh import OVAL
 from asymtalker.media.portrait import box_of, wider_box
 from asymtalker.media.registry import fetch_file
 from asymtalker.timeline import FPS, SAMPLE_RATE
@@ -37,6 +38,14 @@ MISSING = 0.25
 PARSE_SIDE = 512
 FACE_PARTS = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13)
 """Of CelebAMask-HQ's: skin, brows, eyes, glasses, nose, mouth and lips."""
+TEXT_SIDE = 512
+"""Pixels a side, at which letters of a thirtieth of the picture are still seen."""
+TEXT_EVERY = FPS // 2
+LETTERS, SURE_LETTERS, LEAST_LETTERS = 0.3, 0.5, 0.001
+"""How likely a pixel has to be letters, and those of one line on average; and the share of the picture from which on
+they count."""
+LINE, LINE_ON_FACE = 3.0, 4.5
+"""How many times longer than high a line is at least; on faces the network takes noses for letters."""
 MDX_RATE, MDX_FFT, MDX_HOP, MDX_BINS, MDX_STEPS = 44_100, 7_680, 1_024, 3_072, 256
 MDX_GAIN = 1.009
 """Of Kim Vocal 2, by Ultimate Vocal Remover's table."""
@@ -146,6 +155,35 @@ def parse_face(network: Callable[[np.ndarray], list[np.ndarray]], frame: np.ndar
     parts = network(normalised(seen).transpose(2, 0, 1)[None])[0][0].argmax(0)
     face = np.isin(parts, FACE_PARTS).astype(np.uint8) * 255
     return cv2.resize(face, frame.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def text_scores(clip: FramedClip) -> dict[str, float]:
+    """``text``, the longest time in seconds for which letters are seen, of two frames a second."""
+    seen = [
+        letters_share(_session("text"), frame, mesh) >= LEAST_LETTERS
+        for number, (frame, mesh) in enumerate(zip(clip.frames(), clip.filled, strict=True))
+        if number % TEXT_EVERY == 0
+    ]
+    return {"text": longest(np.array(seen)) * TEXT_EVERY / FPS}
+
+
+def letters_share(network: Callable[[np.ndarray], list[np.ndarray]], frame: np.ndarray, mesh: np.ndarray) -> float:
+    """The share of a picture ``(S, S, 3)`` uint8, with a face ``(478, 3)`` in it, that is lines of letters.
+
+    ``network`` takes ``(1, 3, 512, 512)``, in BGR and [-1, 1], to how likely each pixel is the inner part of a line of
+    text (PP-OCR's DB, Liao and others 2020).
+    """
+    outline = (mesh[list(OVAL), :2] * TEXT_SIDE / len(frame)).astype(np.float32)
+    seen = cv2.resize(frame, (TEXT_SIDE, TEXT_SIDE), interpolation=cv2.INTER_CUBIC)[..., ::-1].astype(np.float32)
+    likely = network((seen / 127.5 - 1).transpose(2, 0, 1)[None])[0][0, 0]
+    count, lines, boxes, middles = cv2.connectedComponentsWithStats((likely > LETTERS).astype(np.uint8))
+    found = 0
+    for number in range(1, count):
+        _, _, width, height, pixels = boxes[number].tolist()
+        on_face = cv2.pointPolygonTest(outline, middles[number].tolist(), False) >= 0
+        if width >= (LINE_ON_FACE if on_face else LINE) * height and likely[lines == number].mean() >= SURE_LETTERS:
+            found += pixels
+    return found / TEXT_SIDE**2
 
 
 def separated(samples: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from asymtalker.errors import UserError, join_or
 
-NETWORKS = ("syncnet", "dover", "dwpose", "bisenet", "separation")
+NETWORKS = ("syncnet", "dover", "dwpose", "bisenet", "text", "separation")
 """Published networks that stages use where their weights are at hand."""
 SMALLEST = 32
 """Width and height in pixels of the smallest clips."""
@@ -38,9 +38,9 @@ class Recipe:
 
     # Stage 1
     licences: tuple[str, ...] | None = None
-    """Only these pass, as the table of videos writes them, in any case; ``None`` is all."""
-    unknown_licence: bool = True
-    """Whether a video whose licence nobody says passes."""
+    """Only these pass, as the table of videos or ``--licence`` writes them, in any case; ``None`` is all."""
+    unknown_licence: bool = False
+    """Whether a video whose licence neither the table of videos nor ``--licence`` says passes."""
     # Stage 2
     duplicate_sound: float = 0.3
     """Share of differing bits of the sound's prints up to which two videos are the same; strangers have 0.5."""
@@ -74,7 +74,7 @@ class Recipe:
     loudness: float | None = None
     """LUFS that the sound is brought to; ``None`` leaves it as it is."""
     networks: tuple[str, ...] = ()
-    """Published networks to use: syncnet, dover, dwpose, bisenet, separation."""
+    """Published networks to use: syncnet, dover, dwpose, bisenet, text, separation."""
     dover: str | None = None
     """The ONNX file of DOVER that its authors' ``convert_to_onnx.py`` writes, which they do not publish."""
     missing: Literal["stop", "go_on"] = "go_on"
@@ -109,7 +109,7 @@ class Recipe:
     """Of the face, from 0 to 1: how much detail goes when it is blurred."""
     least_quality: float | None = None
     """DOVER's fused score, from 0 to 1."""
-    most_hidden: float | None = 0.35
+    most_hidden: float | None = 0.15
     """Seconds for which something covers a part of the face."""
     most_hands: float | None = 0.7
     """Seconds for which hands are over the face."""
@@ -117,6 +117,8 @@ class Recipe:
     """Share of frames in which DWPose's points of the face are missing or unsure."""
     most_pose_hands: float | None = 0.7
     """Seconds for which DWPose's hands are over the face."""
+    most_text: float | None = 0.7
+    """Seconds for which letters are seen, such as captions and logos, of PP-OCR."""
     most_clipped: float | None = 0.06
     """Share of the samples that stand at full scale."""
     most_dropout: float | None = 0.03
@@ -178,8 +180,8 @@ RECIPES: dict[str, Recipe] = {
             "cc-by-sa-3.0",
             "cc-by-sa-4.0",
             "public domain",
+            "own",
         ),
-        unknown_licence=False,
         min_frames=81,
         size=512,
         correct_sync=0.8,

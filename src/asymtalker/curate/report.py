@@ -34,7 +34,7 @@ FUNNEL = (
     ("clips", "short"),
     ("faces", "face_visible face_pixels face_cut face_score outside shake frames"),
     ("pictures", "frozen jump sharpness quality"),
-    ("covered faces", "hidden hands points_missing pose_hands"),
+    ("covered faces, letters", "hidden hands points_missing pose_hands text"),
     ("who speaks", "speaking"),
     ("sync", "video_sync sync offset sync_confidence sync_distance"),
     ("sound", "clipped dropout silence snr"),

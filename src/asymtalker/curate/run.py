@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from asymtalker.curate.collect import Video, copy_of, is_address, licence_problem, list_videos
+from asymtalker.curate.collect import Video, copy_of, is_address, licence_problem, list_videos, with_licence
 from asymtalker.curate.cuts import find_spans
 from asymtalker.curate.decide import Decided, failed_limit, plain, span_key, speaking_margins
 from asymtalker.curate.duplicates import find_duplicates
@@ -79,6 +79,9 @@ class Curate:
     of it; see docs/curation.md."""
     size: int | None = None
     """Width and height in pixels at most; smaller faces are not enlarged. By default the recipe's."""
+    licence: str | None = None
+    """Licence of the videos of which no table says one: cc-by-4.0, or own of your own recordings. It goes into the
+    corpus, and the recipe says which ones pass; without any licence none does."""
     sound_late: float = 0.0
     """Seconds by which the sound of these videos comes after the picture, which is put right; negative if before."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -103,7 +106,7 @@ def curate(config: Curate) -> None:
     if config.workers < 0:
         raise UserError(f"--workers is {config.workers}: give how many processes, or 0 for none but this one.")
     _check_apart(config)
-    videos = list_videos(str(config.input))
+    videos = with_licence(list_videos(str(config.input)), config.licence, recipe)
     writer, work = ShardWriter(config.output), Work(config.output)
     without = check_networks(recipe)
     if not has_recognition():
@@ -334,24 +337,31 @@ def _corrected(recipe: Recipe, offset: float) -> float:
 
 
 def _video_offsets(recipe: Recipe, work: Work, spans: Sequence[Span]) -> dict[str, tuple[float, float]]:
-    """By how many frames the sound of each video is late, and how sure its sync is: by its clips with nothing else
-    wrong, as of silence or a hidden mouth nothing can be said, or by all, where there are none."""
+    """By how many frames the sound of each video is late, and how sure its sync is, where that can be told."""
     found: dict[str, list[list[dict[str, Any]]]] = {}
     for span in spans:
-        records = [
-            [record for stage in MEASURED if (record := stage.record(clip.folder, recipe, 0.0))]
-            for clip in clips_of(work, span)
-        ]
-        faces = [{name: value for record in those for name, value in record["scores"].items()} for those in records]
-        if faces := [scores for scores in faces if "sync" in scores]:
-            found.setdefault(span.video.key, []).append(faces)
-    return {key: video_offset(with_nothing_else_wrong(recipe, those) or those) for key, those in found.items()}
+        faces = [dict(face["scores"]) for face in (read_record(work.span(span.key) / FACES) or {}).get("faces", ())]
+        for number, scores in enumerate(faces):
+            for stage in MEASURED:
+                record = stage.record(work.span(span.key) / f"face{number}", recipe, 0.0)
+                scores |= record["scores"] if record else {}
+        if told := [scores for scores in faces if "sync" in scores]:
+            found.setdefault(span.video.key, []).append(told)
+    judged = {key: that_tell_sync(recipe, those) for key, those in found.items()}
+    return {key: video_offset(those) for key, those in judged.items() if those}
 
 
-def with_nothing_else_wrong(recipe: Recipe, spans: Sequence[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """What is left of spans without the faces that fail a limit other than that of how lips and sound go together."""
+def that_tell_sync(recipe: Recipe, spans: Sequence[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """What is left of spans without the faces that fail a limit other than that of how lips and sound go together, as
+    silence or a hidden mouth says nothing; where nothing is, those that are sure all the same."""
     names = [name for name, _, _ in recipe.limits() if name != "sync"]
-    left = [[scores for scores in faces if not failed_limit(scores, recipe, names)[0]] for faces in spans]
+    return _left(spans, lambda scores: not failed_limit(scores, recipe, names)[0]) or _left(
+        spans, lambda scores: scores["sync"] >= SURE_SYNC
+    )
+
+
+def _left(spans: Sequence[list[dict[str, Any]]], kept: Callable[[dict[str, Any]], bool]) -> list[list[dict[str, Any]]]:
+    left = [[scores for scores in faces if kept(scores)] for faces in spans]
     return [faces for faces in left if faces]
 
 

@@ -20,7 +20,7 @@ from asymtalker.curate.lips import sync_scores
 from asymtalker.curate.masks import write_masks
 from asymtalker.curate.people import embed_person, has_recognition
 from asymtalker.curate.picture import picture_scores
-from asymtalker.curate.published import parsed_mask, pose_scores, separated, syncnet_scores
+from asymtalker.curate.published import parsed_mask, pose_scores, separated, syncnet_scores, text_scores
 from asymtalker.curate.quality import quality_scores
 from asymtalker.curate.recipe import Recipe
 from asymtalker.curate.voice import clean_voice
@@ -39,7 +39,7 @@ FRAMED_BY = ("size", "follow")
 """Settings of a recipe that stage 4 goes by."""
 
 MEASURED: tuple[ClipStage, ...] = (
-    ClipStage("picture", lambda clip, recipe, late: picture_scores(clip)),
+    ClipStage("picture", lambda clip, recipe, late: picture_scores(clip), version=1),
     ClipStage("sound", lambda clip, recipe, late: sound_scores(clip)),
     ClipStage("lips", lambda clip, recipe, late: sync_scores(clip)),
     ClipStage("hands", lambda clip, recipe, late: hand_scores(clip)),
@@ -51,6 +51,7 @@ PUBLISHED: dict[str, ClipStage] = {
     "syncnet": ClipStage("syncnet", lambda clip, recipe, late: syncnet_scores(clip)),
     "dover": ClipStage("dover", lambda clip, recipe, late: quality_scores(clip, recipe), ("dover",)),
     "dwpose": ClipStage("dwpose", lambda clip, recipe, late: pose_scores(clip)),
+    "text": ClipStage("text", lambda clip, recipe, late: text_scores(clip)),
     "bisenet": ClipStage("parsed", lambda clip, recipe, late: write_masks(clip, parsed_mask)),
 }
 """Likewise, of the networks that the recipe wants and that are at hand."""

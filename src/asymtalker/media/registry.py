@@ -167,6 +167,17 @@ REGISTRY = {
         licence="none stated for the weights",
         origin="Kim Vocal 2, an MDX-Net that separates voices from music, of Ultimate Vocal Remover on GitHub",
     ),
+    "text": Entry(
+        mirrors=("https://www.modelscope.cn/models/RapidAI/RapidOCR/resolve/v3.4.0/onnx/PP-OCRv4/det",),
+        listed=RemoteFile(
+            "ch_PP-OCRv4_det_infer.onnx",
+            4_745_517,
+            "d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+        ),
+        licence="Apache-2.0",
+        origin="PP-OCRv4's text detector, PaddlePaddle/PaddleOCR on GitHub, converted by RapidAI/RapidOCR",
+        package="rapidocr_onnxruntime",
+    ),
     "dlib_points": Entry(
         mirrors=(DLIB_MODELS,),
         listed=RemoteFile(

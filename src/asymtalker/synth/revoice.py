@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from asymtalker.codec import to_frames
+from asymtalker.config import SynthConfig
 from asymtalker.dataset.chunks import draw_index
 from asymtalker.dataset.corpus import Clip, NewClip, ShardWriter, read_clips
 from asymtalker.errors import UserError
@@ -202,7 +203,7 @@ class _Film:
             kind="revoiced",
             frames=self._moved(head.portrait, self.lips.say(head.motion, head.weights, weights)),
             mask=None,
-            audio=recorded(speech.samples, rng, split),
+            audio=recorded(speech.samples, rng, split, SynthConfig.recorded_fraction),
         )
 
     @torch.no_grad()

@@ -171,6 +171,7 @@ def _check(config: SynthConfig) -> None:
     for name, share in (
         ("photo_fraction", config.photo_fraction),
         ("procedural_fraction", config.procedural_fraction),
+        ("recorded_fraction", config.recorded_fraction),
     ):
         if not 0 <= share <= 1:
             raise UserError(f"synth: {name} is {share}, but a share is from 0 to 1")
@@ -194,8 +195,6 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
     settings = configs.to_dict(config)
     for name in ("out", "workers", "portraits"):
         del settings[name]  # where things lie changes no clip; which portraits there are does
-    if config.split is None:
-        del settings["split"]  # corpora from before there was a choice go on
     contents = hashlib.sha256()
     for portrait in portraits:
         contents.update(f"{portrait.name} {photo_identity(portrait.path)}\n".encode())
@@ -206,6 +205,7 @@ def _claim(config: SynthConfig, portraits: tuple[Portrait, ...]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{path} is damaged; delete the folder or give another") from None
+        found = {name: getattr(SynthConfig, name) for name in ("split", "recorded_fraction")} | found  # came later
         if changed := configs.difference(found, settings):
             raise UserError(
                 f"{config.out} holds a corpus with other settings ({'; '.join(changed)}); give another folder"
@@ -271,14 +271,14 @@ def film(job: Job, index: int, advance: Callable[[], None] = lambda: None) -> Ne
         kind=kind,
         frames=(shot.picture for shot in pictures),
         mask=(shot.mask for shot in masks),
-        audio=recorded(speech.samples, sound_rng, split),
+        audio=recorded(speech.samples, sound_rng, split, config.recorded_fraction),
         ground_truth=lambda: ground_truth(motion.blendshapes, speech, shown),
     )
 
 
-def recorded(voice: np.ndarray, rng: np.random.Generator, split: Split) -> np.ndarray:
-    """A voice ``(N,)`` as a recording of it sounds: in three of four, with a room, noise and others who talk."""
-    if rng.random() >= 0.75:
+def recorded(voice: np.ndarray, rng: np.random.Generator, split: Split, fraction: float) -> np.ndarray:
+    """A voice ``(N,)`` as a recording of it sounds: in that share, with a room, noise and others who talk."""
+    if rng.random() >= fraction:
         return voice
     return augment(voice, rng, speak(rng, 3.0, split).samples + speak(rng, 3.0, split).samples)
 
