@@ -4,8 +4,9 @@ python benchmarks/curate.py OUT --real FOLDER --synthetic CORPUS [--faulty 8] [-
 
 OUT gets the films, the corpora and ``curate.json``. FOLDER holds clips of people who speak, with ``index.tsv`` (file,
 speaker), whose sound is 0.04 s late as GRID's is; people in ``--fitted``, on whom the sync score was fitted, are in
-films with faults of single clips alone. CORPUS is one of ``asymtalker synth --recorded-fraction
-0``. The same command goes on where it was stopped, and with another recipe (``--recipe``) decides anew.
+films with faults of single clips alone. CORPUS is one of
+``asymtalker synth --recorded-fraction 0``. The same command goes on where it was stopped, and with another recipe
+(``--recipe``) decides anew.
 
 A fault is caught if less than a quarter of the frames that have it is in clips that are kept; a clean part is kept if
 three quarters of it are. Sound that is late is also caught if it was put right to within a frame, and a cut or jump if

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from asymtalker.curate import watch
-from asymtalker.curate.recipe import RECIPES
+from asymtalker.curate.collect import Video, licence_problem, with_licence
+from asymtalker.curate.recipe import RECIPES, Recipe
 from asymtalker.curate.report import FUNNEL
 from asymtalker.curate.run import Curate, curate
 from asymtalker.dataset.corpus import ShardWriter, open_clip, read_clips, read_manifest
@@ -211,6 +212,30 @@ def test_a_table_says_licences_and_spans(curated, tmp_path):
     ]
     whole = open_clip(curated / "corpus", "drawn0")
     assert np.array_equal(clip.audio(), whole.audio()[5 * 640 : 35 * 640])
+
+
+def test_licences():
+    def video(licence):
+        return Video(key="a", path="a.mp4", name="a.mp4", source_id="a", licence=licence)
+
+    free = Recipe(licences=("CC-BY-4.0",))
+    assert licence_problem(video("cc by 4.0"), free) is None
+    assert (
+        licence_problem(video("cc by-nc 4.0"), free) == "its licence is cc by-nc 4.0, and the recipe allows CC-BY-4.0"
+    )
+    assert licence_problem(video(None), free).startswith("nobody says its licence")
+    assert licence_problem(video(None), Recipe(unknown_licence=True)) is None
+    said = with_licence([video(None), video("CC0")], "own", Recipe())
+    assert [one.licence for one in said] == ["own", "CC0"]
+    assert with_licence([video(None), video("CC0")], None, Recipe())[0].licence is None, "one of them is known"
+    assert with_licence([video(None)], None, Recipe(unknown_licence=True))
+    with pytest.raises(UserError, match="give --licence"):
+        with_licence([video(None)], None, Recipe())
+    with pytest.raises(UserError, match="is empty"):
+        with_licence([video(None)], " ", Recipe())
+    with pytest.raises(UserError, match="is mit, and the recipe allows"):
+        with_licence([video(None)], "mit", free)
+    assert with_licence([video(None)], " own ", RECIPES["paper"])[0].licence == "own"
 
 
 def test_a_network_that_is_missing_is_said_or_stops(curated, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asymtalker.curate.collect import Given, Video, licence_problem, list_videos, local_copy, with_licence
+from asymtalker.curate.collect import Given, list_videos, local_copy
 from asymtalker.curate.corruption import sound_faults
 from asymtalker.curate.cuts import Changes, ChangeScores, cut_frames, find_spans, frozen_seconds
 from asymtalker.curate.decide import failed_limit, speaking_margins
@@ -403,30 +403,6 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (recipe.least_sync, recipe.loudness) == (0.2, None)
     with pytest.raises(UserError, match="There is no recipe"):
         read_recipe("nothing.toml")
-
-
-def test_licences():
-    def video(licence):
-        return Video(key="a", path="a.mp4", name="a.mp4", source_id="a", licence=licence)
-
-    free = Recipe(licences=("CC-BY-4.0",))
-    assert licence_problem(video("cc by 4.0"), free) is None
-    assert (
-        licence_problem(video("cc by-nc 4.0"), free) == "its licence is cc by-nc 4.0, and the recipe allows CC-BY-4.0"
-    )
-    assert licence_problem(video(None), free).startswith("nobody says its licence")
-    assert licence_problem(video(None), Recipe(unknown_licence=True)) is None
-    said = with_licence([video(None), video("CC0")], "own", Recipe())
-    assert [one.licence for one in said] == ["own", "CC0"]
-    assert with_licence([video(None), video("CC0")], None, Recipe())[0].licence is None, "one of them is known"
-    assert with_licence([video(None)], None, Recipe(unknown_licence=True))
-    with pytest.raises(UserError, match="give --licence"):
-        with_licence([video(None)], None, Recipe())
-    with pytest.raises(UserError, match="is empty"):
-        with_licence([video(None)], " ", Recipe())
-    with pytest.raises(UserError, match="is mit, and the recipe allows"):
-        with_licence([video(None)], "mit", free)
-    assert with_licence([video(None)], " own ", RECIPES["paper"])[0].licence == "own"
 
 
 def test_lists_of_videos(tmp_path):

@@ -318,7 +318,7 @@ def _open(
     picture, name = read_image(sources.picture)
     if name.startswith(FIRST):
         say(f"{name.removeprefix(FIRST)} shows one picture after another: only the first counts.")
-    audio = read_wav(sources.sound, request.track)
+    audio = read_sound(sources.sound, request.track)
     for remark in audio.remarks:
         say(remark)
     return picture, name, audio
@@ -381,7 +381,7 @@ def origin_of(request: FileRequest, sources: Sources, model: str, version: str |
     )
 
 
-def read_wav(audio: Sound, track: int | None) -> AudioFile | AudioSamples:
+def read_sound(audio: Sound, track: int | None) -> AudioFile | AudioSamples:
     """The sound of a file, or of samples in memory.
 
     Raises:
