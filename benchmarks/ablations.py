@@ -9,6 +9,7 @@ off the latents as it would be off the frames (what codec and renderer do to the
 Beginnings: for every clip of real video in CLIPS its first frame and sound, by two seeds of noise; lips and head are
 held against the clip's. Long videos: the first frames of the first clips, and SPEECH over and over; each minute hears
 the same, so that lips that follow it are alike. Faces of some frames are held against the portrait by dlib's network.
+Joins: how far heads come in 0.2 s where chunks meet, over how far elsewhere.
 
 Beside FILE.json a table of it is written, FILE.md: means, and 95% intervals of 1,000 draws of seeds and clips with
 replacement.
@@ -30,11 +31,11 @@ from asymtalker.codec import to_frames, to_pixels
 from asymtalker.evaluate.measure.faces import mesh_faces
 from asymtalker.evaluate.measure.features import dlib_embedding
 from asymtalker.evaluate.measure.networks import Networks, load_networks
-from asymtalker.evaluate.measure.signals import blink_times, head_motion
+from asymtalker.evaluate.measure.signals import blink_times, chunk_boundaries, head_motion, head_slides
 from asymtalker.evaluate.measure.truth import lip_score
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import write_atomic
-from asymtalker.media.face_readings import head_pose, lid_openings, lip_aperture
+from asymtalker.media.face_readings import eyes_place, head_pose, lid_openings, lip_aperture
 from asymtalker.media.portrait import crop_frame, find_faces
 from asymtalker.media.sound import AudioFile, AudioSamples, AudioSource, read_audio
 from asymtalker.media.video import decode_frames
@@ -161,6 +162,10 @@ def long_videos(model: Model, clips: Sequence[Clip], speech: np.ndarray, seconds
         own = face_of(networks, clip.first)
         row: dict[str, list[float]] = {name: [] for name in ("lips", "head", "blinks", "away", "face")}
         heard = lip_aperture(mesh[: 60 * FPS])
+        chunk = model.pipeline.settings.chunk
+        boundaries = chunk_boundaries(len(mesh), chunk.frames, chunk.frames - chunk.continuity_frames)
+        if slides := head_slides(eyes_place(mesh), boundaries):
+            row["joins"] = [slides[0] / slides[1]]
         for frames in np.split(np.arange(len(mesh)), range(60 * FPS, len(mesh), 60 * FPS)):
             now = mesh[frames]
             row["lips"].append(lip_score(heard[: len(now)], lip_aperture(now)).correlation)
@@ -198,7 +203,11 @@ def table(models: dict[str, Any]) -> str:
         seeds = [found for key, found in models.items() if key.split("/")[0] == name]
         cells = []
         for _, part, column in COLUMNS:
-            drawn = [_by_clip([_of(row[column], part) for row in found[part.split()[0]]], part) for found in seeds]
+            rows = [found[part.split()[0]] for found in seeds]
+            if any(column not in row for seed in rows for row in seed):  # measured before there was such a column
+                cells.append("–")
+                continue
+            drawn = [_by_clip([_of(row[column], part) for row in seed], part) for seed in rows]
             low, high = _interval(drawn, np.random.default_rng(0))
             cells.append(f"{np.mean(np.concatenate(drawn)):.3g} ({low:.3g} to {high:.3g})")
         lines.append(f"| {name} | {len(seeds)} | " + " | ".join(cells) + " |")
@@ -218,6 +227,7 @@ COLUMNS = (
     ("head, minute 1", "long first", "head"),
     ("head, last minute", "long last", "head"),
     ("lips as in minute 1", "long last", "lips"),
+    ("joins", "long first", "joins"),
 )
 """Headings, which rows and which of their minutes, and the value."""
 

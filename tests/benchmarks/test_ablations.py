@@ -16,7 +16,7 @@ def script():
 def measured(lips: list[float], away: list[float]) -> dict:
     """A model: lips by clip and noise, and how far from the portrait each minute is."""
     first = [dict.fromkeys(("amplitude", "head", "blinks", "away"), 0.5) | {"lips": value} for value in lips]
-    row = dict.fromkeys(("face", "head", "lips"), [0.1] * len(away)) | {"away": away}
+    row = dict.fromkeys(("face", "head", "lips"), [0.1] * len(away)) | {"away": away, "joins": [1.5]}
     return {"first": first, "long": [row]}
 
 
@@ -41,3 +41,10 @@ def test_a_row_is_of_all_seeds_and_minutes_are_the_first_and_the_last(script):
     assert table["gt-gen"]["away, 3 s"] == "0.5 (0.5 to 0.5)"
     assert table["gt-gen"]["away, minute 1"] == "1 (1 to 1)"
     assert table["gt-gen"]["away, last minute"] == "3 (3 to 3)"
+    assert table["gt-gen"]["joins"] == "1.5 (1.5 to 1.5)"
+
+
+def test_what_was_not_measured_then_is_left_empty(script):
+    model = measured([0.5, 0.5], [1.0])
+    del model["long"][0]["joins"]
+    assert cells(script, {"old/old": model})["old"]["joins"] == "–"

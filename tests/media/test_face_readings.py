@@ -6,7 +6,7 @@ import pytest
 
 from asymtalker.media import face_mesh
 from asymtalker.media.face_mesh import find_face, track
-from asymtalker.media.face_readings import face_mask, gaze, head_pose, lid_openings, lip_aperture
+from asymtalker.media.face_readings import eyes_place, face_mask, gaze, head_pose, lid_openings, lip_aperture
 from asymtalker.media.picture import read_picture
 from asymtalker.media.video import decode_frames
 from asymtalker.synth.pose import rotation
@@ -47,6 +47,7 @@ def test_many_faces_are_read_at_once(points):
         assert together.shape == (3, *shape)
         assert np.allclose(together[0], reading(points), atol=1e-5)
         assert np.allclose(together[0], together[2], atol=1e-5)  # of any size
+    assert np.allclose(eyes_place(many), [eyes_place(points), eyes_place(many[1]), 2 * eyes_place(points)])
     assert np.allclose(head_pose(many).angles()[1], (10, 5, 3), atol=1e-3)
 
 

@@ -87,6 +87,12 @@ def lip_aperture(points: np.ndarray) -> np.ndarray:
     return _length(points[..., LOWER_LIP, :2] - points[..., UPPER_LIP, :2]) / eyes
 
 
+def eyes_place(points: np.ndarray) -> np.ndarray:
+    """Middle between the outer corners of the eyes, and their distance ``(..., 3)``, in pixels of the picture."""
+    right, left = points[..., RIGHT_EYE_OUTER, :2], points[..., LEFT_EYE_OUTER, :2]
+    return np.concatenate([(right + left) / 2, _length(left - right)[..., None]], -1)
+
+
 def lid_openings(points: np.ndarray) -> np.ndarray:
     """Gap between the lids over the eye's width, of the right and the left eye ``(..., 2)``; closed is about 0.05."""
     openings = []

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -23,6 +24,16 @@ def test_a_drawn_face_is_read_in_blocks_as_at_once():
     assert readings.dtype == np.float32
     assert np.isfinite(readings).all()
     assert (column(readings, "jawOpen") >= 0).all()
+
+
+def test_eyes_are_where_the_picture_has_them():
+    frame = np.asarray(drawn_clip(0).frames)[0]
+    measured = MeshReadings()
+    measured.add(np.stack([frame, np.roll(frame, (6, 10), (0, 1)), cv2.resize(frame, None, fx=2, fy=2)[80:240, 80:240]]))
+    eyes = measured.finish()["eyes"]
+    assert eyes[1] - eyes[0] == pytest.approx([10, 6, 0], abs=1)
+    assert eyes[2, :2] == pytest.approx(2 * eyes[0, :2] - 80, abs=2)
+    assert eyes[2, 2] == pytest.approx(2 * eyes[0, 2], rel=0.03)
 
 
 def test_where_no_face_is_found_readings_go_on():

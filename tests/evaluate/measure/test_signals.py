@@ -9,6 +9,7 @@ from asymtalker.evaluate.measure.signals import (
     colour_drift,
     drift,
     head_motion,
+    head_slides,
     motion_diversity,
     per_second,
     seams,
@@ -69,6 +70,29 @@ def test_seams_compare_the_frames_that_begin_a_chunk_with_all_others():
     assert found
     assert found.motion == pytest.approx(4, abs=0.2)
     assert found.colour > 20
+
+
+def test_a_head_that_slides_past_a_seam_is_seen_there_and_not_elsewhere():
+    """By 3% of the eyes' distance in three frames, after 400 frames of slow sway; no single step is large."""
+    boundaries = chunk_boundaries(400, 73, 68)
+    eyes = np.zeros((400, 3))
+    eyes[:, 0] = 200 + 8 * np.sin(np.arange(400) / 12)
+    eyes[:, 2] = 100
+    even = head_slides(eyes, boundaries)
+    assert even
+    assert even[0] / even[1] == pytest.approx(1, abs=0.5)
+    for number, frame in enumerate(boundaries):
+        eyes[frame:, 1] += 12 * (-1) ** number * np.minimum(np.arange(400 - frame) + 1, 3) / 3
+    slid = head_slides(eyes, boundaries)
+    assert slid
+    assert slid[0] == pytest.approx(0.12, rel=0.1)
+    assert slid[1] == even[1]
+    assert head_slides(3 * eyes, boundaries) == pytest.approx(slid), "sizes of pictures count"
+    assert head_slides(eyes[:78], boundaries) == pytest.approx(slid, rel=0.5)
+    assert head_slides(eyes[:77], boundaries) is None, "too few frames after the only seam"
+    found = seams(np.ones(400), np.zeros((400, 6)), boundaries, eyes)
+    assert found
+    assert found.head == pytest.approx(slid[0] / slid[1])
 
 
 def test_chunks_of_another_frame_rate_do_not_wander_off():

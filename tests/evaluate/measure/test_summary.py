@@ -233,9 +233,13 @@ def test_distances_follow_windows_over_time_and_say_when_samples_are_few():
 def test_seams_need_to_know_the_chunks():
     change = np.ones(300, np.float32)
     change[[81, 157, 233]] = 3
-    clips = {"c": clip(0, change=change)}
-    assert summarize(clips, None, {}, [5], (81, 76)).values["seam_motion"].value == pytest.approx(3)
-    assert "seam_motion" not in summarize(clips, None, {}, [5]).values
+    eyes = np.column_stack([np.arange(300), np.zeros(300), np.full(300, 50)]).astype(np.float32)
+    eyes[81:, 0] += 5
+    clips = {"c": clip(0, change=change, eyes=eyes)}
+    found = summarize(clips, None, {}, [5], (81, 233)).values
+    assert found["seam_motion"].value == pytest.approx(3)
+    assert found["seam_head"].value == pytest.approx(2), "ten pixels there in five frames, five elsewhere"
+    assert not {"seam_motion", "seam_head"} & set(summarize(clips, None, {}, [5]).values)
 
 
 def test_what_is_not_measured_has_its_reason():

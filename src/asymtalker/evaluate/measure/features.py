@@ -22,7 +22,7 @@ from asymtalker.models.recognition import embed_face
 from asymtalker.models.sync import SyncFeatures, sync_score
 from asymtalker.timeline import FPS
 
-VERSION = 5
+VERSION = 6
 """Of the arrays; another one measures clips anew."""
 WINDOW = 16
 """Frames of a window of FVD; windows do not overlap."""
@@ -55,6 +55,7 @@ class Measured:
             - ``change`` (F,): mean absolute difference from the frame before, of 0 to 255; ``lab`` (F, 6): mean and
               standard deviation of CIE Lab.
             - ``readings`` (F, n): the :data:`~asymtalker.evaluate.measure.readings.READINGS` of the face mesh;
+              ``eyes`` (F, 3): where their middle is, and how far apart their outer corners are, in pixels;
               ``expressions`` (m, 52): the blendshapes of every fifth frame.
             - ``sharpness`` (k,): spread of the Laplacian over the face, of every fifth frame that shows one;
               ``face_scale`` (): pixels a centimetre of it; ``portrait_sharpness`` (): the portrait's at that scale.

@@ -105,6 +105,12 @@ METRICS = {
         "How much more the picture changes where two chunks meet than between other frames; 1 is no seam.",
     ),
     "seam_colour": Metric("Colour step at seams over elsewhere", "ratio", "near", "The same of the mean colour."),
+    "seam_head": Metric(
+        "Way of the head past seams over elsewhere",
+        "ratio",
+        "near",
+        "How far the eyes come in 0.2 s across a seam over how far elsewhere; 1 is no seam.",
+    ),
     "head_motion": Metric("Head motion", "degrees", "near", "How far yaw, pitch and roll are from their means."),
     "head_motion_ratio": Metric(
         "Head motion over that of the real clips", "ratio", "near", "Of the means over clips; 1 moves as much."

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from asymtalker.media.face_mesh import BLENDSHAPES, OVAL, Face, find_face, follow
-from asymtalker.media.face_readings import gaze, head_pose, lid_openings, lip_aperture
+from asymtalker.media.face_readings import eyes_place, gaze, head_pose, lid_openings, lip_aperture
 
 APERTURE = "lip_aperture"
 """Inner-lip gap over the distance of the outer eye corners."""
@@ -99,10 +99,11 @@ class MeshReadings:
             if self._face and len(self._readings) % STRIDE == 0:
                 self._sharpness.append(sharpness(frame, self._face.points))
                 self._scales.append(float(head_pose(self._face.points).scale))
-            self._readings.append(read_mesh(self._face) if self._face else None)
+            face = self._face
+            self._readings.append(np.hstack([read_mesh(face), eyes_place(face.points)]) if face else None)
 
     def finish(self) -> dict[str, np.ndarray]:
-        """``readings`` (F, n), ``expressions`` (m, 52), ``sharpness`` (k,) and ``face_scale`` (), see
+        """``readings`` (F, n), ``eyes`` (F, 3), ``expressions`` (m, 52), ``sharpness`` (k,) and ``face_scale`` (), see
         :class:`~asymtalker.evaluate.measure.features.Measured`; nothing if no frame showed a face."""
         found = [index for index, reading in enumerate(self._readings) if reading is not None]
         if not found:
@@ -110,7 +111,8 @@ class MeshReadings:
         known = np.stack([reading for reading in self._readings if reading is not None])
         frames = np.arange(len(self._readings))
         readings = np.stack([np.interp(frames, found, column) for column in known.T], 1).astype(np.float32)
-        arrays = {"readings": readings, "expressions": columns(readings[::STRIDE], BLENDSHAPES)}
+        readings, eyes = np.split(readings, [len(READINGS)], axis=1)
+        arrays = {"readings": readings, "eyes": eyes, "expressions": columns(readings[::STRIDE], BLENDSHAPES)}
         if self._scales:
             arrays |= {"sharpness": np.array(self._sharpness), "face_scale": np.median(self._scales)}
         return arrays

@@ -22,8 +22,13 @@ to less than half of it, or not under 0.9."""
 LONGEST_BLINK = 0.6
 """Seconds; what stays closed longer is a look down or closed eyes."""
 
+SLIDE = 5
+"""Frames of a head's way past a seam: one that is drawn from where it was to where it is to be slides, and no single
+frame differs much from the one before."""
 LEAST_CHANGE = 0.01
 """Grey levels of 255, or Delta E, under which a step from one frame to the next is none."""
+LEAST_SLIDE = 0.001
+"""Distances of the eyes under which a head stands still."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +97,24 @@ class Seam:
     Attributes:
         motion: of the mean absolute difference of consecutive frames.
         colour: of the distance of their mean colours in Lab.
+        head: of how far the eyes come within ``SLIDE`` frames.
     """
 
     motion: float | None
     colour: float | None
+    head: float | None = None
 
 
-def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Seam | None:
+def seams(
+    change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int], eyes: np.ndarray | None = None
+) -> Seam | None:
     """Discontinuity where chunks meet.
 
     Args:
         change: mean absolute difference of each frame from the one before, ``(F,)``; the first is not used.
         lab: as for :func:`colour_drift`.
         boundaries: numbers of the frames that begin a chunk.
+        eyes: where they are, see :func:`head_slides`, if a face was found.
 
     Returns:
         ``None`` for a clip without a boundary, or one that stands still.
@@ -117,7 +127,31 @@ def seams(change: np.ndarray, lab: np.ndarray, boundaries: Sequence[int]) -> Sea
     if not at or not inside.any():
         return None
     motion, step = (_ratio(float(np.median(steps[at])), float(np.median(steps[inside]))) for steps in (change, colour))
-    return None if motion is None and step is None else Seam(motion, step)
+    if motion is None and step is None:
+        return None
+    head = None if eyes is None else head_slides(eyes, boundaries)
+    return Seam(motion, step, head and head[0] / max(head[1], LEAST_SLIDE))
+
+
+def head_slides(eyes: np.ndarray, boundaries: Sequence[int]) -> tuple[float, float] | None:
+    """How far a head comes within ``SLIDE`` frames across chunk boundaries, and anywhere else: medians, in distances
+    of its eyes.
+
+    Args:
+        eyes: their middle and how far they are apart ``(F, 3)``, in pixels.
+        boundaries: numbers of the frames that begin a chunk.
+
+    Returns:
+        ``None`` where a clip has no boundary with so many frames after it, or no such stretch without one.
+    """
+    way = np.linalg.norm(eyes[SLIDE:, :2] - eyes[:-SLIDE, :2], axis=1) / np.median(eyes[:, 2])
+    at = [frame - 1 for frame in boundaries if 0 < frame <= len(way)]
+    elsewhere = np.ones(len(way), bool)
+    for first in at:
+        elsewhere[max(0, first - SLIDE + 1) : first + SLIDE] = False
+    if not at or not elsewhere.any():
+        return None
+    return float(np.median(way[at])), float(np.median(way[elsewhere]))
 
 
 def _ratio(at: float, elsewhere: float) -> float | None:

@@ -159,8 +159,8 @@ def _clip_row(clip: Measured, other: Measured | None, chunk: tuple[float, float]
         row |= {"colour_drift": float(distance[-1]), "contrast_drift": float(contrast[-1])}
     if chunk is not None:
         boundaries = signals.chunk_boundaries(len(arrays["change"]), *chunk)
-        if seam := signals.seams(arrays["change"], arrays["lab"], boundaries):
-            row |= {"seam_motion": seam.motion, "seam_colour": seam.colour}
+        if seam := signals.seams(arrays["change"], arrays["lab"], boundaries, arrays.get("eyes")):
+            row |= {"seam_motion": seam.motion, "seam_colour": seam.colour, "seam_head": seam.head}
     return row
 
 
@@ -370,4 +370,5 @@ _REASONS = {
     "sharpness": "no face was found in a clip and its portrait",
     "seam_motion": _SEAM,
     "seam_colour": _SEAM,
+    "seam_head": _SEAM,
 }
