@@ -118,6 +118,24 @@ def test_the_head_goes_where_its_pose_goes_and_what_is_far_from_it_stays(network
         assert np.abs(frame[edge] - picture[edge]).mean() < 2
 
 
+def test_what_the_border_cuts_is_drawn_out_not_repeated(network, picture, points):
+    """A head that comes down in a picture that ends at its forehead: rows of hair, none of them twice."""
+    top = int(points[10, 1]) - 12
+    cut, lower = np.ascontiguousarray(picture[top // 2 * 2 :]), points - np.array([0, top // 2 * 2, 0], points.dtype)
+    cut = np.random.default_rng(0).integers(0, 255, cut.shape, np.uint8) // 4 + cut // 2  # rows that can be told apart
+    portrait = network.portrait(cut, lower)
+    motion = portrait.motion.clone()[None]
+    components = network.motion.components
+    motion[0, components + 2] += 0.1 * network.motion.gains[2]  # a tenth of the eyes' distance down
+    columns = slice(int(lower[:468, 0].min()), int(lower[:468, 0].max()))
+    before, after = (
+        to_frames(frame[:, :, None])[0, :8, columns].astype(float)
+        for frame in (portrait.picture, network.frames(portrait, motion))
+    )
+    steps = [np.abs(np.diff(rows, axis=0)).mean((1, 2)) for rows in (before, after)]
+    assert (steps[1] > 0.25 * steps[0]).all()
+
+
 @pytest.mark.parametrize("shut", [0.3, 1.0])
 def test_the_way_back_is_found_where_lids_that_shut_draw_skin_out(network, portrait, points, shut):
     motion = at(network, torch.from_numpy(points))[None]

@@ -29,7 +29,9 @@ def test_a_drawn_face_is_read_in_blocks_as_at_once():
 def test_eyes_are_where_the_picture_has_them():
     frame = np.asarray(drawn_clip(0).frames)[0]
     measured = MeshReadings()
-    measured.add(np.stack([frame, np.roll(frame, (6, 10), (0, 1)), cv2.resize(frame, None, fx=2, fy=2)[80:240, 80:240]]))
+    measured.add(
+        np.stack([frame, np.roll(frame, (6, 10), (0, 1)), cv2.resize(frame, None, fx=2, fy=2)[80:240, 80:240]])
+    )
     eyes = measured.finish()["eyes"]
     assert eyes[1] - eyes[0] == pytest.approx([10, 6, 0], abs=1)
     assert eyes[2, :2] == pytest.approx(2 * eyes[0, :2] - 80, abs=2)
