@@ -231,6 +231,12 @@ class Codec(ABC):
         """
         raise NotImplementedError
 
+    def going_on_from(self, latents: Tensor, given: Tensor) -> Tensor:
+        """A real chunk ``(B, C, T, h, w)`` as it would go on from where the head is at the end of ``given``
+        ``(B, C, 1 + m, h, w)``, generated continuity, which takes the place of its own [ours]; as it is where a codec
+        can't move heads."""
+        return latents
+
     def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """Latents of ``frames`` of those that ``latents`` decode to, encoded anew as a chunk begins (section 3.2);
         ``decoded`` gives them, decoded."""

@@ -260,6 +260,28 @@ def test_a_rollout_hands_the_real_head_to_the_teacher_and_the_students_to_the_cr
         assert not torch.allclose(head, real, **close), "the critic's head is the real video's"
 
 
+@pytest.mark.parametrize(("own", "moves"), [("generated", True), ("ground_truth", False)])
+def test_the_real_chunk_goes_on_from_where_the_student_has_the_head(frozen, source, monkeypatch, own, moves):
+    """Where a codec can: the teacher's continuity and the anchor alike; the real head itself is not moved."""
+    asked = []
+
+    def moved(latents, given):
+        asked.append(given)
+        return latents + 7
+
+    monkeypatch.setattr(frozen.codec, "going_on_from", moved)
+    drawn = source.batch(config().loop.batch, numbered_generator(0, 0))
+    _, generated = recorded(frozen, source, Extent(2, 1), student_continuity=own)
+    torch.testing.assert_close(generated.batch.latents, drawn.latents + 7 * moves)
+    torch.testing.assert_close(generated.teacher.continuity, generated.batch.latents[:, :, :HEAD])
+    assert len(asked) == moves
+    if moves:
+        torch.testing.assert_close(asked[0], generated.latents[:, :, :HEAD].detach())
+    _, generated = recorded(frozen, source, Extent(1, 1), student_continuity=own)
+    assert generated.teacher.continuity is None
+    assert len(asked) == moves, "a first chunk goes on from nothing"
+
+
 def test_each_video_of_a_batch_has_its_own_sound_portrait_and_continuity(frozen, source):
     two = {"loop": toy_loop(batch=2), "steps_per_sample": 1}
     number = next(n for n in range(100) if len(set(source.batch(2, numbered_generator(0, n)).keys)) == 2)

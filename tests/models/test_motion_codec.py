@@ -377,6 +377,25 @@ def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points)
     torch.testing.assert_close(earlier, network.motion.of_motion(motions[:, 6:11]))
 
 
+def test_a_real_chunk_goes_on_from_where_another_head_is(codec, network, points):
+    """The pose of the continuity's last frame there, the way from there on, and the face as it was; as far as the few
+    channels of this basis hold it."""
+    basis, components = network.motion, network.motion.components
+    clips = torch.stack([at(network, moving(points, seed)[:21]) for seed in range(4)])
+    real, other = basis.of_motion(clips).split(2)
+    given = other[:, :, :2]
+    there, made, before = (basis.to_motion(each) for each in (codec.going_on_from(real, given), given, real))
+    (faces, poses), (_, wanted), (face, pose) = (each.split([components, 6], -1) for each in (there, made, before))
+    far = (wanted[:, 4] - pose[:, 4]).norm(dim=-1)
+    assert far.min() > 0.5
+    assert ((poses[:, 4] - wanted[:, 4]).norm(dim=-1) < 0.2 * far).all()
+    ways = (poses - poses[:, 4:5]) - (pose - pose[:, 4:5])
+    assert (ways.norm(dim=-1).mean(1) < 0.2 * far).all()
+    assert ((faces - face).norm(dim=-1).mean(1) < 0.2 * far).all()
+    same = codec.going_on_from(real, real[:, :, :2])[:, :, 1:]
+    torch.testing.assert_close(same, real[:, :, 1:], atol=1e-4, rtol=0)
+
+
 def test_the_teachers_losses_compare_motion_and_how_far_lips_are_parted(codec, network, points):
     basis = network.motion
     latents = basis.of_motion(at(network, moving(points, 4, 21)[None])).requires_grad_()

@@ -7,7 +7,7 @@ symmetric ablations of table 4 are other settings of the same loop.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -105,7 +105,7 @@ class Generated:
         latents: ``z_hat`` ``(B, C, T, h, w)``, with gradient to the student where gradients are enabled.
         student: what it was generated from: audio, identity and the continuity the student got.
         teacher: the same with the continuity the teacher judges on.
-        batch: the ground truth.
+        batch: the ground truth, as it goes on from the student's head.
     """
 
     latents: Tensor
@@ -259,10 +259,10 @@ def generate(
     """Roll the student through the chunks of ``extent`` that end with those of ``batch``, these up to the exit step.
 
     Only the exit step of the last chunk records gradients, if they are enabled. Of a batch without ground truth the
-    teacher's conditions are not to be used.
+    teacher's conditions are not to be used. Where the codec can, the ground truth goes on from where the student has
+    the head: a teacher that had it elsewhere would teach the student to jump there where chunks meet [ours].
     """
     head = timeline.latents_of_frames(config.chunk.continuity_frames) if extent.chunks > 1 else 0
-    real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
     seed = int(torch.randint(2**31, (), generator=generator))
     spans = rollout_spans(config, extent.chunks)
     origin = spans[-1].start  # the rollout's frames, counted from the last chunk's first, start here
@@ -289,6 +289,9 @@ def generate(
         )
         last = deque(chunks, maxlen=1).pop()  # the chunks before it live on only as its continuity
     given = last.latents[:, :, :head].detach() if head else None
+    if given is not None and config.student_continuity == "generated" and batch.latents.shape[2]:
+        batch = replace(batch, latents=frozen.codec.going_on_from(batch.latents, given))
+    real = batch.latents[:, :, :head] if head else None  # E(x[:K]) of the last chunk, as the codec is causal
     heard = audio.frames(*last.span.heard(nets.student.config.audio_context))
     student = Conditions(heard, batch.identity, given)
     teacher = Conditions(student.audio, batch.identity, real if config.teacher_continuity == "ground_truth" else given)

@@ -390,6 +390,16 @@ class MotionCodec(Codec):
         rest, start = (basis.to_motion(each.cpu().float()) for each in portraits) if portraits else (motion, other)
         return basis.of_motion(basis.with_motion_of(motion, other, rest[:, 0], start[:, 0])).to(latents)
 
+    def going_on_from(self, latents: Tensor, given: Tensor) -> Tensor:
+        """See :meth:`asymtalker.codec.Codec.going_on_from`: the head's pose goes on from there, the face is as it
+        was."""
+        basis = self.vae.motion
+        motion, made = (basis.to_motion(each.cpu().float()) for each in (latents, given))
+        join = made.shape[1] - 1
+        moved = basis.seen_from(motion, motion[:, join], made[:, join])
+        motion = torch.cat([motion[..., : basis.components], moved[..., basis.components :]], -1)
+        return basis.of_motion(motion).to(latents)
+
     def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
