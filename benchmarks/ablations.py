@@ -64,7 +64,7 @@ class Clip:
 class Reusing(MotionCodec):
     """Tail latents are the next chunk's head as they are."""
 
-    def encode_again(self, latents: Tensor, frames: range, decoded: Any) -> Tensor:
+    def encode_again(self, latents: Tensor, frames: range, begin: int, decoded: Any) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`."""
         return latents[:, :, -latents_of_frames(len(frames)) :]
 

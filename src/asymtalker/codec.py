@@ -237,9 +237,9 @@ class Codec(ABC):
         can't move heads."""
         return latents
 
-    def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
-        """Latents of ``frames`` of those that ``latents`` decode to, encoded anew as a chunk begins (section 3.2);
-        ``decoded`` gives them, decoded."""
+    def encode_again(self, latents: Tensor, frames: range, begin: int, decoded: Callable[[], Tensor]) -> Tensor:
+        """Latents of ``frames`` of those that ``latents`` decode to, encoded anew as a chunk begins (section 3.2), as
+        they are seen from frame ``begin`` on (:meth:`decode_frames`); ``decoded`` gives them, decoded."""
         return self.encode(decoded())
 
 

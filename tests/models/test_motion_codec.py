@@ -12,8 +12,10 @@ from asymtalker.codec import to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
 from asymtalker.models.codecs import codec_of, load_codec_network
+from asymtalker.models.identity import Identity
 from asymtalker.models.motion.basis import (
     INNER_LIPS,
+    JOIN,
     RIGID,
     MotionBasis,
     Pose,
@@ -27,6 +29,8 @@ from asymtalker.models.motion.control import PARTED_AT, PARTED_FROM, lips_partin
 from asymtalker.models.motion.portrait_sheet import Grid, _Line
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import Layer, _targets, render, sources
+from asymtalker.rollout import Chunk
+from asymtalker.timeline import live_span
 from drawn_face import background
 from moving_face import SIDE, mesh_points, motion_network, moving, opened, textured_face
 
@@ -368,13 +372,29 @@ def test_a_portrait_of_parted_lips_is_one_of_lips_at_rest(codec, network, points
 def test_continuity_is_the_last_frames_as_a_chunk_begins(codec, network, points):
     motion = at(network, moving(points, 4, 21)[None])
     latents = network.motion.of_motion(motion)
-    head = codec.encode_again(latents, range(16, 21), lambda: pytest.fail("frames need not be looked at"))
+    head = codec.encode_again(latents, range(16, 21), 0, lambda: pytest.fail("frames need not be looked at"))
     expected = network.motion.of_motion(network.motion.without_steps(network.motion.to_motion(latents), 0)[:, -5:])
     torch.testing.assert_close(head, expected)
     assert head.shape[2] == 2
-    earlier = codec.encode_again(latents, range(6, 11), lambda: pytest.fail("frames need not be looked at"))
-    motions = network.motion.without_steps(network.motion.to_motion(latents), 0)
+    earlier = codec.encode_again(latents, range(6, 11), 5, lambda: pytest.fail("frames need not be looked at"))
+    motions = network.motion.without_steps(network.motion.to_motion(latents), 5)
     torch.testing.assert_close(earlier, network.motion.of_motion(motions[:, 6:11]))
+
+
+def test_a_short_chunk_goes_on_from_the_head_as_it_was_seen(codec, network, points, picture, monkeypatch):
+    """Six frames past a join, as in a live session, a head that began elsewhere is not there yet: the next chunk is
+    told of where it is."""
+    motion = at(network, moving(points, 0, 13)[None])
+    motion[:, 5:, -4] += 20 * network.motion.noise[-4]
+    latents, shown = network.motion.of_motion(motion), []
+    monkeypatch.setattr(network, "frames", lambda _, made, *__: shown.append(made) or torch.zeros(len(made), 3, 2, 2))
+    chunk = Chunk(live_span(3, 45, 6, 13, 5), latents, codec, Identity(), to_pixels(picture[None]))
+    list(chunk.shown())
+    head = chunk.continuity(live_span(4, 51, 6, 13, 5))
+    seen = torch.cat(shown)[1:6][None]  # frames 46 to 50
+    torch.testing.assert_close(head, network.motion.of_motion(seen))
+    there = network.motion.to_motion(latents)[0, 10, -4]
+    assert (there - seen[0, -1, -4]).abs() > 0.5 * 20 * network.motion.noise[-4]
 
 
 def test_a_real_chunk_goes_on_from_where_another_head_is(codec, network, points):
@@ -498,6 +518,13 @@ def test_steps_between_latents_are_spread_and_motion_that_is_meant_stays(network
     assert (begun.diff(dim=1).abs().amax((0, 1)) < 0.6 * jerk.diff(dim=1).abs().amax((0, 1))).all()
     seen = basis.without_steps(stepped, 9)
     torch.testing.assert_close(seen[:, :9], stepped[:, :9], msg="frames that have been seen change")
+    torch.testing.assert_close(seen[:, 12:, :-6], stepped[:, 12:, :-6])
+    longer = torch.arange(45)[None, :, None] / 25 * noise
+    longer[:, 9:] += 0.5 * noise
+    off = (basis.without_steps(longer, 9) - longer)[0, :, -6:] / noise[-6:]
+    assert off[9].abs().min() > 0.4, "a head that is drawn elsewhere does not begin where it was"
+    assert off[9:].diff(dim=0).abs().max() < 0.03, "it slides there"
+    torch.testing.assert_close(off[9 + JOIN :], torch.zeros_like(off[9 + JOIN :]), atol=1e-5, rtol=0)
     assert (seen[:, 8:].diff(dim=1).abs().amax((0, 1)) < 0.6 * stepped.diff(dim=1).abs().amax((0, 1))).all()
     blink = smooth.clone()
     blink[:, 9:13] += 10 * noise  # lids that close and open again, and a head that jumps

@@ -17,6 +17,7 @@ from asymtalker.media.face_mesh import BROWS
 
 POSE = 6  # logarithm of the scale, place (2) in head units, rotation vector (3)
 STACK = timeline.TEMPORAL_COMPRESSION
+JOIN = 25  # frames over which a head that a chunk begins elsewhere comes there: within few it is seen to slide
 POINTS = 478
 SPEECH = 8  # ways in which lips and chin move
 RIGID = (33, 133, 263, 362, 168, 6, 197, 195, 5, 4, 98, 327, 2, 50, 280, 117, 346, 101, 330, 36, 266, 55, 285, 46, 276)
@@ -164,11 +165,13 @@ class MotionBasis(nn.Module):
         the next begin [ours]: latents that were made err each by itself.
 
         What a step differs by from the motion on both sides of it is spread over the frames before and after; frames
-        before ``begin`` have been seen and stay as they are. A head's pose never steps; a large step of the face is
+        before ``begin`` have been seen and stay as they are. A head's pose never steps, and goes on from where it has
+        been seen: what it begins elsewhere by it comes there within :data:`JOIN` frames. A large step of the face is
         meant, as of lids that close, but where it is none of speech it takes three frames: lids are no shutter.
         """
         silent = torch.eye(self.components).to(motion) - self.speech().T.to(motion)
-        fading = torch.linspace(1, 0, STACK).to(motion)[:, None]
+        joins = JOIN if begin > 1 else STACK  # a video begins with no other's head
+        fading, joining = (torch.linspace(1, 0, count).to(motion)[:, None] for count in (STACK, joins))
         spread = torch.zeros_like(motion)
         begin = max(begin, 1)  # a video's first frame stays its portrait
         for first in range(1, motion.shape[1] - 1, STACK):
@@ -181,13 +184,16 @@ class MotionBasis(nn.Module):
             small = face / (1 + (face / self.noise[:-POSE]).square())
             large = F.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
             step = torch.cat([small, step[..., -POSE:]], -1)
-            share = 1.0 if first == begin else 0.5
-            stop = min(first + STACK, motion.shape[1])
-            spread[:, first:stop] -= share * fading[: stop - first] * step
-            spread[:, first] -= large
+            own = spread[:, first : first + STACK]
+            own[:, 0] -= large
             if first > begin:
+                own -= 0.5 * fading[: own.shape[1]] * step
                 spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
                 spread[:, first - 1] += large
+            else:
+                own[..., :-POSE] -= (fading[: own.shape[1]] * step)[..., :-POSE]
+                pose = spread[:, first : first + joins, -POSE:]
+                pose -= joining[: pose.shape[1]] * step[..., -POSE:]
         return motion + spread
 
     def seen_from(self, motion: Tensor, start: Tensor, rest: Tensor) -> Tensor:

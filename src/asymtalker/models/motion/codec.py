@@ -400,11 +400,11 @@ class MotionCodec(Codec):
         motion = torch.cat([motion[..., : basis.components], moved[..., basis.components :]], -1)
         return basis.of_motion(motion).to(latents)
 
-    def encode_again(self, latents: Tensor, frames: range, decoded: Callable[[], Tensor]) -> Tensor:
+    def encode_again(self, latents: Tensor, frames: range, begin: int, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the
         face mesh would read of them but for its error; so it is taken as it is."""
         with torch.autocast("cpu", enabled=False):
-            motion = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.cpu().float()), 0)
+            motion = self.vae.motion.without_steps(self.vae.motion.to_motion(latents.cpu().float()), begin)
             return self.vae.motion.of_motion(motion[:, frames.start : frames.stop]).to(latents.device)
 
     def note_face(self, picture: np.ndarray, points: np.ndarray) -> None:
