@@ -5,11 +5,13 @@
 Each MODEL is a checkpoint with a codec of motion; CORPUS has photo heads that are held out, which speak in turn, from
 the frame in which their lips are most nearly shut. Of each closure counts the least aperture within a frame of its
 time, as in ``asymtalker evaluate --corpus``, but read off the motion, not off frames; by how long it lasts, besides.
+And vowels at which lips stay shut, which they should at none.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,14 @@ from asymtalker.media.atomic import write_atomic
 from asymtalker.media.face_readings import lip_aperture
 from asymtalker.media.sound import AudioSamples
 from asymtalker.models.motion.codec import read_points
+from asymtalker.synth.phonemes import VOWELS
 from asymtalker.synth.speech import speak
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
 SECONDS = 9.6
 HEADS = 8
 LONG = (0.0, 0.06, 0.09, 1.0)  # seconds
+Phonemes = Sequence[tuple[str, float, float]]
 
 
 def held_out_heads(corpus: Path) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -48,15 +52,25 @@ def held_out_heads(corpus: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return heads
 
 
-def shut(model: Model, heads: list[tuple[np.ndarray, np.ndarray]], voices: int) -> Iterator[tuple[float, float]]:
-    """Seconds of each closure, and the least aperture around it."""
+def widest_at_vowels(aperture: np.ndarray, phonemes: Phonemes) -> Iterator[float]:
+    """The aperture of each vowel, where it is widest, of those that last longer than the first of :data:`LONG`."""
+    for symbol, start, end in phonemes:
+        frames = aperture[math.ceil(start * FPS) : math.floor(end * FPS) + 1]
+        if symbol.lstrip("ˈˌ")[:1] in VOWELS and end - start > LONG[1] and len(frames):
+            yield float(frames.max())
+
+
+def lips_of(
+    model: Model, heads: list[tuple[np.ndarray, np.ndarray]], voices: int
+) -> Iterator[tuple[np.ndarray, Phonemes]]:
+    """The aperture of the lips in each frame, and what is said."""
     for number in range(voices):
         speech = speak(np.random.default_rng([77, number, True]), SECONDS, "test", 0.2)
         picture, points = heads[number % len(heads)]
         clip = Clip(str(number), picture, points, AudioSamples(speech.samples, SAMPLE_RATE))
         motion, portrait = model.motion(clip, clip.sound, 0)
         aperture = lip_aperture(model.mesh(portrait, motion, points[0]))
-        yield from closing_apertures(aperture, speech.phonemes)
+        yield aperture, speech.phonemes
 
 
 def main() -> None:
@@ -71,7 +85,9 @@ def main() -> None:
     for one in given.models:
         name, _, folder = one.partition("=")
         pipeline = AsymTalkerPipeline.from_pretrained(folder or None)
-        lasting, least = np.array(list(shut(Model(pipeline, False), heads, given.voices))).T
+        spoken = list(lips_of(Model(pipeline, False), heads, given.voices))
+        lasting, least = np.array([closing for one in spoken for closing in closing_apertures(*one)]).T
+        vowels = np.array([widest for one in spoken for widest in widest_at_vowels(*one)])
         of_length = np.digitize(lasting, LONG[1:-1])
         report["models"][name] = {
             "closures": len(least),
@@ -85,6 +101,8 @@ def main() -> None:
                 )
                 for index in range(len(LONG) - 1)
             },
+            "vowels": len(vowels),
+            "vowels shut": round(float((vowels <= CLOSED).mean()), 3),
         }
     text = json.dumps(report, indent=1) + "\n"
     print(text)
