@@ -40,4 +40,4 @@ asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$
 step asymtalker reenact --corpus "$out/corpus" --portraits "$portraits" --model "$out/parts" --output "$out/reenacted"
 step asymtalker distill --corpus "$out/reenacted" --model "$out/teacher-model" --run "$out/student"
 asymtalker assemble --vae "$out/codec/vae" --audio "$out/audio" --transformer "$out/student/transformer" \
-    --size 512 --out src/asymtalker/assets/tiny
+    --size 512 --dtype float16 --out src/asymtalker/assets/tiny

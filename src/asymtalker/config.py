@@ -337,9 +337,6 @@ class DistillConfig:
     ``chunks`` chunks, each number equally often."""
     steps_per_sample: int = 4
     shift: float = 3.0
-    """Noise-level shift of the student's steps."""
-    renoise_shift: float = 3.0
-    """That of the levels at which teacher and critic judge what the student made (eq. 11)."""
     critic_updates: int = 5
     """Critic updates per student update [ours]."""
     guidance_scale: float = 4.0

@@ -73,11 +73,10 @@ def tiny() -> Recipe:
         distill=DistillConfig(
             chunk=chunk,
             shift=5.0,
-            renoise_shift=1.0,  # a motion has few numbers: where it is to be exact shows at little noise alone
             min_sigma=0.05,
             guidance_scale=1.2,  # from 1.5 on lips open wider than real ones
             critic_updates=3,
-            loop=LoopConfig(steps=125, batch=8, sample_every=125),
+            loop=LoopConfig(steps=175, batch=8, sample_every=175),
             student=OptimizerConfig(lr=5e-5, betas=(0.0, 0.999), warmup_steps=20, final_scale=0.2, ema_decay=0.99),
             critic=OptimizerConfig(lr=1e-4, betas=(0.0, 0.999), warmup_steps=20),
         ),
@@ -181,7 +180,6 @@ def _wan(model: TransformerConfig) -> Recipe:
             chunk=chunk,
             buckets=WAN_BUCKETS,
             shift=5.0,
-            renoise_shift=5.0,
             critic_updates=1,
             loop=LoopConfig(
                 steps=1_600,

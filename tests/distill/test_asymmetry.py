@@ -217,7 +217,7 @@ def test_the_critic_learns_what_the_student_makes():
 
 
 def test_noise_levels_of_the_scores_are_uniform_and_shifted():
-    settings = config(min_sigma=0.0, max_sigma=1.0, shift=2.0, renoise_shift=5.0)
+    settings = config(min_sigma=0.0, max_sigma=1.0, shift=5.0)
     sigma, _, _ = renoise(settings, torch.zeros(4000, 1, 1, 1, 1), numbered_generator(0, 0))
     uniform = sigma / (5 - 4 * sigma)  # the shift undone
     shares = torch.histc(uniform, 4, 0, 1) / 4000

@@ -332,7 +332,7 @@ def critic_update_loss(
 
 def renoise(config: DistillConfig, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Noise levels ``(B,)``, uniform, shifted, kept in ``[min_sigma, max_sigma]``; noisy latents (eq. 11); noise."""
-    sigma = flow.shift_sigma(torch.rand(len(latents), generator=generator), config.renoise_shift)
+    sigma = flow.shift_sigma(torch.rand(len(latents), generator=generator), config.shift)
     sigma = sigma.clamp(config.min_sigma, config.max_sigma).to(latents)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     return sigma, flow.interpolate(latents, noise, sigma), noise
