@@ -31,7 +31,7 @@ from asymtalker.codec import to_frames, to_pixels
 from asymtalker.evaluate.measure.faces import mesh_faces
 from asymtalker.evaluate.measure.features import dlib_embedding
 from asymtalker.evaluate.measure.networks import Networks, load_networks
-from asymtalker.evaluate.measure.signals import blink_times, chunk_boundaries, head_motion, head_slides
+from asymtalker.evaluate.measure.signals import blink_times, chunk_boundaries, head_motion, slide_at_seams
 from asymtalker.evaluate.measure.truth import lip_score
 from asymtalker.generate.pipeline import AsymTalkerPipeline
 from asymtalker.media.atomic import write_atomic
@@ -164,8 +164,8 @@ def long_videos(model: Model, clips: Sequence[Clip], speech: np.ndarray, seconds
         heard = lip_aperture(mesh[: 60 * FPS])
         chunk = model.pipeline.settings.chunk
         boundaries = chunk_boundaries(len(mesh), chunk.frames, chunk.frames - chunk.continuity_frames)
-        if slides := head_slides(eyes_place(mesh), boundaries):
-            row["joins"] = [slides[0] / slides[1]]
+        if slide := slide_at_seams(eyes_place(mesh), boundaries):
+            row["joins"] = [slide]  # of the whole video
         for frames in np.split(np.arange(len(mesh)), range(60 * FPS, len(mesh), 60 * FPS)):
             now = mesh[frames]
             row["lips"].append(lip_score(heard[: len(now)], lip_aperture(now)).correlation)
@@ -204,7 +204,9 @@ def table(models: dict[str, Any]) -> str:
         cells = []
         for _, part, column in COLUMNS:
             rows = [found[part.split()[0]] for found in seeds]
-            if any(column not in row for seed in rows for row in seed):  # measured before there was such a column
+            if any(
+                column not in row for seed in rows for row in seed
+            ):  # before there was such a column, or of one chunk
                 cells.append("–")
                 continue
             drawn = [_by_clip([_of(row[column], part) for row in seed], part) for seed in rows]

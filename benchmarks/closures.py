@@ -27,7 +27,7 @@ from asymtalker.media.atomic import write_atomic
 from asymtalker.media.face_readings import lip_aperture
 from asymtalker.media.sound import AudioSamples
 from asymtalker.models.motion.codec import read_points
-from asymtalker.synth.phonemes import VOWELS
+from asymtalker.synth.phonemes import DIPHTHONGS, VOWELS, phoneme_class
 from asymtalker.synth.speech import speak
 from asymtalker.timeline import FPS, SAMPLE_RATE
 
@@ -56,7 +56,7 @@ def widest_at_vowels(aperture: np.ndarray, phonemes: Phonemes) -> Iterator[float
     """The aperture of each vowel, where it is widest, of those that last longer than the first of :data:`LONG`."""
     for symbol, start, end in phonemes:
         frames = aperture[math.ceil(start * FPS) : math.floor(end * FPS) + 1]
-        if symbol.lstrip("ˈˌ")[:1] in VOWELS and end - start > LONG[1] and len(frames):
+        if phoneme_class(symbol) in (*VOWELS, *DIPHTHONGS) and end - start > LONG[1] and len(frames):
             yield float(frames.max())
 
 

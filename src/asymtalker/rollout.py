@@ -240,8 +240,8 @@ class Chunk:
         frames = range(first, first + following.continuity)
         assert self.span.start <= following.start <= self.span.stop - len(frames), "a chunk goes on from the last one"
         with torch.no_grad():
-            begin = self.span.new.start - self.span.start
-            return self.codec.encode_again(self.latents.detach(), frames, begin, lambda: self.pixels_of(frames))
+            given = self.span.continuity
+            return self.codec.encode_again(self.latents.detach(), frames, given, lambda: self.pixels_of(frames))
 
     def pixels_of(self, frames: range) -> Tensor:
         """Some of its frames ``(B, 3, len(frames), H, W)``, for the next chunk's continuity reference.

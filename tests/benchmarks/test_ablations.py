@@ -46,5 +46,6 @@ def test_a_row_is_of_all_seeds_and_minutes_are_the_first_and_the_last(script):
 
 def test_what_was_not_measured_then_is_left_empty(script):
     model = measured([0.5, 0.5], [1.0])
+    model["long"].append(dict(model["long"][0]))
     del model["long"][0]["joins"]
     assert cells(script, {"old/old": model})["old"]["joins"] == "–"

@@ -280,6 +280,11 @@ def test_the_real_chunk_goes_on_from_where_the_student_has_the_head(frozen, sour
     _, generated = recorded(frozen, source, Extent(1, 1), student_continuity=own)
     assert generated.teacher.continuity is None
     assert len(asked) == moves, "a first chunk goes on from nothing"
+    settings = config(student_continuity=own)
+    bare = source.batch(settings.loop.batch, numbered_generator(0, 0), target=own == "ground_truth")
+    nets = Networks(None, RecordingNetwork(lambda given: given.identity.clone()), None)
+    generate(settings, nets, frozen, Extent(2, 1), bare, numbered_generator(0, 0))
+    assert len(asked) == moves, "the critic's batch has no real chunk"
 
 
 def test_each_video_of_a_batch_has_its_own_sound_portrait_and_continuity(frozen, source):

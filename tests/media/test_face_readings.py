@@ -47,6 +47,8 @@ def test_many_faces_are_read_at_once(points):
         assert together.shape == (3, *shape)
         assert np.allclose(together[0], reading(points), atol=1e-5)
         assert np.allclose(together[0], together[2], atol=1e-5)  # of any size
+    corners = points[[face_mesh.RIGHT_EYE_OUTER, face_mesh.LEFT_EYE_OUTER], :2]
+    assert np.allclose(eyes_place(points), [*corners.mean(0), np.linalg.norm(corners[0] - corners[1])])
     assert np.allclose(eyes_place(many), [eyes_place(points), eyes_place(many[1]), 2 * eyes_place(points)])
     assert np.allclose(head_pose(many).angles()[1], (10, 5, 3), atol=1e-3)
 

@@ -1,6 +1,7 @@
 """The codec of motion: what it reads of faces, how it moves a portrait, and that both agree."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import asymtalker
 from asymtalker.codec import to_frames, to_pixels
 from asymtalker.errors import UserError
 from asymtalker.media.face_mesh import LOWER_LIP, UPPER_LIP
@@ -26,7 +28,7 @@ from asymtalker.models.motion.basis import (
 )
 from asymtalker.models.motion.codec import LIPS_ERROR, MotionCodec, MotionCodecModel, read_points
 from asymtalker.models.motion.control import PARTED_AT, PARTED_FROM, lips_parting
-from asymtalker.models.motion.portrait_sheet import Grid, _Line
+from asymtalker.models.motion.portrait_sheet import Grid, _Line, _share_off_border
 from asymtalker.models.motion.register import Register
 from asymtalker.models.motion.sheet import Layer, _targets, render, sources
 from asymtalker.rollout import Chunk
@@ -138,6 +140,21 @@ def test_what_the_border_cuts_is_drawn_out_not_repeated(network, picture, points
     )
     steps = [np.abs(np.diff(rows, axis=0)).mean((1, 2)) for rows in (before, after)]
     assert (steps[1] > 0.25 * steps[0]).all()
+
+
+def test_what_is_near_a_border_goes_less_with_the_head_but_for_the_face():
+    """Places in a picture of 100 x 200 pixels, beside each of its borders and in its middle."""
+    places = np.float32([[100, 1], [199, 50], [1, 50], [100, 99], [100, 50], [-1, 50]])
+    far = np.float32([[100, 1000], [101, 1000], [100, 1001]])
+    eased = 3 * (1 / 30) ** 2 - 2 * (1 / 30) ** 3
+    np.testing.assert_allclose(_share_off_border(places, far, 30, (100, 200)), [*[eased] * 4, 1, 0], atol=1e-5)
+    for place in places[:4]:
+        ring = place + np.float32([[0, 1], [0, 1.1], [0.1, 1.1]]) * np.sign(np.float32([100, 50]) - place + 1e-3)
+        beside = _share_off_border(place[None], ring, 30, (100, 200))
+        np.testing.assert_allclose(beside, [0.5], atol=0.06, err_msg="halfway to the face")
+    line = np.float32([[50, 20], [150, 20], [150, 90], [50, 90]])
+    along = np.stack([np.linspace(60, 140, 60), np.full(60, 8)], 1).astype(np.float32)
+    assert np.ptp(_share_off_border(along, line, 30, (100, 200))) < 0.06, "scalloped between the outline's corners"
 
 
 @pytest.mark.parametrize("shut", [0.3, 1.0])
@@ -508,23 +525,33 @@ def test_steps_between_latents_are_spread_and_motion_that_is_meant_stays(network
     mended = basis.without_steps(stepped, 0)
     largest = [motion.diff(dim=1).abs().amax((0, 1)) / noise for motion in (mended, stepped)]
     assert (largest[0] < 0.6 * largest[1]).all()
-    torch.testing.assert_close(mended[:, :6], stepped[:, :6])
-    torch.testing.assert_close(mended[:, 12:], stepped[:, 12:])
+    torch.testing.assert_close(mended[:, :5], stepped[:, :5])
+    torch.testing.assert_close(mended[:, 13:], stepped[:, 13:])
     jerk = smooth.clone()
     jerk[:, 1:] += 0.5 * noise
     begun = basis.without_steps(jerk, 0)
     torch.testing.assert_close(begun[:, 0], jerk[:, 0], msg="a video does not begin with its portrait")
-    torch.testing.assert_close(begun[:, 5:], jerk[:, 5:])
+    torch.testing.assert_close(begun[:, 6:], jerk[:, 6:])
     assert (begun.diff(dim=1).abs().amax((0, 1)) < 0.6 * jerk.diff(dim=1).abs().amax((0, 1))).all()
     seen = basis.without_steps(stepped, 9)
     torch.testing.assert_close(seen[:, :9], stepped[:, :9], msg="frames that have been seen change")
     torch.testing.assert_close(seen[:, 12:, :-6], stepped[:, 12:, :-6])
+    torch.testing.assert_close(basis.without_steps(stepped, 13)[:, :13], stepped[:, :13], msg="seen frames change")
+    trembling = smooth + 0.3 * (-1) ** torch.arange(25)[None, :, None] * noise
+    calm = basis.without_steps(trembling, 9)
+    torch.testing.assert_close(calm[:, :9], trembling[:, :9], msg="frames that have been seen change")
+    tremble = [(motion - smooth)[0, 12:-1, -6:].diff(dim=0).abs().mean() for motion in (calm, trembling)]
+    assert tremble[0] < 0.4 * tremble[1], "heads tremble"
     longer = torch.arange(45)[None, :, None] / 25 * noise
     longer[:, 9:] += 0.5 * noise
     off = (basis.without_steps(longer, 9) - longer)[0, :, -6:] / noise[-6:]
     assert off[9].abs().min() > 0.4, "a head that is drawn elsewhere does not begin where it was"
     assert off[9:].diff(dim=0).abs().max() < 0.03, "it slides there"
     torch.testing.assert_close(off[9 + JOIN :], torch.zeros_like(off[9 + JOIN :]), atol=1e-5, rtol=0)
+    moved = torch.arange(45)[None, :, None] / 25 * noise
+    moved[:, 1:] += 0.5 * noise  # after a window of one frame
+    off = (basis.without_steps(moved, 1) - moved)[0, :, -6:] / noise[-6:]
+    assert (off[12].abs() > 0.2).all(), "a chunk with a single frame given is taken for a video's first"
     assert (seen[:, 8:].diff(dim=1).abs().amax((0, 1)) < 0.6 * stepped.diff(dim=1).abs().amax((0, 1))).all()
     blink = smooth.clone()
     blink[:, 9:13] += 10 * noise  # lids that close and open again, and a head that jumps
@@ -534,3 +561,15 @@ def test_steps_between_latents_are_spread_and_motion_that_is_meant_stays(network
     silent = torch.eye(basis.components) - basis.speech().T  # what is said comes at once, lids take some frames
     eased[[8, 9, 12, 13]] = torch.tensor([1, -1, -1, 1])[:, None] * 10 / 3 * noise[:-6] @ silent
     assert ((change[0, :, :-6] - eased) / noise[:-6]).abs().max() < 0.4
+
+
+@pytest.mark.parametrize(("begin", "before"), [(0, 1 / 3), (9, 0)])
+def test_lids_take_some_frames_where_chunks_meet_too(begin, before):
+    """Of the bundled basis, whose expressions are not all of speech."""
+    basis = load_codec_network(Path(asymtalker.__file__).parent / "assets" / "tiny" / "vae").motion
+    silent = torch.eye(basis.components) - basis.speech().T
+    shut = 1000 * basis.noise[:-6] @ silent
+    motion = torch.zeros(1, 25, basis.components + 6)
+    motion[:, 9:13, :-6] = shut
+    seen = basis.without_steps(motion, begin)[0, :, :-6] @ shut / shut.square().sum()
+    torch.testing.assert_close(seen[7:11], torch.tensor([0.0, before, 2 / 3, 1.0]), atol=0.02, rtol=0)

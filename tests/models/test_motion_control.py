@@ -23,9 +23,9 @@ from asymtalker.models.motion.basis import (
 from asymtalker.models.motion.control import (
     IRISES,
     LOWER_LIDS,
+    MOVING_PARTED_AT,
     PARTED_AT,
     PARTED_FROM,
-    SEEN_PARTED_AT,
     SHUT,
     SHUT_AT,
     UPPER_LIDS,
@@ -172,10 +172,10 @@ def test_lips_that_are_almost_shut_are_shown_shut(network, own):
         return float((points[LOWER_LIP] - points[UPPER_LIP]) @ way)
 
     assert seen(own) == pytest.approx(own, abs=1e-5), "a video begins with its portrait"
-    assert seen(SEEN_PARTED_AT + 0.01) == pytest.approx(SEEN_PARTED_AT + 0.01, abs=1e-5)
+    assert seen(MOVING_PARTED_AT + 0.01) == pytest.approx(MOVING_PARTED_AT + 0.01, abs=1e-5)
     if own != 0.04:
         assert seen(PARTED_FROM) == pytest.approx(0, abs=1e-5)
-        half = (PARTED_FROM + SEEN_PARTED_AT) / 2
+        half = (PARTED_FROM + MOVING_PARTED_AT) / 2
         assert seen(half) == pytest.approx(half / 2, abs=1e-5)
     gaps = [seen(step / 500) for step in range(60)]
     assert all(before <= after + 1e-6 for before, after in pairwise(gaps)), "lips close where they should open"

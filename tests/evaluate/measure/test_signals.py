@@ -13,6 +13,7 @@ from asymtalker.evaluate.measure.signals import (
     motion_diversity,
     per_second,
     seams,
+    slide_at_seams,
 )
 
 
@@ -73,7 +74,7 @@ def test_seams_compare_the_frames_that_begin_a_chunk_with_all_others():
 
 
 def test_a_head_that_slides_past_a_seam_is_seen_there_and_not_elsewhere():
-    """By 3% of the eyes' distance in three frames, after 400 frames of slow sway; no single step is large."""
+    """By 12% of the eyes' distance in five frames, in 400 frames of slow sway; no single step is large."""
     boundaries = chunk_boundaries(400, 73, 68)
     eyes = np.zeros((400, 3))
     eyes[:, 0] = 200 + 8 * np.sin(np.arange(400) / 12)
@@ -81,8 +82,11 @@ def test_a_head_that_slides_past_a_seam_is_seen_there_and_not_elsewhere():
     even = head_slides(eyes, boundaries)
     assert even
     assert even[0] / even[1] == pytest.approx(1, abs=0.5)
+    still = np.tile([200.0, 100, 100], (400, 1))
     for number, frame in enumerate(boundaries):
-        eyes[frame:, 1] += 12 * (-1) ** number * np.minimum(np.arange(400 - frame) + 1, 3) / 3
+        way = 12 * (-1) ** number * np.minimum(np.arange(400 - frame) + 1, 5) / 5
+        eyes[frame:, 1] += way
+        still[frame:, 1] += way
     slid = head_slides(eyes, boundaries)
     assert slid
     assert slid[0] == pytest.approx(0.12, rel=0.1)
@@ -90,9 +94,24 @@ def test_a_head_that_slides_past_a_seam_is_seen_there_and_not_elsewhere():
     assert head_slides(3 * eyes, boundaries) == pytest.approx(slid), "sizes of pictures count"
     assert head_slides(eyes[:78], boundaries) == pytest.approx(slid, rel=0.5)
     assert head_slides(eyes[:77], boundaries) is None, "too few frames after the only seam"
+    assert head_slides(eyes[:12], [4]) is None, "nothing but the seam"
+    assert slide_at_seams(eyes, boundaries) == pytest.approx(slid[0] / slid[1])
+    assert head_slides(still, boundaries) == (pytest.approx(0.12), 0), "not the frames that begin a chunk to the last"
+    assert slide_at_seams(still, boundaries) == pytest.approx(120), "a head that stands still elsewhere"
+    still[boundaries[1] :, 1] += 500  # one seam of five is far worse
+    still[boundaries[2] :, 1] -= 500
+    assert head_slides(still, boundaries)[0] < 1
+    first = np.tile([200.0, 100, 100], (60, 1))
+    first[1:, 0] += 10
+    assert head_slides(first, [1, 40])[0] == pytest.approx(0.05), "a seam after the first frame is one"
+    assert head_slides(first, [2, 40])[1] == 0
+    grown = still.copy()
+    for frame in boundaries:
+        grown[frame:, 2] += 1
+    assert head_slides(grown, boundaries)[0] == pytest.approx(head_slides(still, boundaries)[0], rel=0.1)
     found = seams(np.ones(400), np.zeros((400, 6)), boundaries, eyes)
     assert found
-    assert found.head == pytest.approx(slid[0] / slid[1])
+    assert found.head == slide_at_seams(eyes, boundaries)
 
 
 def test_chunks_of_another_frame_rate_do_not_wander_off():

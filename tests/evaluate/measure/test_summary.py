@@ -240,6 +240,7 @@ def test_seams_need_to_know_the_chunks():
     assert found["seam_motion"].value == pytest.approx(3)
     assert found["seam_head"].value == pytest.approx(2), "ten pixels there in five frames, five elsewhere"
     assert not {"seam_motion", "seam_head"} & set(summarize(clips, None, {}, [5]).values)
+    assert "seam_head" not in summarize({"c": clip(0, change=change)}, None, {}, [5], (81, 76)).values
 
 
 def test_what_is_not_measured_has_its_reason():

@@ -106,7 +106,7 @@ METRICS = {
     ),
     "seam_colour": Metric("Colour step at seams over elsewhere", "ratio", "near", "The same of the mean colour."),
     "seam_head": Metric(
-        "Way of the head past seams over elsewhere",
+        "Step of the head at seams over elsewhere",
         "ratio",
         "near",
         "How far the eyes come in 0.2 s across a seam over how far elsewhere; 1 is no seam.",

@@ -129,8 +129,14 @@ def seams(
     motion, step = (_ratio(float(np.median(steps[at])), float(np.median(steps[inside]))) for steps in (change, colour))
     if motion is None and step is None:
         return None
-    head = None if eyes is None else head_slides(eyes, boundaries)
-    return Seam(motion, step, head and head[0] / max(head[1], LEAST_SLIDE))
+    return Seam(motion, step, None if eyes is None else slide_at_seams(eyes, boundaries))
+
+
+def slide_at_seams(eyes: np.ndarray, boundaries: Sequence[int]) -> float | None:
+    """How much farther a head comes within ``SLIDE`` frames across chunk boundaries than elsewhere, see
+    :func:`head_slides`; 1 is no slide."""
+    slides = head_slides(eyes, boundaries)
+    return slides and slides[0] / max(slides[1], LEAST_SLIDE)
 
 
 def head_slides(eyes: np.ndarray, boundaries: Sequence[int]) -> tuple[float, float] | None:

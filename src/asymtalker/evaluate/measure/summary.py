@@ -370,5 +370,5 @@ _REASONS = {
     "sharpness": "no face was found in a clip and its portrait",
     "seam_motion": _SEAM,
     "seam_colour": _SEAM,
-    "seam_head": _SEAM,
+    "seam_head": f"{_SEAM}, by some frames, and shows a face",
 }

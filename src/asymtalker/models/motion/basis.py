@@ -8,6 +8,7 @@ displacements over all points in head units, so that one basis over four frames 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -166,11 +167,12 @@ class MotionBasis(nn.Module):
 
         What a step differs by from the motion on both sides of it is spread over the frames before and after; frames
         before ``begin`` have been seen and stay as they are. A head's pose never steps, and goes on from where it has
-        been seen: what it begins elsewhere by it comes there within :data:`JOIN` frames. A large step of the face is
-        meant, as of lids that close, but where it is none of speech it takes three frames: lids are no shutter.
+        been seen: what it begins elsewhere by it comes there within :data:`JOIN` frames. Nor does it tremble: it is a
+        mean of three frames. A large step of the face is meant, as of lids that close, but where it is none of speech
+        it takes three frames: lids are no shutter.
         """
         silent = torch.eye(self.components).to(motion) - self.speech().T.to(motion)
-        joins = JOIN if begin > 1 else STACK  # a video begins with no other's head
+        joins = JOIN if begin else STACK  # a video begins with no other's head
         fading, joining = (torch.linspace(1, 0, count).to(motion)[:, None] for count in (STACK, joins))
         spread = torch.zeros_like(motion)
         begin = max(begin, 1)  # a video's first frame stays its portrait
@@ -180,21 +182,22 @@ class MotionBasis(nn.Module):
             after = motion[:, first + 1] - motion[:, first]
             before = motion[:, first - 1] - motion[:, first - 2] if first > 1 else after
             step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
-            face = step[..., :-POSE]
+            face, pose = step.split([self.components, POSE], -1)
             small = face / (1 + (face / self.noise[:-POSE]).square())
             large = F.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
-            step = torch.cat([small, step[..., -POSE:]], -1)
-            own = spread[:, first : first + STACK]
-            own[:, 0] -= large
+            spread[:, first] -= large
+            for part, gone, ways in ((np.s_[..., :-POSE], small, fading), (np.s_[..., -POSE:], pose, joining)):
+                ways = fading / 2 if first > begin else ways
+                ways = ways[: motion.shape[1] - first]
+                spread[:, first : first + len(ways)][part] -= ways * gone
             if first > begin:
-                own -= 0.5 * fading[: own.shape[1]] * step
-                spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
+                spread[:, first - STACK : first] += 0.5 * fading.flip(0) * torch.cat([small, pose], -1)
                 spread[:, first - 1] += large
-            else:
-                own[..., :-POSE] -= (fading[: own.shape[1]] * step)[..., :-POSE]
-                pose = spread[:, first : first + joins, -POSE:]
-                pose -= joining[: pose.shape[1]] * step[..., -POSE:]
-        return motion + spread
+        motion = motion + spread
+        pose = motion[..., -POSE:]
+        calm = pose[:, begin - 1 : -2] / 4 + pose[:, begin:-1] / 2 + pose[:, begin + 1 :] / 4
+        motion[:, begin:-1, -POSE:] = calm
+        return motion
 
     def seen_from(self, motion: Tensor, start: Tensor, rest: Tensor) -> Tensor:
         """Motion ``(B, F, components + 6)`` of a head that rests at ``rest`` and changes as another does that goes

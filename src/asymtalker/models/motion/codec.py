@@ -394,11 +394,12 @@ class MotionCodec(Codec):
         """See :meth:`asymtalker.codec.Codec.going_on_from`: the head's pose goes on from there, the face is as it
         was."""
         basis = self.vae.motion
-        motion, made = (basis.to_motion(each.cpu().float()) for each in (latents, given))
-        join = made.shape[1] - 1
-        moved = basis.seen_from(motion, motion[:, join], made[:, join])
-        motion = torch.cat([motion[..., : basis.components], moved[..., basis.components :]], -1)
-        return basis.of_motion(motion).to(latents)
+        with torch.autocast("cpu", enabled=False):
+            motion, made = (basis.to_motion(each.cpu().float()) for each in (latents, given))
+            join = made.shape[1] - 1
+            moved = basis.seen_from(motion, motion[:, join], made[:, join])
+            motion = torch.cat([motion[..., : basis.components], moved[..., basis.components :]], -1)
+            return basis.of_motion(motion).to(latents)
 
     def encode_again(self, latents: Tensor, frames: range, begin: int, decoded: Callable[[], Tensor]) -> Tensor:
         """See :meth:`asymtalker.codec.Codec.encode_again`: frames are a function of their motion, which is what the

@@ -28,12 +28,12 @@ SHUT_FROM, SHUT_AT = 0.3, 0.55
 where they are shut. Of animated portraits with shut eyes it reads 0.64 to 0.78, and of a blink a small network often
 makes half [ours]."""
 PARTED_FROM, PARTED_AT = 0.02, 0.06
-"""Gaps of the lips in head units up to which they are shown shut, and from which on as they were made. Real ones are
-shut or open [ours: of GRID's frames 38% have less than 0.02 and 16% up to 0.08]; a small network, which is never sure,
-leaves them between, at p, b, m and in silence too (15% and 38%)."""
-SEEN_PARTED_AT = 0.08
-"""The latter for lips that move: by it 89% of p, b and m are shut and 7% of vowels longer than 60 ms, by that of lips at
-rest 85 and 5% [ours]."""
+"""Gaps of the lips in head units up to which they count as shut, and from which on, of a portrait, as parted. Real
+ones are shut or open [ours: of GRID's frames 38% have less than 0.02 and 16% up to 0.08]; a small network, which is
+never sure, leaves them between, at p, b, m and in silence too (15% and 38%)."""
+MOVING_PARTED_AT = 0.08
+"""The latter for lips that move, which are shown shut: by it 89% of p, b and m are shut and 7% of vowels longer than
+60 ms, by that of lips at rest 85 and 5% [ours]."""
 UPPER_LIDS = [*RIGHT_LIDS[1:8], *LEFT_LIDS[1:8]]
 LOWER_LIDS = [*RIGHT_LIDS[:8:-1], *LEFT_LIDS[:8:-1]]  # in the same order
 LEAST_OPENING = 0.2  # over the mean face's, of eyes that are shut in the portrait
@@ -148,7 +148,7 @@ def shut_lips(change: Tensor, lips: tuple[Tensor, Tensor]) -> Tensor:
     too, by the least change of the face that does it. ``lips`` is of :func:`lips_parting`."""
     parting, own = lips
     gap = own + change @ parting
-    less = (_almost_shut(gap, SEEN_PARTED_AT) - _almost_shut(own, SEEN_PARTED_AT)).clamp_min(0)
+    less = (_almost_shut(gap, MOVING_PARTED_AT) - _almost_shut(own, MOVING_PARTED_AT)).clamp_min(0)
     return change - less[..., None] * parting / parting.square().sum()
 
 

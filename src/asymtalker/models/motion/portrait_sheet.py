@@ -22,6 +22,7 @@ SMOOTH = 0.1  # head units over which depths are averaged
 NEAR, REACH = 0.6, 1.8  # head units around the face's outline that go with it wholly, and at all
 FADE = 1.2  # head units around the outline over which expressions fade
 BORDER = 0.6  # head units beside the picture's border within which less goes with the head, and on it nothing
+FINE = 8  # steps along a side of the outline
 NECK = 0.5, 1.3  # head units below the face's middle where the body begins, and over which it does
 AROUND = {"mouth": 0.55, "eye": 0.33}  # head units around an opening that its box shows
 DIFFERENT = 0.85  # share of that where the parts above and below it differ
@@ -159,7 +160,7 @@ def build_sheet(
     skin = _rasterize(middles, dense[:, :2], mesh.triangles, values[:, :1])[1]
     weight = np.ones(middles.shape[:2], np.float32)
     follow, weight[~inside], distance = surroundings(middles[~inside], dense[ring, :2], unit, rotation[:2, 1])
-    weight[~inside] *= _ease(_off_border(middles[~inside], distance, BORDER * unit, size))
+    weight[~inside] *= _share_off_border(middles[~inside], dense[ring, :2], BORDER * unit, size)
     field[~inside, 1:] = follow @ values[ring, 1:]
     share = follow.sum(1, keepdims=True)
     along = np.divide(follow, share, out=np.full_like(follow, 1 / len(ring)), where=share > 0)
@@ -214,12 +215,17 @@ def surroundings(
     return follow.astype(np.float32), (1 - _ease(below)) * (1 - _ease(away)), distance
 
 
-def _off_border(places: np.ndarray, distance: np.ndarray, band: float, size: tuple[int, int]) -> np.ndarray:
+def _share_off_border(places: np.ndarray, ring: np.ndarray, band: float, size: tuple[int, int]) -> np.ndarray:
     """0 to 1 for places ``(g, 2)`` from the border of a picture of ``size`` to a ``band`` beside it, or to the face's
-    outline at ``distance`` ``(g,)``: nothing is known of what lies beyond a border, so hair and walls that it cuts are
+    outline ``ring`` ``(n, 2)``: nothing is known of what lies beyond a border, so hair and walls that it cuts are
     drawn out there, not moved."""
-    off = np.minimum(places, size[::-1] - places).min(-1)
-    return np.clip(off / np.minimum(band, off + distance), 0, 1)
+    off = np.minimum(places, size[::-1] - places).min(-1).clip(0)  # of a last cell the middle may lie outside
+    share, near = np.ones(len(places), np.float32), off < band
+    between = np.linspace(0, 1, FINE, endpoint=False)[:, None, None]  # of its corners alone strands would be scalloped
+    line = (ring + between * (np.roll(ring, -1, 0) - ring)).reshape(-1, 2)
+    apart = np.hypot(places[near, :1] - line[:, 0], places[near, 1:] - line[:, 1]).min(1)
+    share[near] = off[near] / np.clip(off[near] + apart, 1e-6, band)
+    return _ease(np.minimum(share, 1))
 
 
 def smooth_depth(dense: np.ndarray, reach: float) -> np.ndarray:
