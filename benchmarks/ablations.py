@@ -204,9 +204,8 @@ def table(models: dict[str, Any]) -> str:
         cells = []
         for _, part, column in COLUMNS:
             rows = [found[part.split()[0]] for found in seeds]
-            if any(
-                column not in row for seed in rows for row in seed
-            ):  # before there was such a column, or of one chunk
+            # before there was such a column, or of one chunk
+            if any(column not in row for seed in rows for row in seed):
                 cells.append("–")
                 continue
             drawn = [_by_clip([_of(row[column], part) for row in seed], part) for seed in rows]

@@ -8,7 +8,6 @@ displacements over all points in head units, so that one basis over four frames 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -174,6 +173,8 @@ class MotionBasis(nn.Module):
         silent = torch.eye(self.components).to(motion) - self.speech().T.to(motion)
         joins = JOIN if begin else STACK  # a video begins with no other's head
         fading, joining = (torch.linspace(1, 0, count).to(motion)[:, None] for count in (STACK, joins))
+        padded = F.pad(fading, (0, 0, 0, joins - STACK))
+        join = torch.cat([padded.expand(-1, self.components), joining.expand(-1, POSE)], -1)
         spread = torch.zeros_like(motion)
         begin = max(begin, 1)  # a video's first frame stays its portrait
         for first in range(1, motion.shape[1] - 1, STACK):
@@ -182,16 +183,15 @@ class MotionBasis(nn.Module):
             after = motion[:, first + 1] - motion[:, first]
             before = motion[:, first - 1] - motion[:, first - 2] if first > 1 else after
             step = (motion[:, first] - motion[:, first - 1] - (before + after) / 2)[:, None]
-            face, pose = step.split([self.components, POSE], -1)
+            face = step[..., :-POSE]
             small = face / (1 + (face / self.noise[:-POSE]).square())
             large = F.pad((face - small) @ silent, (0, POSE))[:, 0] / 3
+            step = torch.cat([small, step[..., -POSE:]], -1)
+            ways = (join if first == begin else fading / 2)[: motion.shape[1] - first]
+            spread[:, first : first + len(ways)] -= ways * step
             spread[:, first] -= large
-            for part, gone, ways in ((np.s_[..., :-POSE], small, fading), (np.s_[..., -POSE:], pose, joining)):
-                ways = fading / 2 if first > begin else ways
-                ways = ways[: motion.shape[1] - first]
-                spread[:, first : first + len(ways)][part] -= ways * gone
             if first > begin:
-                spread[:, first - STACK : first] += 0.5 * fading.flip(0) * torch.cat([small, pose], -1)
+                spread[:, first - STACK : first] += 0.5 * fading.flip(0) * step
                 spread[:, first - 1] += large
         motion = motion + spread
         pose = motion[..., -POSE:]
